@@ -1,0 +1,86 @@
+//! What is true now, as `status`, `explain` and `/metrics` show it: plain values that actors publish and nobody else changes.
+
+use crate::nacos::model::{ConfigKey, InstanceKey, ServiceKey};
+use std::{path::PathBuf, time::SystemTime};
+
+/// State of one service (the contract of `status --json`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceState {
+    /// The probe has not passed yet (or the address is not known yet).
+    Waiting,
+    /// Told to the registry, not confirmed yet.
+    Registering,
+    /// Listed and kept.
+    Registered,
+    /// The probe fails: taken out or listed as unhealthy.
+    Unhealthy,
+    /// Being taken out in order.
+    Draining,
+    /// Taken out in order, confirmed.
+    Drained,
+    /// The registry will not have it.
+    Refused,
+    /// The registry cannot be reached.
+    Unreachable,
+}
+
+/// State of one target (the contract of `status --json`; `held` and `rolled_back` come with lists and verification).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetState {
+    /// Nothing was fetched yet.
+    Waiting,
+    /// The file has the registry's content, and the application was told.
+    Applied,
+    /// Written; the reload is still due.
+    Pending,
+    /// The content is not valid; the last good one is kept.
+    Rejected,
+    /// The registry has no such configuration.
+    Missing,
+    /// The registry cannot be reached, and nothing was applied since the start.
+    Unreachable,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceView {
+    /// Service.
+    pub service: ServiceKey,
+    /// Instance; `None` while the address is not known.
+    pub instance: Option<InstanceKey>,
+    /// State.
+    pub state: ServiceState,
+    /// One sentence; `None` when all is well.
+    pub reason: Option<String>,
+    /// Since when the state is what it is.
+    pub since: SystemTime,
+    /// The probe in words: `tcp ok, 0.2 ms`, `tcp refused x 3`, `none`.
+    pub probe: String,
+    /// How the address was chosen, in words: `explicit`, `POD_IP`, `route to 10.0.0.5`.
+    pub address_origin: Option<String>,
+    /// The last things that happened, newest last, at most 16: when, and one sentence.
+    pub history: Vec<(SystemTime, String)>,
+}
+
+/// One target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetView {
+    /// Configuration it comes from.
+    pub config: ConfigKey,
+    /// File.
+    pub path: PathBuf,
+    /// Whether `startupz` and `once` wait for it.
+    pub required: bool,
+    /// State.
+    pub state: TargetState,
+    /// One sentence; `None` when all is well. (`applied` may carry a note: `reloaded by HUP`.)
+    pub reason: Option<String>,
+    /// Since when the state is what it is.
+    pub since: SystemTime,
+    /// Whether it was applied since the agent started.
+    pub applied_once: bool,
+    /// MD5 of the content in the file, where known.
+    pub md5: Option<String>,
+    /// The last things that happened, newest last, at most 16.
+    pub history: Vec<(SystemTime, String)>,
+}

@@ -1,0 +1,128 @@
+//! The agent's own settings, complete, each with the origin `status` and errors can name.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// `outrigger.yaml` with variables and defaults applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The registry.
+    pub registry: Registry,
+    /// Snapshots; created 0700.
+    pub state_dir: PathBuf,
+    /// The operator's door.
+    pub admin: Admin,
+    /// Logs.
+    pub log: Log,
+    /// Catalog.
+    pub catalog: Catalog,
+    /// How long leaving may take in all; 10 s when not written.
+    pub shutdown_timeout: Duration,
+    /// Each setting (`registry.servers`) with what it is and where it comes from, in the order of the documentation.
+    pub origins: Vec<(String, String, Origin)>,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody wrote it.
+    Default,
+    /// The settings file, at this line.
+    File(PathBuf, usize),
+    /// This variable.
+    Variable(String),
+    /// This flag.
+    Flag(&'static str),
+}
+
+/// The registry and how to reach it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Registry {
+    /// Where its servers are.
+    pub servers: Servers,
+    /// Namespace of descriptors that name none.
+    pub namespace: String,
+    /// Path in front of every call; `/nacos` when not written.
+    pub context_path: String,
+    /// User and password; none when not written.
+    pub auth: Option<Auth>,
+    /// CA bundle (PEM) that replaces the system's store for `https://`.
+    pub tls_ca: Option<PathBuf>,
+    /// For one connection attempt; 3 s when not written.
+    pub connect_timeout: Duration,
+    /// For one naming call, from connect to last byte; 3 s when not written (a node that forwards to a dead one hangs longer).
+    pub request_timeout: Duration,
+    /// What the server is asked to hold a long poll for; 30 s when not written, at least 10 s.
+    pub long_poll: Duration,
+    /// Registry writes a second, all services together; 20 when not written.
+    pub write_rate: u32,
+}
+
+/// Where the servers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// Base URLs without path: `http://nacos-0:8848`; at least one, at most 64.
+    List(Vec<String>),
+    /// An address server: answers one `host:port` a line; asked again every `refresh` (30 s).
+    Endpoint {
+        /// `http://endpoint:8080/nacos/serverlist`.
+        url: String,
+        /// Between two questions.
+        refresh: Duration,
+    },
+}
+
+/// Credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Auth {
+    /// User.
+    pub username: String,
+    /// Where the password is; read again on change and on 401/403.
+    pub password: PasswordSource,
+}
+
+/// Where a password comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PasswordSource {
+    /// A file; one trailing newline is cut.
+    File(PathBuf),
+    /// Written into the settings or a variable: works, and `status` advises a file.
+    Inline(String),
+}
+
+impl std::fmt::Debug for PasswordSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "File({})", path.display()),
+            Self::Inline(_) => f.write_str("Inline([secret])"),
+        }
+    }
+}
+
+/// The operator's door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Unix socket; everything.
+    pub socket: PathBuf,
+    /// Group that may use it; only then its mode is 0660 instead of 0600.
+    pub group: Option<String>,
+    /// TCP listener; reading only; none when not written.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter as `RUST_LOG` takes it.
+    pub level: String,
+    /// JSON lines instead of text.
+    pub json: bool,
+}
+
+/// The directory of descriptors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    /// `conf.d` beside the settings file when not written.
+    pub conf_dir: PathBuf,
+    /// The directory is read again this often, whatever the watch says; 30 s when not written.
+    pub rescan: Duration,
+}

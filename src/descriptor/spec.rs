@@ -1,0 +1,274 @@
+//! What an operator wants, complete: every default filled in, every value checked; made by reading, never by hand elsewhere.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+
+/// One file of `conf.d` (or the service described by `OUTRIGGER_SERVICE` and its fellows).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Descriptor {
+    /// Services to keep registered.
+    pub services: Vec<Service>,
+    /// Configurations to keep as files.
+    pub configs: Vec<Config>,
+}
+
+/// One service of this host: one instance in the registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Name without the group.
+    pub name: String,
+    /// Group; `DEFAULT_GROUP` when not written.
+    pub group: String,
+    /// Namespace id; the settings' one when not written.
+    pub namespace: String,
+    /// Cluster; `DEFAULT` when not written.
+    pub cluster: String,
+    /// Port, 1..=65535.
+    pub port: u16,
+    /// Which address is registered.
+    pub address: Address,
+    /// 0..=10000; 1 when not written.
+    pub weight: f64,
+    /// Whether it takes traffic; true when not written.
+    pub enabled: bool,
+    /// Metadata without the `preserved.*` keys of the heartbeat.
+    pub metadata: BTreeMap<String, String>,
+    /// Beats.
+    pub heartbeat: Heartbeat,
+    /// `None` is `probe: none`: registered without asking the application.
+    pub probe: Option<Probe>,
+    /// What a failing probe does to a registered instance.
+    pub on_failure: OnFailure,
+    /// How long an instance that is taken out in order stays alive after the registry confirmed, so that its callers hear of it.
+    pub drain_delay: Duration,
+}
+
+/// How the registered address is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// As written (or `POD_IP` written out as `${POD_IP}`); loopback and link-local are allowed because somebody wrote them.
+    Explicit(IpAddr),
+    /// The first that serves: variable `POD_IP`, then the rules, then the route to the registry. Never unspecified, link-local,
+    /// multicast; loopback only when the registry is on loopback too.
+    Auto(AddressRules),
+}
+
+/// Rules of `address: auto` or `address: { cidr: …, interface: …, prefer: … }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressRules {
+    /// Networks the address must be in, first match wins; empty means any.
+    pub cidrs: Vec<Cidr>,
+    /// Interface it must be on; `None` means any.
+    pub interface: Option<String>,
+    /// Which family is preferred where both serve; v4 when not written.
+    pub prefer_v6: bool,
+}
+
+/// A network, `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// Its first address.
+    pub network: IpAddr,
+    /// Leading bits that count.
+    pub prefix: u8,
+}
+
+impl Cidr {
+    /// Whether `ip` is in the network.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix.min(32)))
+                    .unwrap_or(0);
+                u32::from(network) & mask == u32::from(ip) & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix.min(128)))
+                    .unwrap_or(0);
+                u128::from(network) & mask == u128::from(ip) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The heartbeat as written; `None` leaves the server's default (5 s, 15 s, 30 s) and writes no `preserved.*` key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Between two beats (`preserved.heart.beat.interval`).
+    pub interval: Option<Duration>,
+    /// Silence until unhealthy (`preserved.heart.beat.timeout`).
+    pub timeout: Option<Duration>,
+    /// Silence until removed (`preserved.ip.delete.timeout`).
+    pub delete_after: Option<Duration>,
+}
+
+/// How the local application is asked whether it lives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// What is done.
+    pub kind: ProbeKind,
+    /// Between two probes that agree with the verdict; 1 s when not written.
+    pub interval: Duration,
+    /// For one probe; 500 ms when not written (5 s for exec).
+    pub timeout: Duration,
+    /// Passes in a row that make it healthy; 2 when not written.
+    pub rise: u32,
+    /// Failures in a row that make it unhealthy; 3 when not written.
+    pub fall: u32,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProbeKind {
+    /// Connect, then close with RST so that no TIME_WAIT stays.
+    Tcp {
+        /// Where; 127.0.0.1 when not written.
+        host: IpAddr,
+        /// The service's port when not written.
+        port: u16,
+    },
+    /// GET; any 2xx passes.
+    Http {
+        /// Where; 127.0.0.1 when not written.
+        host: IpAddr,
+        /// The service's port when not written.
+        port: u16,
+        /// Path with its query; begins with `/`.
+        path: String,
+    },
+    /// A command; exit code 0 passes.
+    Exec(Command),
+}
+
+/// What a failing probe does to a registered instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Take it out of the registry; back when the probe rises.
+    Deregister,
+    /// Keep it listed as unhealthy: registered again with `healthy=false`, and beats stop, because a beat would heal it.
+    Unhealthy,
+}
+
+/// A configuration kept as a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Data id.
+    pub data_id: String,
+    /// Group; `DEFAULT_GROUP` when not written.
+    pub group: String,
+    /// Namespace id; the settings' one when not written.
+    pub namespace: String,
+    /// The file that is kept.
+    pub target: Target,
+}
+
+/// A file that is kept, and what happens when it changes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Absolute, without `..`.
+    pub path: PathBuf,
+    /// Permission bits within 0777, never other-writable; 0640 when not written.
+    pub mode: u32,
+    /// Owner and group by name or number; the agent's own when not written.
+    pub owner: Option<Owner>,
+    /// `startupz` and `once` wait for it.
+    pub required: bool,
+    /// What happens when the registry says there is no such configuration.
+    pub on_absent: OnAbsent,
+    /// A larger content is rejected; bytes; 10 MiB when not written.
+    pub max_size: u64,
+    /// Asked before the file is replaced.
+    pub validate: Option<Validate>,
+    /// Done after the file was replaced.
+    pub reload: Option<Reload>,
+}
+
+/// `user`, `user:group` or `:group`; names or numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub user: Option<String>,
+    /// Group.
+    pub group: Option<String>,
+}
+
+/// What happens to the file when the registry has no such configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnAbsent {
+    /// It stays as it is, and `status` says `missing`.
+    Keep,
+    /// It is removed, and the application reloads.
+    Remove,
+    /// It stays, and the target counts as failed: `once` exits with 69, `startupz` fails.
+    Fail,
+}
+
+/// Whether a new content may replace the old one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Validate {
+    /// It parses.
+    Format(Format),
+    /// The command exits with 0; `{staged}` in its words is the staged file's path.
+    Exec(Command),
+}
+
+/// Formats a content can be checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON value.
+    Json,
+    /// One YAML document or several.
+    Yaml,
+    /// TOML.
+    Toml,
+    /// Java properties.
+    Properties,
+    /// Well-formed XML without a document type declaration.
+    Xml,
+}
+
+/// How the application hears that its file changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reload {
+    /// A signal.
+    Signal {
+        /// Name without `SIG`: `HUP`, `USR1`, `USR2`, `WINCH`, `TERM`, `INT`, `QUIT`, `ALRM`, `CONT`.
+        signal: String,
+        /// To whom.
+        process: Process,
+    },
+    /// A command; exit code 0 is success.
+    Exec(Command),
+    /// A request without a body; any 2xx is success.
+    Http {
+        /// `POST` when not written; `GET`, `POST` or `PUT`.
+        method: String,
+        /// `http://` or `https://`.
+        url: String,
+        /// 5 s when not written.
+        timeout: Duration,
+    },
+}
+
+/// Who gets a signal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Process {
+    /// The process whose number is in this file.
+    PidFile(PathBuf),
+    /// The only process whose executable is this path (when it begins with `/`), else whose name is this.
+    Named(String),
+}
+
+/// A command: words, no shell.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Command {
+    /// Program and arguments; never empty.
+    pub argv: Vec<String>,
+    /// TERM after this, KILL 2 s later, both to the whole process group; 30 s when not written.
+    pub timeout: Duration,
+    /// User it runs as; must be written when the agent is privileged.
+    pub run_as: Option<String>,
+}

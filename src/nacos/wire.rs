@@ -1,0 +1,341 @@
+//! What crosses the wire over HTTP v1, as both of our sides read and write it; the only place where Nacos' spelling is renamed.
+//!
+//! Reading is lenient (fields that may be missing on one of 1.4, 2.x, 3.x have defaults, unknown ones are ignored, null is
+//! nothing), writing is exact. Because both sides share this file they could agree on a mistake: the recorded exchanges in
+//! `tests/cases/` are what proves it.
+
+use super::model::{self, Listed};
+use crate::foreign::Foreign;
+use serde::{Deserialize, Deserializer, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+/// `code` of a beat's answer: taken.
+pub const BEAT_OK: i64 = 10200;
+/// `code` of a beat's answer: the instance is not known, register again (`NamingResponseCode.RESOURCE_NOT_FOUND`).
+pub const BEAT_NOT_FOUND: i64 = 20404;
+
+/// The `beat` parameter of `PUT /v1/ns/instance/beat`: a full beat (client: `BeatInfo`, server: `RsInfo`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Beat {
+    /// Address.
+    #[serde(default)]
+    pub ip: String,
+    /// Port.
+    #[serde(default)]
+    pub port: i64,
+    /// `group@@name`. Without it 2.x and 3.x answer 10200 and let the instance die.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub service_name: String,
+    /// Cluster; wins over the parameter `clusterName` when not blank.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub cluster: String,
+    /// Weight, for an instance that the server does not know yet.
+    #[serde(default)]
+    pub weight: f64,
+    /// Metadata, for an instance that the server does not know yet.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub metadata: BTreeMap<String, String>,
+    /// Of the Java client's scheduler; sent as it does.
+    #[serde(default)]
+    pub scheduled: bool,
+    /// Milliseconds to the next beat.
+    #[serde(default)]
+    pub period: i64,
+    /// Of the Java client's scheduler.
+    #[serde(default)]
+    pub stopped: bool,
+    /// Kind; true when absent.
+    #[serde(default = "yes")]
+    pub ephemeral: bool,
+}
+
+/// The answer to a beat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BeatAnswer {
+    /// Milliseconds to the next beat: the server's word wins over the client's interval.
+    #[serde(default)]
+    pub client_beat_interval: i64,
+    /// [`BEAT_OK`] or [`BEAT_NOT_FOUND`].
+    pub code: i64,
+    /// Whether the next beats may leave `beat` out. 1.4.8 leaves this out of a 20404.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub light_beat_enabled: Option<bool>,
+}
+
+/// A host in the answer to `GET /v1/ns/instance/list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Display id, `ip#port#cluster#group@@name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// Address; any text.
+    pub ip: Foreign,
+    /// Port.
+    pub port: i64,
+    /// Weight.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Health.
+    #[serde(default = "yes")]
+    pub healthy: bool,
+    /// Whether it takes traffic.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// Cluster.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub cluster_name: Foreign,
+    /// `group@@name` (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_name: Option<String>,
+    /// Metadata; a value may be null on 2.x and 3.x, the whole may be null on 1.4.8.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub metadata: BTreeMap<Foreign, Option<Foreign>>,
+    /// Milliseconds, from the metadata or the default (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_heart_beat_interval: Option<i64>,
+    /// Milliseconds (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_heart_beat_time_out: Option<i64>,
+    /// Milliseconds (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_delete_timeout: Option<i64>,
+    /// `simple` or `snowflake`; only there when the metadata is empty (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id_generator: Option<String>,
+}
+
+impl From<Host> for Listed {
+    fn from(host: Host) -> Self {
+        Self {
+            ip: host.ip,
+            port: host.port,
+            cluster: host.cluster_name,
+            weight: host.weight,
+            healthy: host.healthy,
+            enabled: host.enabled,
+            ephemeral: host.ephemeral,
+            metadata: host
+                .metadata
+                .into_iter()
+                .filter_map(|(k, v)| Some((k, v?)))
+                .collect(),
+        }
+    }
+}
+
+/// The answer to `GET /v1/ns/instance/list` as 2.5.1 writes it (3.0.3: `allIps`; 1.4.8 has other keys beside these).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListAnswer {
+    /// `group@@name`.
+    #[serde(default)]
+    pub name: String,
+    /// Group (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_name: Option<String>,
+    /// As asked.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub clusters: String,
+    /// Milliseconds for which the list may be kept.
+    #[serde(default)]
+    pub cache_millis: i64,
+    /// The hosts.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub hosts: Vec<Host>,
+    /// Milliseconds since 1970.
+    #[serde(default)]
+    pub last_ref_time: i64,
+    /// Empty on 2.x and 3.x.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub checksum: String,
+    /// Always false.
+    #[serde(default, rename = "allIPs", alias = "allIps")]
+    pub all_ips: bool,
+    /// Whether the health of the hosts is masked.
+    #[serde(default)]
+    pub reach_protection_threshold: bool,
+    /// Always true.
+    #[serde(default = "yes")]
+    pub valid: bool,
+}
+
+impl From<ListAnswer> for model::ServiceList {
+    fn from(answer: ListAnswer) -> Self {
+        Self {
+            hosts: answer.hosts.into_iter().map(Listed::from).collect(),
+            protected: answer.reach_protection_threshold,
+            cache: Duration::from_millis(u64::try_from(answer.cache_millis).unwrap_or(0)),
+        }
+    }
+}
+
+/// The answer to `GET /v1/ns/instance`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Detail {
+    /// `group@@name`.
+    #[serde(default)]
+    pub service: String,
+    /// Address.
+    pub ip: Foreign,
+    /// Port.
+    pub port: i64,
+    /// Cluster.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub cluster_name: Foreign,
+    /// Weight.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// The true health, never masked.
+    pub healthy: bool,
+    /// Display id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// Metadata.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub metadata: BTreeMap<Foreign, Option<Foreign>>,
+}
+
+/// The answer to `GET /v1/ns/service/list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceNames {
+    /// Names without their group.
+    pub doms: Vec<String>,
+    /// All, not only this page.
+    pub count: i64,
+}
+
+/// The answer to a login.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Login {
+    /// The token; never parsed.
+    pub access_token: String,
+    /// Seconds it lives.
+    pub token_ttl: i64,
+    /// Whether the user is an administrator.
+    #[serde(default)]
+    pub global_admin: bool,
+    /// User (2.x, 3.x).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// Between the fields of an entry of `Listening-Configs`.
+pub const WORD_SEPARATOR: char = '\u{2}';
+/// After each entry of `Listening-Configs`.
+pub const LINE_SEPARATOR: char = '\u{1}';
+
+/// One entry of `Listening-Configs`, or (without `md5`) of a listener's answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listening {
+    /// Data id.
+    pub data_id: String,
+    /// Group.
+    pub group: String,
+    /// MD5 the client has; empty when it has none.
+    pub md5: String,
+    /// Tenant; empty for public.
+    pub tenant: String,
+}
+
+impl Listening {
+    /// As the client sends it: `dataId 02 group 02 md5 [02 tenant] 01`. Before form encoding.
+    pub fn write_asked(&self, out: &mut String) {
+        for part in [&self.data_id, &self.group] {
+            out.push_str(part);
+            out.push(WORD_SEPARATOR);
+        }
+        out.push_str(&self.md5);
+        if !self.tenant.is_empty() {
+            out.push(WORD_SEPARATOR);
+            out.push_str(&self.tenant);
+        }
+        out.push(LINE_SEPARATOR);
+    }
+
+    /// As the server answers it: `dataId 02 group [02 tenant] 01`. Before URL encoding.
+    pub fn write_changed(&self, out: &mut String) {
+        out.push_str(&self.data_id);
+        out.push(WORD_SEPARATOR);
+        out.push_str(&self.group);
+        if !self.tenant.is_empty() {
+            out.push(WORD_SEPARATOR);
+            out.push_str(&self.tenant);
+        }
+        out.push(LINE_SEPARATOR);
+    }
+
+    /// Reads what [`Listening::write_asked`] writes, for any number of entries; `None` for anything else ("invalid probeModify").
+    #[must_use]
+    pub fn read_asked(text: &str) -> Option<Vec<Self>> {
+        Self::read(text, |words| match words {
+            [data_id, group, md5] => Some((data_id, group, md5, "")),
+            [data_id, group, md5, tenant] => Some((data_id, group, md5, tenant)),
+            _ => None,
+        })
+    }
+
+    /// Reads what [`Listening::write_changed`] writes; `md5` is empty.
+    #[must_use]
+    pub fn read_changed(text: &str) -> Option<Vec<Self>> {
+        Self::read(text, |words| match words {
+            [data_id, group] => Some((data_id, group, "", "")),
+            [data_id, group, tenant] => Some((data_id, group, "", tenant)),
+            _ => None,
+        })
+    }
+
+    fn read(
+        text: &str,
+        split: impl for<'a> Fn(&[&'a str]) -> Option<(&'a str, &'a str, &'a str, &'a str)>,
+    ) -> Option<Vec<Self>> {
+        text.split(LINE_SEPARATOR)
+            .filter(|entry| !entry.is_empty())
+            .map(|entry| {
+                let words: Vec<&str> = entry.split(WORD_SEPARATOR).collect();
+                let (data_id, group, md5, tenant) = split(&words)?;
+                (!data_id.is_empty() && !group.is_empty()).then(|| Self {
+                    data_id: data_id.to_owned(),
+                    group: group.to_owned(),
+                    md5: md5.to_owned(),
+                    tenant: tenant.to_owned(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// Lower-case hex MD5, as Nacos compares configurations by it; of nothing known it is the empty text, not this.
+#[must_use]
+pub fn md5_hex(bytes: &[u8]) -> String {
+    use md5::{Digest, Md5};
+    use std::fmt::Write as _;
+    let mut hex = String::with_capacity(32);
+    for byte in Md5::digest(bytes) {
+        // Writing to a String cannot fail.
+        _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// For fields that some server writes as `null` where it means "nothing".
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    from: D,
+) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
