@@ -2,7 +2,10 @@
 
 pub mod view;
 
-use crate::{machine::Epoch, metrics::Metrics, nacos::Transport, tasks::Tasks};
+use crate::machine::Epoch;
+use crate::metrics::Metrics;
+use crate::nacos::Transport;
+use crate::tasks::Tasks;
 use std::sync::Arc;
 
 /// What every actor is given: where to run, what time it is, whom to ask, what to count.

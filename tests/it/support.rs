@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
     reason = "a test waits in real time, with sockets and processes"
 )]
 #[allow(dead_code, reason = "shared by modules that use different parts")]
-pub fn eventually<T>(what: &str, within: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(
+    what: &str,
+    within: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = condition() {
