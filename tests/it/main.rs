@@ -9,4 +9,5 @@
     reason = "a test that cannot go on fails, and says so"
 )]
 
+mod agent;
 mod support;
