@@ -4,7 +4,10 @@
 //! when to be woken. So its laws are tested in virtual time, and a simulator joins many of them without a runtime. What it
 //! needs of chance (jitter) comes in as a seed.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    future::Future,
+    time::{Duration, SystemTime},
+};
 use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
@@ -67,11 +70,11 @@ impl Epoch {
 /// Drives `machine` until `stop` or until no more events can come: one event or one deadline at a time, effects first.
 ///
 /// `perform` must not wait for the network or for a command: it starts such work as a task and sends the outcome as an event.
-pub async fn drive<M: Machine>(
+pub async fn drive<M: Machine, F: Future<Output = ()>>(
     mut machine: M,
     epoch: Epoch,
     mut events: mpsc::Receiver<M::Event>,
-    mut perform: impl AsyncFnMut(M::Effect),
+    mut perform: impl FnMut(M::Effect) -> F,
     stop: CancellationToken,
 ) -> M {
     loop {

@@ -4,7 +4,13 @@
 //! takes to stay listed (beats over HTTP v1, a connection and its redo list over gRPC) is the transport's own business; what
 //! should be listed is the registrar's.
 
+pub mod answer;
+pub mod beats;
+pub mod http;
 pub mod model;
+pub mod poll;
+pub mod servers;
+pub mod session;
 pub mod wire;
 
 use crate::foreign::Foreign;
@@ -115,6 +121,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// One word for figures: `unreachable`, `busy`, `garbage`, `denied`, `refused`, `stopped`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::Busy { .. } => "busy",
+            Self::Garbage { .. } => "garbage",
+            Self::Denied { .. } => "denied",
+            Self::Refused { .. } => "refused",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Whether to try again.
     #[must_use]
     pub fn retry(&self) -> Retry {

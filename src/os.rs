@@ -1,1 +1,6 @@
-//! (room being built)
+//! The operating system: addresses, watches, signals, systemd; each file one mechanism with typed errors.
+
+pub mod address;
+pub mod signals;
+pub mod systemd;
+pub mod watch;

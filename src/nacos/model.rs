@@ -135,6 +135,8 @@ pub struct Instance {
 
 /// Metadata keys with a meaning to the server; values are decimal milliseconds (`PreservedMetadataKeys`).
 pub mod preserved {
+    /// What all of them begin with.
+    pub const PREFIX: &str = "preserved.";
     /// How often the client beats.
     pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
     /// Silence after which an ephemeral instance is unhealthy.

@@ -1,0 +1,172 @@
+//! What an answer over HTTP v1 means: taken, passing trouble, denied, or refused for good.
+//!
+//! Status codes alone do not tell: 1.4.8 wraps refusals in a 500 (`caused: …;`), 2.5.1 in a JSON error page, and a node that
+//! forwards to a dead one answers 400 ("receive invalid redirect request"). The few phrases that decide are listed here and
+//! nowhere else.
+
+use super::Error;
+use crate::foreign::Foreign;
+
+/// Phrases of refusals that stay refusals, whatever the status around them (seen on 1.4.8 and 2.5.1).
+const FOR_GOOD: &[&str] = &[
+    "can't register ephemeral instance",
+    "can't register persistent instance",
+    "can't found persistent",
+    "instance format invalid",
+    "metadata format incorrect",
+    "is illegal",
+    "illegal characters",
+    "can only have these characters",
+    "should be characters with only",
+    "must less than",
+    "invalid dataId",
+    "content is blank",
+];
+
+/// Phrases of a 400 that is passing: a node of a cluster handed the call to another one that could not take it.
+const PASSING: &[&str] = &["receive invalid redirect request", "no leader"];
+
+/// Reads the status and body of an answer to a call at `server`; `Ok` for 200.
+///
+/// # Errors
+/// [`Error::Denied`], [`Error::Refused`], [`Error::Busy`] or [`Error::Garbage`].
+pub fn read(server: &str, status: u16, body: &[u8]) -> Result<(), Error> {
+    if status == 200 {
+        return Ok(());
+    }
+    let server = server.to_owned();
+    let message = words(body);
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| message.raw().contains(phrase));
+    Err(match status {
+        401 | 403 => Error::Denied { server, message },
+        410 | 501 => Error::Refused {
+            server,
+            status,
+            message,
+        },
+        404 => Error::Garbage {
+            server,
+            what: "404, no such path; is registry.context_path right, and is this a Nacos server?"
+                .to_owned(),
+        },
+        _ if says(FOR_GOOD) => Error::Refused {
+            server,
+            status,
+            message,
+        },
+        400 if !says(PASSING) => Error::Refused {
+            server,
+            status,
+            message,
+        },
+        300..=399 => Error::Garbage {
+            server,
+            what: format!("{status}, a redirect; write the address it leads to"),
+        },
+        _ => Error::Busy {
+            server,
+            status,
+            message,
+        },
+    })
+}
+
+/// The server's own words in an error body: without `caused: …;`, and out of a JSON error page its `message`.
+#[must_use]
+pub fn words(body: &[u8]) -> Foreign {
+    let text = String::from_utf8_lossy(body);
+    let page: Option<String> = serde_json::from_str::<serde_json::Value>(&text)
+        .ok()
+        .and_then(|page| page.get("message")?.as_str().map(str::to_owned));
+    let mut text = page.as_deref().unwrap_or(&text).trim();
+    while let Some(inner) = text
+        .strip_prefix("caused:")
+        .map(|inner| inner.trim().trim_end_matches(';').trim())
+    {
+        text = inner;
+    }
+    if text.starts_with('<') {
+        // An error page for people, of Tomcat or of a proxy.
+        return Foreign::new("(an HTML page)");
+    }
+    Foreign::new(text.to_owned())
+}
+
+/// Whether an error body says that there is no such instance (`GET /v1/ns/instance`: 404 on 2.x, 500 on 1.4.8).
+#[must_use]
+pub fn is_no_instance(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    ["no matched ip found", "no ips found", "service not found"]
+        .iter()
+        .any(|phrase| text.contains(phrase))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn refusals_for_good_are_told_from_passing_trouble() {
+        type Is = fn(&Error) -> bool;
+        let refused: Is = |e| matches!(e, Error::Refused { .. });
+        let busy: Is = |e| matches!(e, Error::Busy { .. });
+        for (status, body, is) in [
+            (
+                500,
+                "caused: instance format invalid: The weights range from 0.0 to 10000.0;",
+                refused,
+            ),
+            (
+                400,
+                "caused: errCode: 400, errMsg: Current service DEFAULT_GROUP@@a is persistent service, can't register ephemeral instance. ;",
+                refused,
+            ),
+            (
+                500,
+                r#"{"status":500,"error":"Internal Server Error","message":"Server failed, caused: ErrCode:400, ErrMsg:metadata format incorrect:x"}"#,
+                refused,
+            ),
+            (
+                400,
+                "receive invalid redirect request from peer 10.0.0.1",
+                busy,
+            ),
+            (500, "caused: java.net.ConnectException;", busy),
+            (503, "server is STARTING now, please try again later!", busy),
+            (
+                409,
+                "requested file is being modified, please try later.",
+                busy,
+            ),
+            (429, "", busy),
+        ] {
+            let error = read("http://a:8848", status, body.as_bytes()).unwrap_err();
+            assert!(is(&error), "{status} {body}: {error:?}");
+        }
+        assert!(matches!(
+            read("http://a:8848", 403, br#"{"message":"unknown user!"}"#),
+            Err(Error::Denied { .. })
+        ));
+    }
+
+    #[test]
+    fn the_servers_words_come_without_their_wrapping() {
+        assert_eq!(
+            words(b"caused: caused: Param 'ip' is required.;;").raw(),
+            "Param 'ip' is required."
+        );
+        assert_eq!(
+            words(br#"{"status":403,"message":"token invalid!"}"#).raw(),
+            "token invalid!"
+        );
+        assert_eq!(words(b"<html>...").raw(), "(an HTML page)");
+    }
+
+    proptest! {
+        #[test]
+        fn any_status_and_any_body_are_something(status in 100_u16..1000, body: Vec<u8>) {
+            prop_assert_eq!(read("s", status, &body).is_ok(), status == 200);
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! Watching configurations over HTTP v1: fetch each once, then hold one long poll for all of them.
+//!
+//! - A key that is new or was reported as changed is *dirty* and fetched; clean ones are in the poll, each with the MD5 of the
+//!   bytes we have. Dirty keys are left out, or the poll would answer at once, for ever. When a key becomes clean, the parked
+//!   poll is replaced after a short quiet, so that many keys make one new poll.
+//! - 404 is no verdict: a server answers it for 40 to 200 ms after a first publish, and another node for longer. Only the third
+//!   in a row, over [`DOUBT`], counts as absent.
+//! - A key reported as changed whose content has not changed (a server that compares differently, a stale node) rests with
+//!   growing waits, so that no disagreement becomes a tight loop.
+//! - Every key is fetched again about every [`RESYNC`], whatever the poll says.
+
+use super::model::{ConfigKey, ConfigState, Content};
+use crate::backoff::Backoff;
+use crate::backoff::Pace;
+use crate::machine::Machine;
+use crate::machine::Moment;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// Between the questions about a configuration that is said to be missing.
+const DOUBT: Duration = Duration::from_millis(400);
+/// So many 404 in a row are believed.
+const BELIEVED: u32 = 3;
+/// Quiet before a parked poll is replaced by one with more keys.
+const QUIET: Duration = Duration::from_millis(50);
+/// Each key is fetched again this often; up to a quarter more by jitter.
+const RESYNC: Duration = Duration::from_secs(240);
+/// So many keys are fetched at a time.
+const FETCHES: usize = 16;
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// These are wanted from now on, and no others.
+    Wanted(BTreeSet<ConfigKey>),
+    /// The server has this content.
+    Fetched(ConfigKey, Content),
+    /// The server said 404.
+    NotFound(ConfigKey),
+    /// The fetch got no usable answer; says why.
+    FetchFailed(ConfigKey, String),
+    /// The poll of this number was answered with the keys that changed; none means that the hold was over.
+    Answered(u64, Vec<ConfigKey>),
+    /// The poll of this number got no usable answer.
+    PollFailed(u64),
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Fetch; one of the three fetch events answers.
+    Fetch(ConfigKey),
+    /// Poll with these MD5 (empty: none known) instead of any poll under way; answered with the number.
+    Poll(u64, Vec<(ConfigKey, Arc<str>)>),
+    /// Give up the poll under way.
+    Cancel,
+    /// What is known has changed.
+    Tell(ConfigKey, ConfigState),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Nothing,
+    Absent,
+    Md5(Arc<str>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    known: Known,
+    /// Being fetched, or waiting for it.
+    dirty: bool,
+    fetching: bool,
+    /// When it is fetched next (dirty: as soon as there is room; clean: by resync).
+    fetch_at: Moment,
+    /// In the poll only from then on.
+    rest_until: Moment,
+    missing: u32,
+    failures: Backoff,
+    idle_reports: Backoff,
+    unreachable_told: bool,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Poll {
+    entries: BTreeMap<ConfigKey, Entry>,
+    /// Number and keys of the poll under way.
+    parked: Option<(u64, BTreeSet<ConfigKey>)>,
+    number: u64,
+    /// No new poll before: quiet, or the wait after a failure.
+    not_before: Moment,
+    failures: Backoff,
+    seed: u64,
+    due: VecDeque<Effect>,
+}
+
+impl Poll {
+    /// Watches nothing yet.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            parked: None,
+            number: 0,
+            not_before: Moment::ZERO,
+            failures: Backoff::new(Pace::NETWORK, seed),
+            seed,
+            due: VecDeque::new(),
+        }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.seed
+    }
+
+    /// The keys that belong into a poll at `now`.
+    fn clean(&self, now: Moment) -> BTreeSet<ConfigKey> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| !entry.dirty && entry.rest_until <= now)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// Starts what is due: fetches up to the limit, then the poll.
+    fn step(&mut self, now: Moment) {
+        let mut room = FETCHES.saturating_sub(self.entries.values().filter(|e| e.fetching).count());
+        for (key, entry) in &mut self.entries {
+            if room > 0 && !entry.fetching && entry.fetch_at <= now {
+                room -= 1;
+                entry.fetching = true;
+                self.due.push_back(Effect::Fetch(key.clone()));
+            }
+        }
+        if self.not_before > now {
+            return;
+        }
+        let clean = self.clean(now);
+        match &self.parked {
+            Some((_, keys)) if *keys == clean => {}
+            Some(_) if clean.is_empty() => {
+                self.parked = None;
+                self.due.push_back(Effect::Cancel);
+            }
+            None if clean.is_empty() => {}
+            _ => {
+                self.number += 1;
+                let asked = clean
+                    .iter()
+                    .filter_map(|key| {
+                        let md5 = match &self.entries.get(key)?.known {
+                            Known::Md5(md5) => Arc::clone(md5),
+                            Known::Absent | Known::Nothing => "".into(),
+                        };
+                        Some((key.clone(), md5))
+                    })
+                    .collect();
+                self.parked = Some((self.number, clean));
+                self.due.push_back(Effect::Poll(self.number, asked));
+            }
+        }
+    }
+
+    /// A fetch of `key` ended: it is clean, and the poll must take it in after a quiet.
+    fn settle(&mut self, now: Moment, key: &ConfigKey, known: Known, state: ConfigState) {
+        let quiet = now + QUIET;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.fetching = false;
+        entry.missing = 0;
+        entry.failures.reset();
+        entry.unreachable_told = false;
+        if entry.known == known {
+            if entry.dirty {
+                entry.rest_until = now + entry.idle_reports.next_wait();
+            }
+        } else {
+            entry.idle_reports.reset();
+            entry.known = known;
+            self.due.push_back(Effect::Tell(key.clone(), state));
+        }
+        if entry.dirty {
+            entry.dirty = false;
+            self.not_before = self.not_before.max(quiet);
+        }
+        // The jitter comes from the name, so that a thousand keys that were fetched together are not fetched together again.
+        let spread = key.data_id.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        entry.fetch_at = now + RESYNC + RESYNC.mul_f64(f64::from(spread % 1000) / 4000.0);
+    }
+}
+
+impl Machine for Poll {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Moment, event: Event) {
+        match event {
+            Event::Wanted(keys) => {
+                self.entries.retain(|key, _| keys.contains(key));
+                for key in keys {
+                    let seed = self.next_seed();
+                    self.entries.entry(key).or_insert_with(|| Entry {
+                        known: Known::Nothing,
+                        dirty: true,
+                        fetching: false,
+                        fetch_at: now,
+                        rest_until: Moment::ZERO,
+                        missing: 0,
+                        failures: Backoff::new(Pace::NETWORK, seed),
+                        idle_reports: Backoff::new(Pace::NETWORK, !seed),
+                        unreachable_told: false,
+                    });
+                }
+                self.not_before = self.not_before.max(now + QUIET);
+            }
+            Event::Fetched(key, content) => {
+                let known = Known::Md5(Arc::clone(&content.md5));
+                self.settle(now, &key, known, ConfigState::Present(content));
+            }
+            Event::NotFound(key) => {
+                let Some(entry) = self.entries.get_mut(&key) else {
+                    return;
+                };
+                entry.missing += 1;
+                if entry.known == Known::Absent || entry.missing >= BELIEVED {
+                    self.settle(now, &key, Known::Absent, ConfigState::Absent);
+                } else {
+                    entry.fetching = false;
+                    entry.dirty = true;
+                    entry.fetch_at = now + DOUBT;
+                }
+            }
+            Event::FetchFailed(key, why) => {
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.fetching = false;
+                    entry.fetch_at = now + entry.failures.next_wait();
+                    if entry.known == Known::Nothing && !entry.unreachable_told {
+                        entry.unreachable_told = true;
+                        self.due
+                            .push_back(Effect::Tell(key, ConfigState::Unreachable(why)));
+                    }
+                }
+            }
+            Event::Answered(number, changed) => {
+                let parked = self.parked.take_if(|(parked, _)| *parked == number);
+                let Some((_, asked)) = parked else {
+                    return;
+                };
+                self.failures.reset();
+                for key in changed.iter().filter(|key| asked.contains(key)) {
+                    if let Some(entry) = self.entries.get_mut(key) {
+                        entry.dirty = true;
+                        entry.fetch_at = now;
+                    }
+                }
+                // A server that answers at once without a word, or with keys nobody asked for, must not be asked in a tight loop.
+                if !changed.iter().any(|key| asked.contains(key)) {
+                    self.not_before = self.not_before.max(now + QUIET);
+                }
+            }
+            Event::PollFailed(number) => {
+                if self
+                    .parked
+                    .take_if(|(parked, _)| *parked == number)
+                    .is_some()
+                {
+                    self.not_before = now + self.failures.next_wait();
+                }
+            }
+        }
+        self.step(now);
+    }
+
+    fn wake(&mut self, now: Moment) {
+        self.step(now);
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        let fetching = self.entries.values().filter(|e| e.fetching).count();
+        let fetch = self
+            .entries
+            .values()
+            .filter(|entry| !entry.fetching && fetching < FETCHES)
+            .map(|entry| entry.fetch_at)
+            .min();
+        // When the set of clean keys is, or will be, another one than the parked poll has.
+        let parked = self.parked.as_ref().map(|(_, keys)| keys);
+        let changes = self.entries.iter().filter(|(key, entry)| {
+            !entry.dirty && parked.is_none_or(|keys| !keys.contains(key))
+                || entry.dirty && parked.is_some_and(|keys| keys.contains(key))
+        });
+        let fresh = changes
+            .map(|(_, entry)| {
+                self.not_before.max(if entry.dirty {
+                    Moment::ZERO
+                } else {
+                    entry.rest_until
+                })
+            })
+            .min();
+        let gone = parked
+            .is_some_and(|keys| keys.iter().any(|key| !self.entries.contains_key(key)))
+            .then_some(self.not_before);
+        [fetch, fresh, gone].into_iter().flatten().min()
+    }
+
+    fn effect(&mut self) -> Option<Effect> {
+        self.due.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nacos::model::Namespace;
+    use proptest::prelude::*;
+
+    fn key(n: u8) -> ConfigKey {
+        ConfigKey {
+            namespace: Namespace::public(),
+            group: "DEFAULT_GROUP".into(),
+            data_id: format!("{n}.yaml").into(),
+        }
+    }
+
+    fn content(version: u32) -> Content {
+        Content {
+            bytes: version.to_string().into_bytes().into(),
+            md5: version.to_string().into(),
+        }
+    }
+
+    fn all(keys: impl IntoIterator<Item = u8>) -> Event {
+        Event::Wanted(keys.into_iter().map(key).collect())
+    }
+
+    fn effects(poll: &mut Poll) -> Vec<Effect> {
+        std::iter::from_fn(|| poll.effect()).collect()
+    }
+
+    fn ms(ms: u64) -> Moment {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn one_poll_holds_all_keys_once_they_are_fetched() {
+        let mut poll = Poll::new(1);
+        poll.handle(ms(0), all([1, 2]));
+        assert_eq!(
+            effects(&mut poll),
+            [Effect::Fetch(key(1)), Effect::Fetch(key(2))]
+        );
+        poll.handle(ms(1), Event::Fetched(key(1), content(7)));
+        poll.handle(ms(2), Event::Fetched(key(2), content(8)));
+        assert_eq!(effects(&mut poll).len(), 2, "both are told");
+        let quiet = poll.deadline().unwrap();
+        poll.wake(quiet);
+        assert_eq!(
+            effects(&mut poll),
+            [Effect::Poll(
+                1,
+                vec![(key(1), "7".into()), (key(2), "8".into())]
+            )]
+        );
+        poll.handle(ms(900), Event::Answered(1, vec![key(2)]));
+        assert_eq!(effects(&mut poll)[0], Effect::Fetch(key(2)));
+    }
+
+    #[test]
+    fn a_404_right_after_a_publish_is_not_believed() {
+        let mut poll = Poll::new(1);
+        poll.handle(ms(0), all([1]));
+        effects(&mut poll);
+        poll.handle(ms(1), Event::NotFound(key(1)));
+        assert_eq!(effects(&mut poll), []);
+        poll.wake(poll.deadline().unwrap());
+        assert_eq!(effects(&mut poll), [Effect::Fetch(key(1))]);
+        poll.handle(ms(500), Event::Fetched(key(1), content(1)));
+        assert_eq!(
+            effects(&mut poll),
+            [Effect::Tell(key(1), ConfigState::Present(content(1)))]
+        );
+    }
+
+    #[test]
+    fn a_server_that_reports_changes_that_are_none_is_asked_less_and_less_often() {
+        let mut poll = Poll::new(1);
+        poll.handle(ms(0), all([1]));
+        let (mut now, mut polls) = (ms(0), 0);
+        while now < Duration::from_secs(300) {
+            for effect in effects(&mut poll) {
+                match effect {
+                    Effect::Fetch(key) => poll.handle(now, Event::Fetched(key, content(1))),
+                    Effect::Poll(number, keys) => {
+                        polls += 1;
+                        let keys = keys.into_iter().map(|(key, _)| key).collect();
+                        poll.handle(now, Event::Answered(number, keys));
+                    }
+                    Effect::Cancel | Effect::Tell(..) => {}
+                }
+            }
+            if poll.due.is_empty() {
+                now = now.max(poll.deadline().unwrap());
+                poll.wake(now);
+            }
+        }
+        assert!(polls < 80, "{polls} polls in 5 minutes");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wanted(Vec<u8>),
+        Publish(u8, u32),
+        Delete(u8),
+        /// Answers one call under way: which, and how (0 truth, 1 failure, 2 a 404).
+        Answer(usize, u8),
+        Sleep(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            prop::collection::vec(1_u8..5, 0..4).prop_map(Step::Wanted),
+            (1_u8..5, 1_u32..9).prop_map(|(n, v)| Step::Publish(n, v)),
+            (1_u8..5).prop_map(Step::Delete),
+            (0_usize..8, 0_u8..3).prop_map(|(which, how)| Step::Answer(which, how)),
+            (0_u64..2000).prop_map(Step::Sleep),
+        ]
+    }
+
+    /// A server and the calls under way to it.
+    #[derive(Default)]
+    struct World {
+        stored: BTreeMap<u8, u32>,
+        fetches: Vec<ConfigKey>,
+        parked: Option<(u64, Vec<(ConfigKey, Arc<str>)>)>,
+        told: BTreeMap<ConfigKey, ConfigState>,
+    }
+
+    impl World {
+        fn number(key: &ConfigKey) -> u8 {
+            key.data_id.trim_end_matches(".yaml").parse().unwrap()
+        }
+
+        fn carry_out(&mut self, poll: &mut Poll) {
+            while let Some(effect) = poll.effect() {
+                match effect {
+                    Effect::Fetch(key) => {
+                        assert!(
+                            !self.fetches.contains(&key),
+                            "two fetches of {key} at a time"
+                        );
+                        self.fetches.push(key);
+                    }
+                    Effect::Poll(number, keys) => self.parked = Some((number, keys)),
+                    Effect::Cancel => self.parked = None,
+                    Effect::Tell(key, state) => {
+                        assert_ne!(self.told.get(&key), Some(&state), "told twice");
+                        self.told.insert(key, state);
+                    }
+                }
+            }
+        }
+
+        fn fetched(&self, key: ConfigKey) -> Event {
+            match self.stored.get(&Self::number(&key)) {
+                Some(version) => Event::Fetched(key, content(*version)),
+                None => Event::NotFound(key),
+            }
+        }
+
+        fn changed(&self, keys: &[(ConfigKey, Arc<str>)]) -> Vec<ConfigKey> {
+            let md5 = |key: &ConfigKey| {
+                self.stored
+                    .get(&Self::number(key))
+                    .map_or(String::new(), ToString::to_string)
+            };
+            keys.iter()
+                .filter(|(key, known)| md5(key) != **known)
+                .map(|(key, _)| key.clone())
+                .collect()
+        }
+
+        /// Lets an honest server answer everything for `period`.
+        fn calm(&mut self, poll: &mut Poll, now: &mut Moment, period: Duration) {
+            let end = *now + period;
+            while *now < end {
+                self.carry_out(poll);
+                if let Some(key) = self.fetches.pop() {
+                    let event = self.fetched(key);
+                    poll.handle(*now, event);
+                    continue;
+                }
+                if let Some((number, keys)) = &self.parked {
+                    let changed = self.changed(keys);
+                    if !changed.is_empty() {
+                        let number = *number;
+                        self.parked = None;
+                        poll.handle(*now, Event::Answered(number, changed));
+                        continue;
+                    }
+                }
+                let next = poll.deadline().unwrap_or(end);
+                *now = (*now).max(next.min(end));
+                poll.wake(*now);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_told_becomes_what_the_server_has(seed: u64, steps in prop::collection::vec(step(), 0..100)) {
+            let (mut poll, mut world, mut now) = (Poll::new(seed), World::default(), Moment::ZERO);
+            let mut wanted = BTreeSet::new();
+            for step in steps {
+                world.carry_out(&mut poll);
+                match step {
+                    Step::Wanted(keys) => {
+                        wanted = keys.iter().map(|n| key(*n)).collect();
+                        poll.handle(now, Event::Wanted(wanted.clone()));
+                        // The shell gives up the calls of keys that are not wanted any more.
+                        world.fetches.retain(|key| wanted.contains(key));
+                        world.told.retain(|key, _| wanted.contains(key));
+                    }
+                    Step::Publish(n, version) => { world.stored.insert(n, version); }
+                    Step::Delete(n) => { world.stored.remove(&n); }
+                    Step::Answer(which, how) if which < world.fetches.len() => {
+                        let key = world.fetches.remove(which);
+                        let event = match how {
+                            0 => world.fetched(key),
+                            1 => Event::FetchFailed(key, "no".into()),
+                            _ => Event::NotFound(key),
+                        };
+                        poll.handle(now, event);
+                    }
+                    Step::Answer(_, how) => if let Some((number, keys)) = world.parked.take() {
+                        let event = match how {
+                            1 => Event::PollFailed(number),
+                            _ => Event::Answered(number, world.changed(&keys)),
+                        };
+                        poll.handle(now, event);
+                    },
+                    Step::Sleep(ms) => {
+                        now += Duration::from_millis(ms);
+                        poll.wake(now);
+                    }
+                }
+            }
+            world.calm(&mut poll, &mut now, Duration::from_secs(120));
+            for key in wanted {
+                let truth = match world.stored.get(&World::number(&key)) {
+                    Some(version) => ConfigState::Present(content(*version)),
+                    None => ConfigState::Absent,
+                };
+                prop_assert_eq!(world.told.get(&key), Some(&truth));
+            }
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The server list: which servers there are, which one is used, and which are left out after a failure.
+//!
+//! The first choice is random and stayed with, so that many agents spread over a cluster and one agent does not wander. A server
+//! that fails is left out with growing waits; while all are left out they are asked all the same, the one longest out first:
+//! there is nobody better. With an address server the list is fetched at the start with growing waits and then every
+//! `refresh`; an empty or broken answer keeps the list that was good.
+
+use crate::backoff::Backoff;
+use crate::backoff::Pace;
+use crate::machine::Machine;
+use crate::machine::Moment;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How long a failed server is left out: from 1 s, doubling to 30 s.
+const LEFT_OUT: Pace = Pace {
+    base: Duration::from_secs(2),
+    cap: Duration::from_secs(30),
+    floor: Duration::from_secs(1),
+};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A call to this server was answered, in whatever words.
+    Answered(Arc<str>),
+    /// A call to this server failed (no connection, time-out, 5xx).
+    Failed(Arc<str>),
+    /// The address server answered with these base URLs.
+    Listed(Vec<String>),
+    /// The address server did not answer, or not with a list.
+    NotListed,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask servers in this order from now on.
+    Prefer(Vec<Arc<str>>),
+    /// Ask the address server; [`Event::Listed`] or [`Event::NotListed`] answers.
+    Fetch,
+}
+
+#[derive(Debug)]
+struct Out {
+    until: Moment,
+    backoff: Backoff,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Servers {
+    /// In order of choice; shuffled once.
+    all: Vec<Arc<str>>,
+    out: BTreeMap<Arc<str>, Out>,
+    /// Between two fetches; `None` when the list was written out.
+    refresh: Option<Duration>,
+    next_fetch: Option<Moment>,
+    fetch_backoff: Backoff,
+    seed: u64,
+    told: Vec<Arc<str>>,
+    due: VecDeque<Effect>,
+}
+
+impl Servers {
+    /// A list that was written out.
+    #[must_use]
+    pub fn fixed(servers: Vec<String>, seed: u64) -> Self {
+        let mut machine = Self::empty(None, seed);
+        machine.replace(servers);
+        machine.tell(Moment::ZERO);
+        machine
+    }
+
+    /// A list from an address server, asked at once and then every `refresh`.
+    #[must_use]
+    pub fn fetched(refresh: Duration, seed: u64) -> Self {
+        let mut machine = Self::empty(Some(refresh), seed);
+        machine.due.push_back(Effect::Fetch);
+        machine
+    }
+
+    fn empty(refresh: Option<Duration>, seed: u64) -> Self {
+        Self {
+            all: Vec::new(),
+            out: BTreeMap::new(),
+            refresh,
+            next_fetch: None,
+            fetch_backoff: Backoff::new(Pace::NETWORK, seed ^ 0xfe7c),
+            seed,
+            told: Vec::new(),
+            due: VecDeque::new(),
+        }
+    }
+
+    /// Takes `servers` over; those already known keep their place, so that a refresh does not make the agent wander.
+    fn replace(&mut self, servers: Vec<String>) {
+        let mut fresh: Vec<Arc<str>> = Vec::new();
+        for server in servers {
+            let server: Arc<str> = server.into();
+            if !fresh.contains(&server) {
+                fresh.push(server);
+            }
+        }
+        self.all.retain(|known| fresh.contains(known));
+        self.out.retain(|known, _| fresh.contains(known));
+        fresh.retain(|server| !self.all.contains(server));
+        // Fisher-Yates; the draw decides which server of many a first choice falls on.
+        let mut draw = Backoff::new(
+            Pace {
+                base: Duration::from_secs(1),
+                cap: Duration::from_secs(1),
+                floor: Duration::ZERO,
+            },
+            self.seed,
+        );
+        for last in (1..fresh.len()).rev() {
+            let pick = draw.next_wait().as_nanos() % (last as u128 + 1);
+            fresh.swap(last, usize::try_from(pick).unwrap_or(0));
+        }
+        self.all.append(&mut fresh);
+    }
+
+    /// Those in use first, in order of choice; then those left out, the one whose time comes first in front.
+    fn order(&self, now: Moment) -> Vec<Arc<str>> {
+        let out_until = |server: &Arc<str>| {
+            self.out
+                .get(server)
+                .map(|out| out.until)
+                .filter(|until| *until > now)
+                .unwrap_or(Moment::ZERO)
+        };
+        let mut order = self.all.clone();
+        order.sort_by_key(out_until);
+        order
+    }
+
+    fn tell(&mut self, now: Moment) {
+        let order = self.order(now);
+        if order != self.told {
+            self.told.clone_from(&order);
+            self.due.push_back(Effect::Prefer(order));
+        }
+    }
+}
+
+impl Machine for Servers {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Moment, event: Event) {
+        match event {
+            Event::Answered(server) => {
+                self.out.remove(&server);
+            }
+            Event::Failed(server) if self.all.contains(&server) => {
+                let seed = self.seed;
+                let out = self.out.entry(Arc::clone(&server)).or_insert_with(|| Out {
+                    until: Moment::ZERO,
+                    backoff: Backoff::new(LEFT_OUT, seed ^ server.len() as u64),
+                });
+                // Many calls under way fail together: that is one failure.
+                if out.until <= now {
+                    out.until = now + out.backoff.next_wait();
+                }
+                // It goes to the end, so that it is not the first choice again when its time is over.
+                self.all.retain(|known| *known != server);
+                self.all.push(server);
+            }
+            Event::Failed(_) => {}
+            Event::Listed(servers) if !servers.is_empty() => {
+                self.replace(servers);
+                self.fetch_backoff.reset();
+                self.next_fetch = self.refresh.map(|refresh| now + refresh);
+            }
+            Event::Listed(_) | Event::NotListed => {
+                let wait = self.fetch_backoff.next_wait();
+                self.next_fetch = self.refresh.map(|refresh| now + wait.min(refresh));
+            }
+        }
+        self.tell(now);
+    }
+
+    fn wake(&mut self, now: Moment) {
+        if self.next_fetch.is_some_and(|at| at <= now) {
+            self.next_fetch = None;
+            self.due.push_back(Effect::Fetch);
+        }
+        for out in self.out.values_mut().filter(|out| out.until <= now) {
+            out.until = Moment::ZERO;
+        }
+        self.tell(now);
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        // Only what would change the order wakes: with one server there is nothing to choose.
+        let back = self
+            .out
+            .values()
+            .map(|out| out.until)
+            .filter(|until| *until > Moment::ZERO && self.all.len() > 1)
+            .filter(|_| {
+                self.told
+                    .first()
+                    .is_some_and(|first| self.out.contains_key(first))
+            })
+            .min();
+        [self.next_fetch, back].into_iter().flatten().min()
+    }
+
+    fn effect(&mut self) -> Option<Effect> {
+        self.due.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn three() -> Vec<String> {
+        ["a", "b", "c"].map(str::to_owned).to_vec()
+    }
+
+    fn preferred(machine: &mut Servers) -> Vec<Arc<str>> {
+        let mut last = machine.told.clone();
+        while let Some(effect) = machine.effect() {
+            if let Effect::Prefer(order) = effect {
+                last = order;
+            }
+        }
+        last
+    }
+
+    #[test]
+    fn the_first_choice_falls_on_every_server_for_some_seed() {
+        let firsts: std::collections::BTreeSet<_> = (0..64)
+            .map(|seed| preferred(&mut Servers::fixed(three(), seed))[0].clone())
+            .collect();
+        assert_eq!(firsts.len(), 3);
+    }
+
+    #[test]
+    fn an_empty_answer_of_the_address_server_keeps_the_list() {
+        let mut machine = Servers::fetched(Duration::from_secs(30), 1);
+        assert_eq!(machine.effect(), Some(Effect::Fetch));
+        machine.handle(Moment::ZERO, Event::Listed(three()));
+        assert_eq!(preferred(&mut machine).len(), 3);
+        machine.handle(Duration::from_secs(30), Event::Listed(Vec::new()));
+        assert_eq!(preferred(&mut machine).len(), 3);
+        assert!(machine.deadline().unwrap() <= Duration::from_secs(60));
+    }
+
+    #[test]
+    fn an_address_server_that_is_away_is_asked_again_with_growing_waits() {
+        let mut machine = Servers::fetched(Duration::from_secs(30), 1);
+        let mut now = Moment::ZERO;
+        for _ in 0..20 {
+            assert_eq!(machine.effect(), Some(Effect::Fetch));
+            machine.handle(now, Event::NotListed);
+            let next = machine.deadline().unwrap();
+            assert!(next > now && next <= now + Duration::from_secs(30));
+            now = next;
+            machine.wake(now);
+        }
+    }
+
+    proptest! {
+        /// Whatever fails or answers: every server stays in the order, and while one works it comes first.
+        #[test]
+        fn a_server_that_works_comes_first_and_none_is_forgotten(seed: u64, failures in prop::collection::vec((0_usize..3, 0_u64..5000), 0..60)) {
+            let mut machine = Servers::fixed(three(), seed);
+            let mut now = Moment::ZERO;
+            for (which, wait) in failures {
+                now += Duration::from_millis(wait);
+                machine.wake(now);
+                machine.handle(now, Event::Failed(["a", "b", "c"][which].into()));
+                let order = preferred(&mut machine);
+                prop_assert_eq!(order.len(), 3);
+                let is_out = |server: &Arc<str>| machine.out.get(server).is_some_and(|out| out.until > now);
+                if order.iter().any(|server| !is_out(server)) {
+                    prop_assert!(!is_out(&order[0]));
+                }
+            }
+            machine.handle(now, Event::Answered("b".into()));
+            prop_assert!(!machine.out.contains_key("b"));
+        }
+
+        /// Waking at a deadline moves it on: the loop that drives the machine never spins.
+        #[test]
+        fn a_deadline_that_was_met_is_over(seed: u64, failures in prop::collection::vec((0_usize..3, 0_u64..5000), 0..60)) {
+            let mut machine = Servers::fixed(three(), seed);
+            let mut now = Moment::ZERO;
+            for (which, wait) in failures {
+                now += Duration::from_millis(wait);
+                machine.handle(now, Event::Failed(["a", "b", "c"][which].into()));
+                if let Some(deadline) = machine.deadline() {
+                    now = now.max(deadline);
+                    machine.wake(now);
+                    prop_assert!(machine.deadline().is_none_or(|next| next > now));
+                }
+            }
+        }
+
+        /// A server in use is not left for another one without a failure.
+        #[test]
+        fn answers_never_change_the_choice(seed: u64, answers in prop::collection::vec(0_usize..3, 0..20)) {
+            let mut machine = Servers::fixed(three(), seed);
+            let first = preferred(&mut machine);
+            for which in answers {
+                machine.handle(Duration::from_secs(1), Event::Answered(["a", "b", "c"][which].into()));
+            }
+            prop_assert_eq!(preferred(&mut machine), first);
+        }
+    }
+}
