@@ -1,5 +1,10 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
+pub mod gate;
+pub mod locate;
+pub mod probe;
+pub mod registrar;
+pub mod services;
 pub mod view;
 
 use crate::machine::Epoch;

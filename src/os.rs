@@ -1,6 +1,7 @@
 //! The operating system: addresses, watches, signals, systemd; each file one mechanism with typed errors.
 
 pub mod address;
+pub mod command;
 pub mod signals;
 pub mod systemd;
 pub mod watch;

@@ -1,7 +1,35 @@
 //! What is true now, as `status`, `explain` and `/metrics` show it: plain values that actors publish and nobody else changes.
 
+use crate::machine::Epoch;
+use crate::machine::Moment;
 use crate::nacos::model::{ConfigKey, InstanceKey, ServiceKey};
-use std::{path::PathBuf, time::SystemTime};
+use std::{collections::VecDeque, path::PathBuf, time::SystemTime};
+
+/// So many things that happened are kept of each service and target.
+const KEPT: usize = 16;
+
+/// The last things that happened, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History(VecDeque<(Moment, String)>);
+
+impl History {
+    /// Adds one sentence; the oldest gives way.
+    pub fn add(&mut self, now: Moment, sentence: String) {
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, sentence));
+    }
+
+    /// As `explain` shows it.
+    #[must_use]
+    pub fn wall(&self, epoch: Epoch) -> Vec<(SystemTime, String)> {
+        self.0
+            .iter()
+            .map(|(at, sentence)| (epoch.wall(*at), sentence.clone()))
+            .collect()
+    }
+}
 
 /// State of one service (the contract of `status --json`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +50,38 @@ pub enum ServiceState {
     Refused,
     /// The registry cannot be reached.
     Unreachable,
+}
+
+impl ServiceState {
+    /// The word of the contract.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Registering => "registering",
+            Self::Registered => "registered",
+            Self::Unhealthy => "unhealthy",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+impl TargetState {
+    /// The word of the contract.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Applied => "applied",
+            Self::Pending => "pending",
+            Self::Rejected => "rejected",
+            Self::Missing => "missing",
+            Self::Unreachable => "unreachable",
+        }
+    }
 }
 
 /// State of one target (the contract of `status --json`; `held` and `rolled_back` come with lists and verification).
@@ -46,6 +106,8 @@ pub enum TargetState {
 pub struct ServiceView {
     /// Service.
     pub service: ServiceKey,
+    /// Port.
+    pub port: u16,
     /// Instance; `None` while the address is not known.
     pub instance: Option<InstanceKey>,
     /// State.

@@ -1,0 +1,239 @@
+//! What `status --json` is (the contract), made from the actors' views; `explain` and the table are made from it in turn.
+
+use super::catalog::Known;
+use super::view::{ServiceView, TargetView};
+use crate::dates;
+use crate::descriptor::settings::{Origin, Settings};
+use crate::machine::Epoch;
+use crate::nacos::model::Connection;
+use serde::{Deserialize, Serialize};
+
+/// The whole of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The connection to the registry.
+    pub registry: Registry,
+    /// Services, sorted.
+    pub services: Vec<Service>,
+    /// Configurations kept as files, sorted.
+    pub configs: Vec<Config>,
+    /// Instance lists kept as files; none in this version.
+    pub subscriptions: Vec<serde_json::Value>,
+    /// What is wrong with settings or descriptors now.
+    pub problems: Vec<Problem>,
+    /// Every setting with its origin.
+    pub settings: Vec<Setting>,
+    /// Version of the agent.
+    pub version: String,
+}
+
+/// The connection to the registry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Registry {
+    /// `connected` or `unreachable`.
+    pub state: String,
+    /// Base URL of the server in use.
+    pub server: Option<String>,
+    /// `http` or `grpc`.
+    pub transport: String,
+    /// Version of the server, where it told it.
+    pub version: Option<String>,
+    /// Why it is not connected.
+    pub reason: Option<String>,
+    /// RFC 3339.
+    pub since: String,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Happened {
+    /// RFC 3339.
+    pub at: String,
+    /// One sentence.
+    pub what: String,
+}
+
+/// One service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Service {
+    /// Name.
+    pub name: String,
+    /// Group.
+    pub group: String,
+    /// Namespace id.
+    pub namespace: String,
+    /// Port.
+    pub port: u16,
+    /// `ip:port`, while the address is known.
+    pub instance: Option<String>,
+    /// State.
+    pub state: String,
+    /// One sentence, null when all is well.
+    pub reason: Option<String>,
+    /// RFC 3339.
+    pub since: String,
+    /// The last probe in words.
+    pub probe: String,
+    /// How the address was chosen.
+    pub address_origin: Option<String>,
+    /// What happened last, oldest first.
+    pub history: Vec<Happened>,
+}
+
+/// One configuration kept as a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Data id.
+    pub data_id: String,
+    /// Group.
+    pub group: String,
+    /// Namespace id.
+    pub namespace: String,
+    /// File.
+    pub path: String,
+    /// Whether `startupz` and `once` wait for it.
+    pub required: bool,
+    /// State.
+    pub state: String,
+    /// One sentence, null when all is well.
+    pub reason: Option<String>,
+    /// RFC 3339.
+    pub since: String,
+    /// MD5 of the file's content, where known.
+    pub md5: Option<String>,
+    /// What happened last, oldest first.
+    pub history: Vec<Happened>,
+}
+
+/// One mistake in what an operator wrote.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// `file:line:column`.
+    pub at: String,
+    /// Key path.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// The next step.
+    pub help: Option<String>,
+}
+
+/// One setting.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setting {
+    /// `registry.servers`.
+    pub key: String,
+    /// What it is; secrets are not shown.
+    pub value: String,
+    /// `default`, `FILE:LINE`, `variable NAME`, `flag NAME`.
+    pub origin: String,
+}
+
+/// Puts the views together.
+#[must_use]
+pub fn picture(
+    epoch: Epoch,
+    settings: &Settings,
+    connection: &Connection,
+    services: Vec<ServiceView>,
+    targets: &[TargetView],
+    known: Option<&Known>,
+) -> Status {
+    let happened = |history: &[(std::time::SystemTime, String)]| {
+        history
+            .iter()
+            .map(|(at, what)| Happened {
+                at: dates::rfc3339(*at),
+                what: what.clone(),
+            })
+            .collect()
+    };
+    let mut configs: Vec<Config> = targets
+        .iter()
+        .map(|view| Config {
+            data_id: view.config.data_id.to_string(),
+            group: view.config.group.to_string(),
+            namespace: view.config.namespace.to_string(),
+            path: view.path.display().to_string(),
+            required: view.required,
+            state: view.state.word().to_owned(),
+            reason: view.reason.clone(),
+            since: dates::rfc3339(view.since),
+            md5: view.md5.clone(),
+            history: happened(&view.history),
+        })
+        .collect();
+    configs.sort_by(|a, b| a.path.cmp(&b.path));
+    Status {
+        registry: Registry {
+            state: if connection.up {
+                "connected"
+            } else {
+                "unreachable"
+            }
+            .to_owned(),
+            server: connection.server.clone(),
+            transport: connection.transport.to_owned(),
+            version: connection.version.as_ref().map(ToString::to_string),
+            reason: connection.reason.clone(),
+            since: dates::rfc3339(epoch.wall(connection.since)),
+        },
+        services: services
+            .into_iter()
+            .map(|view| Service {
+                name: view.service.name.to_string(),
+                group: view.service.group.to_string(),
+                namespace: view.service.namespace.to_string(),
+                port: view.port,
+                instance: view.instance.map(|key| address(key.ip, key.port)),
+                state: view.state.word().to_owned(),
+                reason: view.reason,
+                since: dates::rfc3339(view.since),
+                probe: view.probe,
+                address_origin: view.address_origin,
+                history: happened(&view.history),
+            })
+            .collect(),
+        configs,
+        subscriptions: Vec::new(),
+        problems: known.map_or_else(Vec::new, |known| {
+            known
+                .problems
+                .iter()
+                .map(|problem| Problem {
+                    at: match problem.place {
+                        Some(at) => format!(
+                            "{}:{}:{}",
+                            problem.source.display(),
+                            at.line,
+                            at.column
+                        ),
+                        None => problem.source.display().to_string(),
+                    },
+                    key: problem.key.clone(),
+                    message: problem.message.clone(),
+                    help: problem.help.clone(),
+                })
+                .collect()
+        }),
+        settings: settings
+            .origins
+            .iter()
+            .map(|(key, value, origin)| Setting {
+                key: key.clone(),
+                value: value.clone(),
+                origin: match origin {
+                    Origin::Default => "default".to_owned(),
+                    Origin::File(path, line) => format!("{}:{line}", path.display()),
+                    Origin::Variable(name) => format!("variable {name}"),
+                    Origin::Flag(name) => format!("flag {name}"),
+                },
+            })
+            .collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn address(ip: std::net::IpAddr, port: u16) -> String {
+    std::net::SocketAddr::new(ip, port).to_string()
+}
