@@ -265,10 +265,7 @@ mod tests {
                 healthy: true,
             },
         );
-        assert_eq!(
-            run(&mut check, s(60)),
-            [(s(6), Effect::Remove { who: 1 })]
-        );
+        assert_eq!(run(&mut check, s(60)), [(s(6), Effect::Remove { who: 1 })]);
     }
 
     #[derive(Clone, Debug)]

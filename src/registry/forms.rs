@@ -136,7 +136,11 @@ impl Params {
         };
         check_service(name)?;
         check_plain("group", 128, group)?;
-        for clusters in [self.get("clusters"), self.get("clusterName"), self.get("cluster")] {
+        for clusters in [
+            self.get("clusters"),
+            self.get("clusterName"),
+            self.get("cluster"),
+        ] {
             for cluster in clusters.unwrap_or_default().split(',') {
                 check_cluster(cluster)?;
             }
@@ -154,8 +158,8 @@ impl Params {
     }
 }
 
-/// One value of a form.
-fn decode(text: &str) -> String {
+/// One name or value of a form, decoded once.
+pub(crate) fn decode(text: &str) -> String {
     let text = text.replace('+', " ");
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
@@ -269,7 +273,10 @@ fn check_port(value: &str) -> Result<u16, Refusal> {
 }
 
 fn cjk_or_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | '\u{4e00}'..='\u{9fa5}')
+    matches!(
+        c,
+        ' ' | '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | '\u{4e00}'..='\u{9fa5}'
+    )
 }
 
 #[cfg(test)]

@@ -9,10 +9,23 @@ use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
+use crate::registry::config::ConfigKey;
+use crate::registry::config::Configs;
+use crate::registry::long_poll;
+use crate::registry::long_poll::LongPoll;
+use crate::registry::long_poll::Poll;
 use crate::registry::naming::Address;
 use crate::registry::naming::Naming;
-use std::sync::{Mutex, PoisonError};
-use tokio::{sync::Notify, time};
+use crate::registry::refusal::Refusal;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    time,
+};
 
 /// An ephemeral instance, for the beat check.
 pub(crate) type Who = (ServiceKey, Address);
@@ -22,14 +35,30 @@ pub(crate) type Who = (ServiceKey, Address);
 pub(crate) struct State {
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
+    pub(crate) configs: Configs,
+    pub(crate) polls: LongPoll,
+    /// Who waits for which poll; an entry leaves with its answer or with its client.
+    waiting: BTreeMap<Poll, oneshot::Sender<Result<Vec<ConfigKey>, Refusal>>>,
+    next: Poll,
 }
 
 impl State {
     fn deadline(&self) -> Option<Moment> {
-        [self.naming.deadline(), self.beats.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.naming.deadline(),
+            self.beats.deadline(),
+            self.polls.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn tell(&mut self, poll: Poll, told: Result<Vec<ConfigKey>, Refusal>) {
+        if let Some(waiting) = self.waiting.remove(&poll) {
+            // Who does not listen any more has left, and his guard says so.
+            _ = waiting.send(told);
+        }
     }
 
     /// Lets happen what is due, and carries out what the machines want.
@@ -46,6 +75,30 @@ impl State {
             }
         }
         self.naming.wake(now);
+        self.polls.wake(now);
+        while let Some(effect) = self.polls.effect() {
+            match effect {
+                long_poll::Effect::Answer { poll, changed } => self.tell(poll, Ok(changed)),
+                long_poll::Effect::Refuse { poll } => {
+                    self.tell(poll, Err(Refusal::Full("held polls", long_poll::POLLS)));
+                }
+            }
+        }
+    }
+}
+
+/// Takes a poll out when whoever waits for it goes away.
+struct Guard<'a> {
+    keeper: &'a Keeper,
+    poll: Poll,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.keeper.with(|state, now| {
+            state.waiting.remove(&self.poll);
+            state.polls.handle(now, long_poll::Event::Left(self.poll));
+        });
     }
 }
 
@@ -65,6 +118,10 @@ impl Keeper {
             state: Mutex::new(State {
                 naming: Naming::default(),
                 beats: BeatCheck::new(),
+                configs: Configs::default(),
+                polls: LongPoll::default(),
+                waiting: BTreeMap::new(),
+                next: 0,
             }),
             sooner: Notify::new(),
         }
@@ -88,6 +145,39 @@ impl Keeper {
             self.sooner.notify_one();
         }
         answer
+    }
+
+    /// Which of these (key, the client's MD5) changed: at once if any did or `hold` is `None`, else when one does or the hold ends.
+    pub(crate) async fn changed(
+        &self,
+        asked: Vec<(ConfigKey, String)>,
+        hold: Option<Duration>,
+    ) -> Result<Vec<ConfigKey>, Refusal> {
+        let (answer, told) = oneshot::channel();
+        let poll = self.with(|state, now| {
+            let poll = state.next;
+            state.next += 1;
+            state.waiting.insert(poll, answer);
+            let keys = asked
+                .into_iter()
+                .map(|(key, md5)| {
+                    let differs = state.configs.md5(&key) != md5;
+                    (key, differs)
+                })
+                .collect();
+            state
+                .polls
+                .handle(now, long_poll::Event::Asked { poll, keys, hold });
+            poll
+        });
+        let _guard = Guard { keeper: self, poll };
+        // Every poll is answered, at the latest by its deadline; a lost sender would be an empty answer.
+        told.await.unwrap_or_else(|_| Ok(Vec::new()))
+    }
+
+    /// Lets all held polls go, and holds none from now on.
+    pub(crate) fn release(&self) {
+        self.with(|state, now| state.polls.handle(now, long_poll::Event::Stopping));
     }
 
     /// Sleeps until the next deadline, for ever.

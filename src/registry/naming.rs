@@ -65,7 +65,10 @@ impl Record {
             .and_then(Option::as_ref)
             .is_some_and(|value| value.raw().eq_ignore_ascii_case("true"));
         let default = Patience::default();
-        let or = |key, default| self.millis(key).map_or(default, Duration::from_millis);
+        let or = |key, default| {
+            self.millis(key)
+                .map_or(default, |ms| Duration::from_millis(ms).min(FOR_EVER))
+        };
         (!off).then(|| Patience {
             unhealthy: or(TIMEOUT, default.unhealthy),
             removed: or(DELETE, default.removed),
@@ -73,6 +76,8 @@ impl Record {
     }
 }
 
+/// The longest silence: what metadata say above it could not be added to a moment.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// `preserved.heart.beat.interval`.
 pub(crate) const INTERVAL: &str = "preserved.heart.beat.interval";
 /// `preserved.heart.beat.timeout`.
@@ -342,13 +347,7 @@ impl Naming {
     }
 
     /// The beat check's word.
-    pub(crate) fn tell(
-        &mut self,
-        now: Moment,
-        key: &ServiceKey,
-        address: &Address,
-        healthy: bool,
-    ) {
+    pub(crate) fn tell(&mut self, now: Moment, key: &ServiceKey, address: &Address, healthy: bool) {
         if let Some(service) = self.services.get_mut(key)
             && let Some(record) = service.instances.get_mut(address)
         {
@@ -426,10 +425,9 @@ impl Naming {
             clippy::cast_precision_loss,
             reason = "the original divides floats too, and counts are small"
         )]
-        let protected = service
-            .settings
-            .as_ref()
-            .is_some_and(|s| !hosts.is_empty() && healthy as f32 / hosts.len() as f32 <= s.threshold.max(0.0));
+        let protected = service.settings.as_ref().is_some_and(|s| {
+            !hosts.is_empty() && healthy as f32 / hosts.len() as f32 <= s.threshold.max(0.0)
+        });
         if protected {
             for (_, record) in &mut hosts {
                 record.healthy = true;
@@ -675,9 +673,7 @@ mod tests {
     fn protection_masks_only_a_service_with_settings() {
         let mut naming = naming(&[true, false, false]);
         assert!(!naming.list(&key("s"), &[], false).protected);
-        naming
-            .update(NOW, &key("s"), 0.6, Metadata::new())
-            .unwrap();
+        naming.update(NOW, &key("s"), 0.6, Metadata::new()).unwrap();
         let masked = naming.list(&key("s"), &[], false);
         assert!(masked.protected && masked.hosts.iter().all(|(_, r)| r.healthy));
         let healthy = naming.list(&key("s"), &[], true);
@@ -714,9 +710,7 @@ mod tests {
     #[test]
     fn an_empty_service_goes_with_its_settings_after_a_minute() {
         let mut naming = Naming::default();
-        naming
-            .create(NOW, &key("s"), Settings::default())
-            .unwrap();
+        naming.create(NOW, &key("s"), Settings::default()).unwrap();
         assert_eq!(naming.deadline(), Some(NOW + EMPTY));
         naming.wake(NOW + EMPTY);
         assert!(!naming.knows(&key("s")));
@@ -728,11 +722,12 @@ mod tests {
         let mut naming = Naming::default();
         let still = naming.health_by_hand(&key("s"), "DEFAULT", &address(0));
         assert!(matches!(still, Err(Refusal::StillChecking { .. })));
-        naming
-            .create(NOW, &key("s"), Settings::default())
-            .unwrap();
+        naming.create(NOW, &key("s"), Settings::default()).unwrap();
         naming.uncheck(NOW, &key("s"), "DEFAULT").unwrap();
-        assert_eq!(naming.health_by_hand(&key("s"), "DEFAULT", &address(0)), Ok(()));
+        assert_eq!(
+            naming.health_by_hand(&key("s"), "DEFAULT", &address(0)),
+            Ok(())
+        );
         naming
             .register(NOW, &key("s"), true, address(0), record(true))
             .unwrap();

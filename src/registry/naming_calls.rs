@@ -141,11 +141,7 @@ fn deregister(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     let address = address(params)?;
     let persistent = !params.flag(&["ephemeral"], true);
     keeper.with(|state, now| {
-        if state
-            .naming
-            .deregister(now, &service, persistent, &address)
-            && !persistent
-        {
+        if state.naming.deregister(now, &service, persistent, &address) && !persistent {
             let who = (service, address);
             state.beats.handle(now, Event::Left { who });
         }
@@ -305,7 +301,12 @@ fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal
     let metadata = beat
         .metadata
         .iter()
-        .map(|(key, value)| (Foreign::from(key.as_str()), Some(Foreign::from(value.as_str()))))
+        .map(|(key, value)| {
+            (
+                Foreign::from(key.as_str()),
+                Some(Foreign::from(value.as_str())),
+            )
+        })
         .collect();
     forms::check_metadata(&metadata)?;
     let address = Address {
@@ -348,11 +349,14 @@ fn beat(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
                 .unwrap_or_else(|| params.cluster());
             let (address, record) = beaten(&beat, cluster)?;
             // The original keeps that service alive which the beat itself names, `group@@name`; without it, none.
-            let alive = beat.service_name.split_once("@@").map(|(group, name)| ServiceKey {
-                namespace: service.namespace.clone(),
-                group: group.into(),
-                name: name.into(),
-            });
+            let alive = beat
+                .service_name
+                .split_once("@@")
+                .map(|(group, name)| ServiceKey {
+                    namespace: service.namespace.clone(),
+                    group: group.into(),
+                    name: name.into(),
+                });
             (address, Some((record, !beat.ephemeral)), alive)
         }
     };
@@ -452,7 +456,9 @@ fn describe_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal>
 }
 
 fn list_services(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
-    let page = params.number("pageNo")?.ok_or(Refusal::Required("pageNo"))?;
+    let page = params
+        .number("pageNo")?
+        .ok_or(Refusal::Required("pageNo"))?;
     let size = params
         .number("pageSize")?
         .ok_or(Refusal::Required("pageSize"))?;
@@ -490,7 +496,11 @@ fn update_cluster(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
 fn health_by_hand(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
-    if params.get("healthy").or_else(|| params.get("valid")).is_none() {
+    if params
+        .get("healthy")
+        .or_else(|| params.get("valid"))
+        .is_none()
+    {
         return Err(Refusal::Required("healthy"));
     }
     let cluster = params.cluster();

@@ -80,6 +80,8 @@ pub(crate) enum Refusal {
     Selector,
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
+    /// A data id or group of nothing but blanks.
+    InvalidName(&'static str, String),
     /// Content of nothing but blanks.
     BlankContent(String),
     /// Content over [`super::config::CONTENT`] characters.
@@ -154,9 +156,10 @@ impl Refusal {
         let (status, dress) = self.said();
         let (body, content_type) = match dress {
             Dress::Words(text) if half == Half::Naming => (Body::Text(text), Some(TEXT)),
-            Dress::Words(text) | Dress::Caused(text) => {
-                (Body::Text(format!("caused: {};", escape(&text))), Some(TEXT))
-            }
+            Dress::Words(text) | Dress::Caused(text) => (
+                Body::Text(format!("caused: {};", escape(&text))),
+                Some(TEXT),
+            ),
             Dress::Checked(text) => (
                 Body::Text(format!("{text}\r\n")),
                 (half == Half::Config).then_some(CONFIG),
@@ -305,6 +308,7 @@ impl Refusal {
                     "health check is still working, service: {service}, cluster: {cluster}"
                 )),
             ),
+            Self::InvalidName(name, value) => (400, Words(format!("invalid {name} : {value}"))),
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong => (
                 400,
