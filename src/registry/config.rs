@@ -167,10 +167,11 @@ mod tests {
     #[test]
     fn cas_guards_what_is_there_and_creates_what_is_not() {
         let mut configs = Configs::default();
+        let one = md5_hex(b"1");
         let mut put = |content, cas| configs.publish(UNIX_EPOCH, &key("a"), publish(content, cas));
         assert_eq!(put("1", Some("anything")), Ok(true));
         assert_eq!(put("2", Some("anything")), Err(Refusal::Cas));
-        assert_eq!(put("2", Some(&md5_hex(b"1"))), Ok(true));
+        assert_eq!(put("2", Some(&one)), Ok(true));
         assert_eq!(put("2", None), Ok(false));
         assert_eq!(configs.md5(&key("a")), md5_hex(b"2"));
         assert_eq!(configs.md5(&key("b")), "");
