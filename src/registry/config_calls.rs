@@ -24,7 +24,7 @@ use std::time::Duration;
 const KEYS: usize = 10_000;
 
 /// Answers a call whose route begins with `/v1/cs`.
-pub(crate) async fn answer(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
     let known = match call.route.as_str() {
         "/v1/cs/configs" => ["POST", "GET", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],
@@ -38,9 +38,9 @@ pub(crate) async fn answer(keeper: &Keeper, call: &Call) -> Result<Answer, Refus
     }
     check(&call.params)?;
     match call.method.as_str() {
-        "POST" => publish(keeper, call),
-        "GET" => get(keeper, call),
-        _ => delete(keeper, call),
+        "POST" => publish(keeper, &call),
+        "GET" => get(keeper, &call),
+        _ => delete(keeper, &call),
     }
 }
 
@@ -200,7 +200,7 @@ fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
         .collect()
 }
 
-async fn listen(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+async fn listen(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
     let asked = asked(&call.params)?;
     let Some(timeout) = call.header("Long-Pulling-Timeout") else {
         let changed = keeper.changed(asked, None).await?;
@@ -214,6 +214,8 @@ async fn listen(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
     let hang_up = call
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
+    // A held poll keeps its keys, not the form they came in.
+    drop(call);
     let changed = keeper.changed(asked, (!hang_up).then_some(hold)).await?;
     if changed.is_empty() {
         return Ok(Answer {
@@ -234,7 +236,7 @@ async fn listen(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
 fn short(changed: &[ConfigKey]) -> Answer {
     let mut old = String::new();
     for key in changed {
-        old.push_str(&format!("{}:{};", key.data_id, key.group));
+        old.extend([&key.data_id, ":", &key.group, ";"]);
     }
     let mut headers = vec![
         ("Probe-Modify-Response", old),

@@ -41,7 +41,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -60,8 +60,8 @@ const HEAD_BYTES: usize = 64 * 1024;
 const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a publish at most: a content of the full size, form-encoded at its worst.
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
-/// Publishes over [`BODY_BYTES`] that are read at one time.
-const LARGE_BODIES: usize = 2;
+/// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
+const BODIES_KIB: u32 = 64 * 1024;
 /// How long answers under way may take at the end.
 const LEAVE: Duration = Duration::from_secs(2);
 /// After an error of accept (out of descriptors): not at once again.
@@ -111,7 +111,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         keeper: Arc::clone(&keeper),
         address,
         allow_hosts: options.allow_hosts,
-        large: Semaphore::new(LARGE_BODIES),
+        bodies: Semaphore::new(BODIES_KIB as usize),
     });
     let (end, ended) = watch::channel(false);
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
@@ -207,7 +207,7 @@ struct Door {
     keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
-    large: Semaphore,
+    bodies: Semaphore,
 }
 
 impl Door {
@@ -244,11 +244,11 @@ impl Door {
         } else {
             BODY_BYTES
         };
-        let form = self.body(body, most).await?;
+        let (form, share) = self.body(body, most).await?;
         if is_form(&head.headers) {
             params.add(&String::from_utf8_lossy(&form));
         }
-        drop(form);
+        drop((form, share));
         let call = Call {
             method: head.method.as_str().to_owned(),
             path: path.to_owned(),
@@ -259,33 +259,37 @@ impl Door {
         if call.route.starts_with("/v1/ns/") {
             naming_calls::answer(&self.keeper, &call)
         } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(&self.keeper, &call).await
+            config_calls::answer(&self.keeper, call).await
         } else {
             console_calls::answer(&self.keeper, &call, self.address)
         }
     }
 
-    /// The body, if it is not over `most` bytes and comes in time; large ones wait for each other.
-    async fn body(&self, body: Incoming, most: usize) -> Result<Bytes, Refusal> {
-        let sized = body.size_hint().exact();
-        let bytes = usize::try_from(sized.unwrap_or(0)).unwrap_or(usize::MAX);
+    /// The body, if it is not over `most` bytes and comes in time; and its share of the memory for bodies.
+    async fn body(
+        &self,
+        body: Incoming,
+        most: usize,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Refusal> {
+        let bytes = match body.size_hint().exact() {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => most,
+        };
         if bytes > most {
             return Err(Refusal::BodyTooLarge(most));
         }
+        let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
         let read = async {
-            let _turn = if most > BODY_BYTES && (sized.is_none() || bytes > BODY_BYTES) {
-                self.large.acquire().await.ok()
-            } else {
-                None
-            };
-            Limited::new(body, most).collect().await
+            // The semaphore is never closed.
+            let share = self.bodies.acquire_many(share.min(BODIES_KIB)).await.ok();
+            (Limited::new(body, most).collect().await, share)
         };
         match time::timeout(BODY, read).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Ok((Ok(body), share)) => Ok((body.to_bytes(), share)),
+            Ok((Err(error), _)) if error.is::<http_body_util::LengthLimitError>() => {
                 Err(Refusal::BodyTooLarge(most))
             }
-            Ok(Err(_)) | Err(_) => Err(Refusal::BodyUnreadable),
+            Ok((Err(_), _)) | Err(_) => Err(Refusal::BodyUnreadable),
         }
     }
 

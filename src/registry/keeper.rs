@@ -191,3 +191,137 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nacos::model::Namespace;
+    use crate::registry::beat_check::Event;
+    use crate::registry::beat_check::Patience;
+    use crate::registry::config::Publish;
+    use crate::registry::naming::Metadata;
+    use crate::registry::naming::Record;
+
+    fn who() -> Who {
+        let service = ServiceKey {
+            namespace: Namespace::public(),
+            group: "DEFAULT_GROUP".into(),
+            name: "orders".into(),
+        };
+        let address = Address {
+            ip: "10.0.0.1".into(),
+            port: 80,
+        };
+        (service, address)
+    }
+
+    fn key() -> ConfigKey {
+        ConfigKey {
+            tenant: String::new(),
+            group: "g".into(),
+            data_id: "a".into(),
+        }
+    }
+
+    fn asked() -> Vec<(ConfigKey, String)> {
+        vec![(key(), String::new())]
+    }
+
+    const HOLD: Option<Duration> = Some(Duration::from_secs(10));
+
+    /// Runs the keeper's task beside `work`.
+    async fn beside<T>(keeper: &Keeper, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = keeper.keep() => unreachable!("it sleeps for ever"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_instance_falls_ill_then_goes_and_its_service_a_minute_later() {
+        let keeper = Keeper::new(Epoch::start());
+        let (service, address) = who();
+        keeper.with(|state, now| {
+            let record = Record {
+                cluster: "DEFAULT".into(),
+                weight: 1.0,
+                healthy: true,
+                enabled: true,
+                metadata: Metadata::new(),
+            };
+            state
+                .naming
+                .register(now, &service, false, address.clone(), record)
+                .unwrap();
+            state.beats.handle(
+                now,
+                Event::Registered {
+                    who: who(),
+                    patience: Patience::default(),
+                    healthy: true,
+                },
+            );
+        });
+        // The lock is taken without settling, so only the keeper's own task can have done it.
+        let seen = || {
+            let state = keeper.state.lock().unwrap();
+            let record = state.naming.seen(&service, &address);
+            (record.map(|r| r.healthy), state.naming.knows(&service))
+        };
+        beside(&keeper, async {
+            for (after, then) in [
+                (14, (Some(true), true)),
+                (2, (Some(false), true)),
+                (15, (None, true)),
+                (60, (None, false)),
+            ] {
+                time::sleep(Duration::from_secs(after)).await;
+                assert_eq!(seen(), then);
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_poll_ends_with_its_hold() {
+        let keeper = Keeper::new(Epoch::start());
+        let began = time::Instant::now();
+        let told = beside(&keeper, keeper.changed(asked(), HOLD)).await;
+        assert_eq!(told, Ok(Vec::new()));
+        assert_eq!(began.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publish_and_a_stop_let_held_polls_go() {
+        let keeper = Keeper::new(Epoch::start());
+        let publish = async {
+            keeper.with(|state, now| {
+                let publish = Publish {
+                    content: "1".into(),
+                    kind: "text",
+                    encrypted_data_key: String::new(),
+                    cas_md5: None,
+                };
+                let at = keeper.epoch().wall(now);
+                assert_eq!(state.configs.publish(at, &key(), publish), Ok(true));
+                state.polls.handle(now, long_poll::Event::Changed(key()));
+            });
+        };
+        let (told, ()) = tokio::join!(keeper.changed(asked(), HOLD), publish);
+        assert_eq!(told, Ok(vec![key()]));
+        let same = vec![(key(), crate::nacos::wire::md5_hex(b"1"))];
+        let (told, ()) = tokio::join!(keeper.changed(same, HOLD), async { keeper.release() });
+        assert_eq!(told, Ok(Vec::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_left_is_held_no_more() {
+        let keeper = Keeper::new(Epoch::start());
+        let left = time::timeout(Duration::from_secs(1), keeper.changed(asked(), HOLD)).await;
+        assert!(left.is_err());
+        let state = keeper.state.lock().unwrap();
+        assert!(state.waiting.is_empty());
+        assert_eq!(state.deadline(), None);
+    }
+}

@@ -297,6 +297,9 @@ fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
 
 /// A full beat as far as it describes an instance.
 fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal> {
+    if beat.ip.trim().is_empty() {
+        return Err(Refusal::Required("ip"));
+    }
     forms::check_ip(Some(&beat.ip))?;
     let metadata = beat
         .metadata

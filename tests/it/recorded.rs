@@ -4,7 +4,7 @@
 //! and the headers that clients read must be the recorded ones; times and counts of things outside the scene are left out, and
 //! hosts are compared as a set, because the original's order is that of a hash.
 
-use crate::support::LONG;
+use crate::support::{LONG, eventually};
 use outrigger::{
     machine::Epoch,
     registry::{self, Options},
@@ -366,6 +366,28 @@ fn keeps_configurations() {
         "config-get-deleted",
         "config-delete-again",
     ]);
+}
+
+#[test]
+fn who_falls_silent_is_removed_and_his_next_light_beat_is_20404() {
+    with_registry(|port| {
+        let metadata = r#"{"preserved.heart.beat.interval":"20","preserved.heart.beat.timeout":"40","preserved.ip.delete.timeout":"60"}"#;
+        let it = "serviceName=quiet&ip=10.0.0.1&port=80";
+        let body = format!("{it}&metadata={metadata}");
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        assert_eq!(
+            ask(port, "POST", "/v1/ns/instance", &form, &body).body,
+            "ok"
+        );
+        let list = "/v1/ns/instance/list?serviceName=quiet";
+        eventually("the instance is gone", LONG, || {
+            let answer = essence(&ask(port, "GET", list, &[], "").body);
+            answer["hosts"].as_array().unwrap().is_empty().then_some(())
+        });
+        let beat = format!("/v1/ns/instance/beat?{it}");
+        let answer = essence(&ask(port, "PUT", &beat, &[], "").body);
+        assert_eq!(answer["code"], 20404);
+    });
 }
 
 #[test]
