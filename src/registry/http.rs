@@ -58,7 +58,7 @@ const WRITE: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 * 1024;
 /// Bytes of a body at most, as the original's form limit.
 const BODY_BYTES: usize = 2 * 1024 * 1024;
-/// Bytes of a publish at most: a content of the full size, form-encoded at its worst.
+/// Bytes of a publish at most: a content of the full size in ASCII, every character of it percent-encoded.
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
 /// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
 const BODIES_KIB: u32 = 64 * 1024;

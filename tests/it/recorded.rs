@@ -369,6 +369,26 @@ fn keeps_configurations() {
 }
 
 #[test]
+fn a_content_of_the_full_size_comes_back_as_it_went_and_one_more_character_is_refused() {
+    with_registry(|port| {
+        let form = [("Content-Type", "application/x-www-form-urlencoded")];
+        let content = "x".repeat(10_485_760);
+        let body = format!("dataId=big&group=g&content={content}");
+        assert_eq!(
+            ask(port, "POST", "/v1/cs/configs", &form, &body).body,
+            "true"
+        );
+        let path = "/v1/cs/configs?dataId=big&group=g";
+        assert!(ask(port, "GET", path, &[], "").body == content);
+        let refused = ask(port, "POST", "/v1/cs/configs", &form, &format!("{body}x"));
+        assert_eq!(
+            (refused.status, refused.body.as_str()),
+            (400, "caused: invalid content, over 10485760;")
+        );
+    });
+}
+
+#[test]
 fn who_falls_silent_is_removed_and_his_next_light_beat_is_20404() {
     with_registry(|port| {
         let metadata = r#"{"preserved.heart.beat.interval":"20","preserved.heart.beat.timeout":"40","preserved.ip.delete.timeout":"60"}"#;
