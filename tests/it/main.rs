@@ -10,4 +10,5 @@
 )]
 
 mod agent;
+mod recorded;
 mod support;

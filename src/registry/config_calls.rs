@@ -1,0 +1,272 @@
+//! The calls of `/v1/cs`: publish, get, delete and the listener's long poll.
+
+use crate::machine::Machine;
+use crate::nacos::wire;
+use crate::nacos::wire::Listening;
+use crate::registry::call::Answer;
+use crate::registry::call::Call;
+use crate::registry::config;
+use crate::registry::config::Config;
+use crate::registry::config::ConfigKey;
+use crate::registry::config::Publish;
+use crate::registry::dates;
+use crate::registry::forms;
+use crate::registry::forms::Params;
+use crate::registry::keeper::Keeper;
+use crate::registry::long_poll;
+use crate::registry::refusal::CONFIG;
+use crate::registry::refusal::Refusal;
+use crate::registry::refusal::TEXT;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+use std::time::Duration;
+
+/// Configurations of one listener at most, as on 2.5.1.
+const KEYS: usize = 10_000;
+
+/// Answers a call whose route begins with `/v1/cs`.
+pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
+    let known = match call.route.as_str() {
+        "/v1/cs/configs" => ["POST", "GET", "DELETE"].as_slice(),
+        "/v1/cs/configs/listener" => &["POST"],
+        _ => return Err(Refusal::NoPath),
+    };
+    if !known.contains(&call.method.as_str()) {
+        return Err(Refusal::Method(call.method.clone()));
+    }
+    if call.route == "/v1/cs/configs/listener" {
+        return listen(keeper, call).await;
+    }
+    check(&call.params)?;
+    match call.method.as_str() {
+        "POST" => publish(keeper, &call),
+        "GET" => get(keeper, &call),
+        _ => delete(keeper, &call),
+    }
+}
+
+/// What `ParamCheckerFilter` does before any controller of configuration.
+fn check(params: &Params) -> Result<(), Refusal> {
+    forms::check_tenant(params.get("tenant"))?;
+    forms::check_plain("dataId", 256, params.get("dataId"))?;
+    forms::check_plain("group", 128, params.get("group"))
+}
+
+fn key(params: &Params) -> Result<ConfigKey, Refusal> {
+    Ok(ConfigKey {
+        data_id: params.parameter("dataId")?.trim().to_owned(),
+        group: params.parameter("group")?.trim().to_owned(),
+        tenant: params.get("tenant").unwrap_or_default().to_owned(),
+    })
+}
+
+fn yes() -> Answer {
+    Answer {
+        content_type: Some(CONFIG),
+        ..Answer::text("true")
+    }
+}
+
+/// `NamespaceUtil.processNamespaceParameter`: only publishing knows that `public` is the empty tenant.
+fn published_tenant(tenant: &str) -> &str {
+    if tenant.eq_ignore_ascii_case("null") || tenant == "public" {
+        ""
+    } else {
+        tenant
+    }
+}
+
+fn publish(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
+    if params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty()) {
+        return Err(Refusal::NotOffered("variants for tags or beta addresses"));
+    }
+    let mut key = key(params)?;
+    key.tenant = published_tenant(&key.tenant).to_owned();
+    let content = params.parameter("content")?;
+    for (name, value) in [("dataId", &key.data_id), ("group", &key.group)] {
+        if value.is_empty() {
+            return Err(Refusal::InvalidName(name, value.clone()));
+        }
+    }
+    if content.trim().is_empty() {
+        return Err(Refusal::BlankContent(content.to_owned()));
+    }
+    let publish = Publish {
+        content: content.to_owned(),
+        kind: config::kind(params.get("type")),
+        encrypted_data_key: params
+            .get("encryptedDataKey")
+            .unwrap_or_default()
+            .to_owned(),
+        cas_md5: call
+            .header("casMd5")
+            .filter(|md5| !md5.trim().is_empty())
+            .map(str::to_owned),
+    };
+    keeper.with(|state, now| {
+        let at = keeper.epoch().wall(now);
+        if state.configs.publish(at, &key, publish)? {
+            state.polls.handle(now, long_poll::Event::Changed(key));
+        }
+        Ok(yes())
+    })
+}
+
+fn get(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
+    if params.get("search").is_some() || params.get("show").is_some() {
+        return Err(Refusal::NotOffered(
+            "what the console asks of configurations",
+        ));
+    }
+    let key = key(params)?;
+    // No variant is kept, so one that is asked for by parameter is missing; the header falls back to the formal content.
+    if params.get("tag").is_some() {
+        return Err(Refusal::NoConfig);
+    }
+    keeper
+        .with(|state, _| state.configs.get(&key).cloned())
+        .map(shown)
+        .ok_or(Refusal::NoConfig)
+}
+
+fn shown(config: Config) -> Answer {
+    let mut headers = vec![
+        ("Config-Type", config.kind.to_owned()),
+        ("Content-MD5", config.md5),
+        ("Last-Modified", dates::http(config.modified)),
+        ("Encrypted-Data-Key", config.encrypted_data_key),
+    ];
+    headers.extend(not_cached());
+    Answer {
+        status: 200,
+        content_type: Some(TEXT),
+        headers,
+        body: config.content,
+    }
+}
+
+fn not_cached() -> [(&'static str, String); 3] {
+    [
+        ("Pragma", "no-cache".to_owned()),
+        ("Expires", "Thu, 01 Jan 1970 00:00:00 GMT".to_owned()),
+        ("Cache-Control", "no-cache,no-store".to_owned()),
+    ]
+}
+
+fn delete(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
+    if params.get("delType").is_some() || params.flag(&["beta"], false) {
+        return Err(Refusal::NotOffered(
+            "what the console asks of configurations",
+        ));
+    }
+    let key = key(params)?;
+    if params.get("tag").is_some() {
+        // There is no such variant, and the formal content must stay.
+        return Ok(yes());
+    }
+    keeper.with(|state, now| {
+        if state.configs.delete(&key) {
+            state.polls.handle(now, long_poll::Event::Changed(key));
+        }
+    });
+    Ok(yes())
+}
+
+/// What a listener asks about: the form's value is decoded once more, as the original does.
+fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
+    let text = params
+        .get("Listening-Configs")
+        .ok_or(Refusal::NothingListened)?;
+    let text = forms::decode(text);
+    // Without any separator nothing is named, which is not the same as a list of nothing.
+    let entries = Listening::read_asked(&text)
+        .filter(|entries| !entries.is_empty() && entries.len() <= KEYS)
+        .ok_or(Refusal::BadListening)?;
+    entries
+        .into_iter()
+        .map(|entry| {
+            forms::check_tenant(Some(&entry.tenant))?;
+            forms::check_plain("dataId", 256, Some(&entry.data_id))?;
+            forms::check_plain("group", 128, Some(&entry.group))?;
+            let key = ConfigKey {
+                tenant: entry.tenant,
+                group: entry.group,
+                data_id: entry.data_id,
+            };
+            Ok((key, entry.md5))
+        })
+        .collect()
+}
+
+async fn listen(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
+    let asked = asked(&call.params)?;
+    let Some(timeout) = call.header("Long-Pulling-Timeout") else {
+        let changed = keeper.changed(asked, None).await?;
+        return Ok(short(&changed));
+    };
+    let timeout = timeout
+        .trim()
+        .parse()
+        .map_err(|_| Refusal::NotANumber(timeout.to_owned()))?;
+    let hold = long_poll::hold(Duration::from_millis(timeout));
+    let hang_up = call
+        .header("Long-Pulling-Timeout-No-Hangup")
+        .is_some_and(|said| said.eq_ignore_ascii_case("true"));
+    // A held poll keeps its keys, not the form they came in.
+    drop(call);
+    let changed = keeper.changed(asked, (!hang_up).then_some(hold)).await?;
+    if changed.is_empty() {
+        return Ok(Answer {
+            content_type: Some(CONFIG),
+            ..Answer::text("")
+        });
+    }
+    let mut body = encoded(&changed);
+    body.push('\n');
+    Ok(Answer {
+        content_type: Some(CONFIG),
+        headers: not_cached().into(),
+        ..Answer::text(body)
+    })
+}
+
+/// The short poll of clients without `Long-Pulling-Timeout`: what changed is in headers, the body stays empty.
+fn short(changed: &[ConfigKey]) -> Answer {
+    let mut old = String::new();
+    for key in changed {
+        old.extend([&key.data_id, ":", &key.group, ";"]);
+    }
+    let mut headers = vec![
+        ("Probe-Modify-Response", old),
+        ("Probe-Modify-Response-New", encoded(changed)),
+    ];
+    headers.extend(not_cached());
+    Answer {
+        content_type: Some(CONFIG),
+        headers,
+        ..Answer::text("")
+    }
+}
+
+/// `URLEncoder.encode` leaves these.
+const URL_ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'.')
+    .remove(b'-')
+    .remove(b'*')
+    .remove(b'_');
+
+fn encoded(changed: &[ConfigKey]) -> String {
+    let mut text = String::new();
+    for key in changed {
+        wire::Listening {
+            data_id: key.data_id.clone(),
+            group: key.group.clone(),
+            md5: String::new(),
+            tenant: key.tenant.clone(),
+        }
+        .write_changed(&mut text);
+    }
+    percent_encoding::utf8_percent_encode(&text, URL_ENCODED).to_string()
+}

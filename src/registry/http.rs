@@ -1,0 +1,449 @@
+//! The registry's only socket: accepts, guards the door, reads bodies within bounds, and sends the calls' answers.
+//!
+//! Connections, header time, body size and body time are bounded; a peer that does not read is cut off. Routes are matched
+//! from the first `/v1/` of the path on, so any context path works. A stop is an ordered story: no new connection, held polls
+//! answered empty, answers under way finished, then what is left is cut.
+
+use crate::machine::Epoch;
+use crate::registry::Options;
+use crate::registry::StartError;
+use crate::registry::call::Answer;
+use crate::registry::call::Call;
+use crate::registry::config_calls;
+use crate::registry::console_calls;
+use crate::registry::forms::Params;
+use crate::registry::keeper::Keeper;
+use crate::registry::naming_calls;
+use crate::registry::refusal::Half;
+use crate::registry::refusal::Refusal;
+use crate::tasks::Tasks;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Request, Response,
+    body::{Body as _, Bytes, Incoming},
+    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, SemaphorePermit, watch},
+    time,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Connections at most; more wait in the system's queue.
+const CONNECTIONS: usize = 1_200;
+/// How long a connection may take over a request's head, or stay idle (the original: 20 s).
+const HEAD: Duration = Duration::from_secs(20);
+/// How long a body may take.
+const BODY: Duration = Duration::from_secs(30);
+/// How long a peer may not read.
+const WRITE: Duration = Duration::from_secs(30);
+/// Bytes of a request's head at most; clients put metadata into the query.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of a body at most, as the original's form limit.
+const BODY_BYTES: usize = 2 * 1024 * 1024;
+/// Bytes of a publish at most: a content of the full size in ASCII, every character of it percent-encoded.
+const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
+/// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
+const BODIES_KIB: u32 = 64 * 1024;
+/// How long answers under way may take at the end.
+const LEAVE: Duration = Duration::from_secs(2);
+/// After an error of accept (out of descriptors): not at once again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// A registry that runs. Dropping it does not stop it; [`Running::stop`] or the end of its [`Tasks`] does.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    tasks: Tasks,
+    ended: watch::Receiver<bool>,
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
+    pub async fn stop(mut self) {
+        self.tasks.stop();
+        // The sender is dropped with the task: an error is an end as well.
+        _ = self.ended.wait_for(|ended| *ended).await;
+    }
+}
+
+/// Starts a registry, empty.
+///
+/// # Errors
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] when the address
+/// cannot be listened on.
+pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
+    if !options.listen.ip().is_loopback() && !options.open {
+        return Err(StartError::NotLoopback(options.listen));
+    }
+    let bind = |source| StartError::Bind {
+        address: options.listen,
+        source,
+    };
+    let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
+    let address = listener.local_addr().map_err(bind)?;
+    let tasks = tasks.child();
+    let keeper = Arc::new(Keeper::new(epoch));
+    let door = Arc::new(Door {
+        keeper: Arc::clone(&keeper),
+        address,
+        allow_hosts: options.allow_hosts,
+        bodies: Semaphore::new(BODIES_KIB as usize),
+    });
+    let (end, ended) = watch::channel(false);
+    tasks.spawn("registry deadlines", async move { keeper.keep().await });
+    let group = tasks.clone();
+    tasks.spawn_to_end("registry", async move {
+        serve(listener, door, group).await;
+        end.send_replace(true);
+    });
+    Ok(Running {
+        address,
+        tasks,
+        ended,
+    })
+}
+
+async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
+    let stop = tasks.token();
+    let cut = CancellationToken::new();
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accepted => accepted,
+        };
+        let stream = match (&place, accepted) {
+            (Ok(_), Ok((stream, _))) => stream,
+            (_, Err(error)) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+            // The semaphore is never closed.
+            (Err(_), _) => break,
+        };
+        let Some(served) = connection(stream, &door, &graceful) else {
+            continue;
+        };
+        let cut = cut.clone();
+        tasks.spawn_to_end("registry connection", async move {
+            let _place = place;
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {}
+                () = served => {}
+            }
+        });
+    }
+    drop(listener);
+    door.keeper.release();
+    if time::timeout(LEAVE, graceful.shutdown()).await.is_err() {
+        tracing::debug!("connections of the registry are cut");
+    }
+    cut.cancel();
+}
+
+/// One connection, to its end.
+fn connection(
+    stream: TcpStream,
+    door: &Arc<Door>,
+    graceful: &GracefulShutdown,
+) -> Option<impl Future<Output = ()> + Send + 'static> {
+    // A peer that went away between accept and here.
+    let local = stream.local_addr().ok()?;
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let door = Arc::clone(door);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let door = Arc::clone(&door);
+        async move { Ok::<_, Infallible>(door.answer(local.ip(), request).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(Impatient::new(stream)), service);
+    let served = graceful.watch(served);
+    Some(async move {
+        if let Err(error) = served.await {
+            tracing::debug!(%error, "a connection to the registry broke");
+        }
+    })
+}
+
+/// What every request needs.
+struct Door {
+    keeper: Arc<Keeper>,
+    address: SocketAddr,
+    allow_hosts: Vec<String>,
+    bodies: Semaphore,
+}
+
+impl Door {
+    async fn answer(&self, local: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path().to_owned();
+        let route = path.find("/v1/").and_then(|at| path.get(at..));
+        let route = route.unwrap_or_default().trim_end_matches('/').to_owned();
+        let half = if route == "/v1/cs" || route.starts_with("/v1/cs/") {
+            Half::Config
+        } else {
+            Half::Naming
+        };
+        let answer = match self.guard(local, request.headers()) {
+            Ok(()) => self.call(&path, route, request).await,
+            Err(refusal) => Err(refusal),
+        };
+        write(answer.unwrap_or_else(|refusal| {
+            let epoch = self.keeper.epoch();
+            Answer::refused(&refusal, half, &path, epoch.wall(epoch.now()))
+        }))
+    }
+
+    async fn call(
+        &self,
+        path: &str,
+        route: String,
+        request: Request<Incoming>,
+    ) -> Result<Answer, Refusal> {
+        let mut params = Params::default();
+        params.add(request.uri().query().unwrap_or_default());
+        let (head, body) = request.into_parts();
+        let most = if head.method == "POST" && route == "/v1/cs/configs" {
+            PUBLISH_BYTES
+        } else {
+            BODY_BYTES
+        };
+        let (form, share) = self.body(body, most).await?;
+        if is_form(&head.headers) {
+            params.add(&String::from_utf8_lossy(&form));
+        }
+        drop((form, share));
+        let call = Call {
+            method: head.method.as_str().to_owned(),
+            path: path.to_owned(),
+            route,
+            params,
+            headers: head.headers,
+        };
+        if call.route.starts_with("/v1/ns/") {
+            naming_calls::answer(&self.keeper, &call)
+        } else if call.route.starts_with("/v1/cs/") {
+            config_calls::answer(&self.keeper, call).await
+        } else {
+            console_calls::answer(&self.keeper, &call, self.address)
+        }
+    }
+
+    /// The body, if it is not over `most` bytes and comes in time; and its share of the memory for bodies.
+    async fn body(
+        &self,
+        body: Incoming,
+        most: usize,
+    ) -> Result<(Bytes, Option<SemaphorePermit<'_>>), Refusal> {
+        let bytes = match body.size_hint().exact() {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => most,
+        };
+        if bytes > most {
+            return Err(Refusal::BodyTooLarge(most));
+        }
+        let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
+        let read = async {
+            // The semaphore is never closed.
+            let share = self.bodies.acquire_many(share.min(BODIES_KIB)).await.ok();
+            (Limited::new(body, most).collect().await, share)
+        };
+        match time::timeout(BODY, read).await {
+            Ok((Ok(body), share)) => Ok((body.to_bytes(), share)),
+            Ok((Err(error), _)) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(Refusal::BodyTooLarge(most))
+            }
+            Ok((Err(_), _)) | Err(_) => Err(Refusal::BodyUnreadable),
+        }
+    }
+
+    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own.
+    fn guard(&self, local: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        if !host.is_some_and(|host| self.ours(local, host)) {
+            return Err(Refusal::Host);
+        }
+        match headers.get(ORIGIN).map(HeaderValue::to_str) {
+            None => Ok(()),
+            Some(Ok(origin))
+                if origin
+                    .split_once("://")
+                    .is_some_and(|(_, host)| self.ours(local, host)) =>
+            {
+                Ok(())
+            }
+            Some(_) => Err(Refusal::Origin),
+        }
+    }
+
+    /// Whether `authority` (host, perhaps with port) is loopback, the address listened on, or allowed by name.
+    fn ours(&self, local: IpAddr, authority: &str) -> bool {
+        let host = host_of(authority);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            return ip.is_loopback() || ip == local || ip == self.address.ip();
+        }
+        host.eq_ignore_ascii_case("localhost")
+            || self
+                .allow_hosts
+                .iter()
+                .any(|allowed| host.eq_ignore_ascii_case(allowed))
+    }
+}
+
+/// The host of `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn host_of(authority: &str) -> &str {
+    if let Some(v6) = authority.strip_prefix('[') {
+        return v6.split_once(']').map_or("", |(host, _)| host);
+    }
+    authority
+        .split_once(':')
+        .map_or(authority, |(host, _)| host)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| {
+            kind.trim()
+                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        })
+}
+
+fn write(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(answer.body));
+    *response.status_mut() = hyper::StatusCode::from_u16(answer.status)
+        .unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    // What was registered may be markup: nothing here is a page.
+    headers.insert(
+        "content-security-policy",
+        HeaderValue::from_static("script-src 'self'"),
+    );
+    headers.insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    if let Some(kind) = answer.content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    for (name, value) in answer.headers {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(&value),
+        ) {
+            headers.insert(name, value);
+        }
+    }
+    response
+}
+
+/// A stream whose writes fail when the peer does not read for [`WRITE`].
+struct Impatient {
+    stream: TcpStream,
+    waits: Option<Pin<Box<time::Sleep>>>,
+}
+
+impl Impatient {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            waits: None,
+        }
+    }
+
+    fn patience<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wrote: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if wrote.is_ready() {
+            self.waits = None;
+            return wrote;
+        }
+        let waits = self
+            .waits
+            .get_or_insert_with(|| Box::pin(time::sleep(WRITE)));
+        ready!(waits.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.patience(cx, wrote)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.patience(cx, wrote)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
