@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod backoff;
 pub mod cli;
+pub mod dates;
 pub mod descriptor;
 pub mod foreign;
 pub mod machine;

@@ -13,7 +13,6 @@ mod call;
 mod config;
 mod config_calls;
 mod console_calls;
-mod dates;
 mod forms;
 mod http;
 mod keeper;

@@ -28,6 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// One mechanism each, importing nothing of the rooms.
 const MECHANISMS: &[&str] = &[
     "backoff",
+    "dates",
     "foreign",
     "machine",
     "metrics",

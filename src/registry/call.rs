@@ -81,7 +81,7 @@ impl Answer {
         let body = match refused.body {
             Body::Text(text) => text,
             Body::Page(message) => serde_json::to_string(&Page {
-                timestamp: super::dates::iso(at),
+                timestamp: crate::dates::iso(at),
                 status: refused.status,
                 error: reason(refused.status),
                 message,

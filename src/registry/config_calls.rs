@@ -9,7 +9,7 @@ use crate::registry::config;
 use crate::registry::config::Config;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Publish;
-use crate::registry::dates;
+use crate::dates;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::keeper::Keeper;

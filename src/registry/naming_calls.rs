@@ -10,7 +10,7 @@ use crate::nacos::wire;
 use crate::registry::beat_check::Event;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::dates;
+use crate::dates;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::keeper::Keeper;
