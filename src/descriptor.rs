@@ -1,4 +1,43 @@
 //! What an operator writes: YAML in, typed and complete values out, every mistake with its place and the next step.
+//!
+//! Two stages: `yaml` makes a tree that knows its places, a reader takes typed values out of it and collects what is wrong.
+//! [`parse`] and [`read_settings`] answer either everything, complete with defaults, or every problem at once; what several
+//! files have in common is looked at afterwards, by [`conflicts`].
 
+mod conflicts;
+mod directory;
+mod parse;
+mod reader;
 pub mod settings;
+mod settings_file;
 pub mod spec;
+mod url;
+mod variables;
+
+pub use conflicts::conflicts;
+pub use directory::{File, read_directory};
+pub use parse::parse;
+pub use settings_file::read_settings;
+pub use variables::from_environment;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// What the agent was started in; read once, in `cli`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// The effective user is 0: commands must say as whom they run, and descriptors must be root's.
+    pub privileged: bool,
+    /// The effective user.
+    pub uid: u32,
+}
+
+/// What the command line says about settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--conf-dir`.
+    pub conf_dir: Option<PathBuf>,
+}

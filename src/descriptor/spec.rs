@@ -1,5 +1,6 @@
 //! What an operator wants, complete: every default filled in, every value checked; made by reading, never by hand elsewhere.
 
+use crate::report::Place;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 /// One file of `conf.d` (or the service described by `OUTRIGGER_SERVICE` and its fellows).
@@ -9,6 +10,34 @@ pub struct Descriptor {
     pub services: Vec<Service>,
     /// Configurations to keep as files.
     pub configs: Vec<Config>,
+    /// Where they are written; made by reading, empty is fine elsewhere.
+    pub places: Places,
+}
+
+/// Where the entries of a descriptor are written, for whoever compares several files.
+///
+/// All places are equal: an entry that only moved to another line is what it was.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Of each service: its name.
+    pub services: Vec<Written>,
+    /// Of each configuration: its path.
+    pub configs: Vec<Written>,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+/// Where one value is written.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Line and column; `None` in a variable.
+    pub place: Option<Place>,
+    /// The line, and how many characters of it are the value.
+    pub excerpt: Option<(String, usize)>,
 }
 
 /// One service of this host: one instance in the registry.

@@ -1,0 +1,102 @@
+//! What descriptors that are right each on their own cannot want together: one instance twice, one file from two sources.
+
+use super::spec::Address;
+use super::spec::Descriptor;
+use super::spec::Service;
+use super::spec::Written;
+use crate::foreign::Foreign;
+use crate::report::Problem;
+use std::{collections::HashMap, path::Path};
+
+/// Compares all descriptors, each with the file it was read from. Of two that collide the later one (by its index, in one
+/// file by its line) has the problem: the index and what to show.
+///
+/// Two services are one instance when namespace, group, name and port are the same, unless both addresses are written out and
+/// differ. Two configurations collide when they are kept in the same file.
+#[must_use]
+pub fn conflicts(descriptors: &[(&Path, &Descriptor)]) -> Vec<(usize, Problem)> {
+    let mut found = Vec::new();
+    let nowhere = Written::default();
+    let mut services: HashMap<_, Vec<(&Service, Origin<'_>)>> = HashMap::new();
+    let mut paths: HashMap<&Path, Origin<'_>> = HashMap::new();
+    for (index, (file, descriptor)) in descriptors.iter().enumerate() {
+        for (at, service) in descriptor.services.iter().enumerate() {
+            let written = descriptor.places.services.get(at).unwrap_or(&nowhere);
+            let here = Origin { file, at, written };
+            let identity = (
+                &service.namespace,
+                &service.group,
+                &service.name,
+                service.port,
+            );
+            let same = services.entry(identity).or_default();
+            if let Some((_, first)) = same.iter().find(|(other, _)| collide(other, service)) {
+                let message = format!(
+                    "{}/{} on port {} in namespace {} is already written in {first}",
+                    service.group, service.name, service.port, service.namespace
+                );
+                let help = "leave one out, or give each its own port or a written address";
+                found.push((index, here.problem("services", "name", message, help)));
+            } else {
+                same.push((service, here));
+            }
+        }
+        for (at, config) in descriptor.configs.iter().enumerate() {
+            let written = descriptor.places.configs.get(at).unwrap_or(&nowhere);
+            let here = Origin { file, at, written };
+            let path = config.target.path.as_path();
+            if let Some(first) = paths.get(path) {
+                let path = Foreign::new(path.to_string_lossy().into_owned());
+                let message = format!("{path} is already kept by {first}");
+                let help = "two configurations cannot be one file: change one path";
+                found.push((index, here.problem("configs", "path", message, help)));
+            } else {
+                paths.insert(path, here);
+            }
+        }
+    }
+    found
+}
+
+fn collide(a: &Service, b: &Service) -> bool {
+    match (&a.address, &b.address) {
+        (Address::Explicit(a), Address::Explicit(b)) => a == b,
+        _ => true,
+    }
+}
+
+/// Where an entry is written.
+struct Origin<'a> {
+    file: &'a Path,
+    /// Its index in the list.
+    at: usize,
+    written: &'a Written,
+}
+
+impl Origin<'_> {
+    fn problem(&self, list: &str, key: &str, message: String, help: &str) -> Problem {
+        // A service of variables has no list.
+        let key = match self.written.place {
+            Some(_) => format!("{list}[{}].{key}", self.at),
+            None => String::new(),
+        };
+        Problem {
+            source: self.file.to_owned(),
+            place: self.written.place,
+            key,
+            message,
+            help: Some(help.to_owned()),
+            excerpt: self.written.excerpt.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = Foreign::new(self.file.to_string_lossy().into_owned());
+        match self.written.place {
+            Some(place) => write!(f, "{file}:{}:{}", place.line, place.column),
+            None => write!(f, "{file}"),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What `OUTRIGGER_*` variables say beside the settings: one service, what is ruled out; and that no other one is set.
+
+use super::Surroundings;
+use super::parse::Context;
+use super::reader::Fields;
+use super::reader::Problems;
+use super::reader::Source;
+use super::reader::Value;
+use super::reader::nearest;
+use super::settings::Settings;
+use super::settings_file;
+use super::spec::Descriptor;
+use crate::foreign::Foreign;
+use crate::report::Problem;
+use crate::yaml;
+use crate::yaml::Entry;
+use crate::yaml::Node;
+use std::{collections::BTreeSet, path::PathBuf};
+
+/// Each variable of the one service, with the key of a descriptor it stands for.
+const SERVICE: [(&str, &str); 7] = [
+    ("OUTRIGGER_SERVICE", "name"),
+    ("OUTRIGGER_PORT", "port"),
+    ("OUTRIGGER_GROUP", "group"),
+    ("OUTRIGGER_CLUSTER", "cluster"),
+    ("OUTRIGGER_ADDRESS", "address"),
+    ("OUTRIGGER_WEIGHT", "weight"),
+    ("OUTRIGGER_METADATA", "metadata"),
+];
+const FORBID: &str = "OUTRIGGER_FORBID";
+/// A cluster writes such variables into every container for each of its services, one called `outrigger` too.
+const LINKS: &str =
+    "a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's spec";
+
+/// Notes `OUTRIGGER_*` variables that mean nothing, and a ban of something unknown.
+pub(super) fn check(around: &Surroundings, problems: &Problems) {
+    let mut known: Vec<String> = settings_file::KEYS
+        .iter()
+        .map(|key| settings_file::variable(key))
+        .collect();
+    known.extend(SERVICE.iter().map(|(name, _)| (*name).to_owned()));
+    known.push(FORBID.to_owned());
+    for (name, value) in &around.env {
+        if !name.starts_with("OUTRIGGER_") || known.contains(name) {
+            continue;
+        }
+        let near = nearest(name, known.iter().map(String::as_str));
+        let help = match near {
+            _ if is_link(name, value) => LINKS.to_owned(),
+            Some(near) => format!("did you mean {near}?"),
+            None => "docs/settings.md lists all variables".to_owned(),
+        };
+        note(problems, name, "unknown variable", &help);
+    }
+    for word in set(around, FORBID).unwrap_or_default().split(',') {
+        if !matches!(word.trim(), "" | "exec") {
+            let message = format!("`{}` cannot be ruled out", Foreign::new(word));
+            note(problems, FORBID, &message, "write exec");
+        }
+    }
+}
+
+/// The service of `OUTRIGGER_SERVICE` and its fellows; `None` when none of them is set.
+///
+/// # Errors
+///
+/// Everything that is wrong with them, each named as the problem's source.
+pub fn from_environment(
+    settings: &Settings,
+    around: &Surroundings,
+) -> Result<Option<Descriptor>, Vec<Problem>> {
+    let problems = Problems::default();
+    let mut written = Vec::new();
+    for (name, key) in SERVICE {
+        let Some(value) = set(around, name) else {
+            continue;
+        };
+        let node = if key == "metadata" {
+            let Some(node) = pairs(name, value, &problems) else {
+                continue;
+            };
+            node
+        } else {
+            Node::unplaced(value)
+        };
+        let source = Source::variable(name, Some(&around.env), &problems);
+        written.push((key, source, node));
+    }
+    let is_set = |wanted: &str| set(around, wanted).is_some();
+    let (service, port) = ("OUTRIGGER_SERVICE", "OUTRIGGER_PORT");
+    if !is_set(service) {
+        for (name, _) in SERVICE.iter().filter(|(name, _)| is_set(name)) {
+            let help = match set(around, name) {
+                Some(value) if is_link(name, value) => LINKS,
+                _ => "set OUTRIGGER_SERVICE to the service's name too",
+            };
+            note(
+                &problems,
+                name,
+                "means nothing without OUTRIGGER_SERVICE",
+                help,
+            );
+        }
+        return problems.or(None);
+    }
+    if !is_set(port) {
+        note(
+            &problems,
+            service,
+            "OUTRIGGER_PORT is missing",
+            "set it to the port the service listens on",
+        );
+    }
+    let values = written
+        .iter()
+        .map(|(key, source, node)| (*key, Value::root(source, node)))
+        .collect();
+    let mut fields = Fields::of_variables(values);
+    let (service, place) = Context::new(settings, around).service(&mut fields);
+    fields.finish();
+    let mut descriptor = Descriptor::default();
+    descriptor.services.push(service);
+    descriptor.places.services.push(place);
+    problems.or(Some(descriptor))
+}
+
+/// A variable's value; an empty one counts as not set.
+fn set<'a>(around: &'a Surroundings, name: &str) -> Option<&'a str> {
+    let value = around.env.get(name)?;
+    (!value.is_empty()).then_some(value.as_str())
+}
+
+/// `k=v,k=v` as a mapping.
+fn pairs(name: &str, text: &str, problems: &Problems) -> Option<Node> {
+    let mut node = Node::unplaced("");
+    let mut entries = Vec::new();
+    let mut seen = BTreeSet::new();
+    for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
+        let Some((key, value)) = pair.split_once('=') else {
+            let message = format!("`{}` is not a pair", Foreign::new(pair));
+            note(problems, name, &message, "write name=value,name=value");
+            return None;
+        };
+        let key = key.trim().to_owned();
+        if !seen.insert(key.clone()) {
+            let message = format!("`{}` is written twice", Foreign::new(key));
+            note(problems, name, &message, "keep one of them");
+            return None;
+        }
+        entries.push(Entry {
+            key,
+            place: node.place,
+            width: 0,
+            value: Node::unplaced(value.trim()),
+        });
+    }
+    node.value = yaml::Value::Mapping(entries);
+    Some(node)
+}
+
+fn is_link(name: &str, value: &str) -> bool {
+    let numbered = |part: &str| {
+        name.split_once(part)
+            .is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || numbered("_PORT_")
+        || value.starts_with("tcp://")
+        || value.starts_with("udp://")
+}
+
+fn note(problems: &Problems, name: &str, message: &str, help: &str) {
+    problems.push(Problem {
+        source: PathBuf::from(name),
+        place: None,
+        key: String::new(),
+        message: message.to_owned(),
+        help: Some(help.to_owned()),
+        excerpt: None,
+    });
+}
