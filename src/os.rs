@@ -1,1 +1,4 @@
-//! (room being built)
+//! What the agent needs of the system: files that are replaced at once, commands with an end, signals that hit the right process.
+
+pub mod command;
+pub mod publish;
