@@ -1,5 +1,6 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
+pub mod materialize;
 pub mod view;
 
 use crate::machine::Epoch;
