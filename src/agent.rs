@@ -1,6 +1,8 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
+pub mod formats;
 pub mod materialize;
+pub mod snapshot;
 pub mod view;
 
 use crate::machine::Epoch;
