@@ -1,17 +1,26 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
+pub mod admin;
+pub mod catalog;
+pub mod formats;
 pub mod gate;
 pub mod locate;
+pub mod materialize;
 pub mod probe;
 pub mod registrar;
 pub mod services;
+pub mod snapshot;
+pub mod status;
+pub mod supervisor;
+pub mod targets;
 pub mod view;
 
 use crate::machine::Epoch;
 use crate::metrics::Metrics;
 use crate::nacos::Transport;
 use crate::tasks::Tasks;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::oneshot;
 
 /// What every actor is given: where to run, what time it is, whom to ask, what to count.
 #[derive(Clone)]
@@ -26,4 +35,24 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Start of all jitter; actors derive their own from it.
     pub seed: u64,
+}
+
+/// What the operator's door asks of the supervisor; each is answered once.
+#[derive(Debug)]
+pub enum Command {
+    /// Whether the loop still turns.
+    Ping(oneshot::Sender<()>),
+    /// Whether descriptors have been read.
+    Ready(oneshot::Sender<bool>),
+    /// Take everything out of the registry for good; answers whether that was confirmed in time.
+    Drain {
+        /// How long to wait for the confirmation.
+        within: Duration,
+        /// The answer.
+        answer: oneshot::Sender<bool>,
+    },
+    /// Read settings and descriptors again; answers how many problems there are.
+    Reload(oneshot::Sender<usize>),
+    /// The candidates for an automatic address.
+    Addresses(oneshot::Sender<Vec<locate::Considered>>),
 }

@@ -1,8 +1,181 @@
-//! (room being built)
+//! What a person types: words in, one exit code out. The environment is read here and nowhere else.
 
+mod args;
+mod ask;
+mod check;
 pub mod demo;
+mod explain;
+mod once;
+mod run;
+mod table;
+mod text;
 
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use crate::descriptor::{Flags, Surroundings};
+use crate::report;
+use crate::report::Problem;
+use args::{Args, Verb};
+use clap::{CommandFactory as _, Parser as _};
+use std::{
+    collections::BTreeMap,
+    io::{self, IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+/// How a command ends; the numbers are the product's contract (`sysexits.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Done.
+    Done = 0,
+    /// Wrong use of the command line.
+    Usage = 64,
+    /// A descriptor is wrong.
+    Descriptor = 65,
+    /// The registry, or the agent, was required and could not be reached.
+    Unavailable = 69,
+    /// A bug of ours.
+    Bug = 70,
+    /// The settings are wrong.
+    Settings = 78,
+}
+
+impl From<End> for ExitCode {
+    fn from(end: End) -> Self {
+        Self::from(end as u8)
+    }
+}
+
+/// Runs the program with the words and the environment of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(refused) => {
+            // Help and version come this way too, and go to standard output.
+            _ = refused.print();
+            let end = if refused.use_stderr() {
+                End::Usage
+            } else {
+                End::Done
+            };
+            return end.into();
+        }
+    };
+    let around = surroundings();
+    dispatch(args, around).into()
+}
+
+fn dispatch(args: Args, around: Surroundings) -> End {
+    match args.verb {
+        Verb::Run(files) => run::run(&flags(files), around),
+        Verb::Dev(dev) => run::dev(dev, around),
+        Verb::Demo { stay } => tour(stay, &around),
+        Verb::DemoApp(app) => match demo::app::serve(&app) {
+            Ok(()) => End::Done,
+            Err(error) => fail(End::Bug, &error),
+        },
+        Verb::Check(files) => check::check(&flags(files), &around),
+        Verb::Once { files, timeout } => once::once(&flags(files), around, timeout),
+        Verb::Status { files, json, watch } => table::status(&flags(files), &around, json, watch),
+        Verb::Explain { files, what, lang } => {
+            explain::explain(&flags(files), &around, what.as_ref(), lang)
+        }
+        Verb::Drain { files, timeout } => ask::drain(&flags(files), &around, timeout),
+        Verb::Completions { shell } => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "outrigger", &mut out);
+            print(&String::from_utf8_lossy(&out));
+            End::Done
+        }
+    }
+}
+
+/// The one place where the environment is read.
+#[expect(clippy::disallowed_methods, reason = "this is that place")]
+fn surroundings() -> Surroundings {
+    let uid = nix::unistd::geteuid().as_raw();
+    // A variable that is not UTF-8 is none of ours: ours are looked up by name and would be missed loudly.
+    let env: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Surroundings {
+        env,
+        privileged: uid == 0,
+        uid,
+    }
+}
+
+fn flags(files: args::Files) -> Flags {
+    Flags {
+        config: files.config,
+        conf_dir: files.conf_dir,
+    }
+}
+
+fn tour(stay: bool, around: &Surroundings) -> End {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return fail(End::Bug, &error),
+    };
+    let tour = demo::Tour {
+        program,
+        temp: around
+            .env
+            .get("TMPDIR")
+            .map_or_else(|| "/tmp".into(), Into::into),
+        stay,
+        colour: colour(&io::stdout(), around),
+    };
+    match demo::demo(&tour) {
+        Ok(()) => End::Done,
+        Err(error) => fail(End::Bug, &error),
+    }
+}
+
+/// Whether what goes to `out` may be coloured: a terminal that can, and nobody said no.
+fn colour(out: &impl io::IsTerminal, around: &Surroundings) -> bool {
+    let set = |name: &str| around.env.get(name).is_some_and(|value| !value.is_empty());
+    out.is_terminal()
+        && !set("NO_COLOR")
+        && around.env.get("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// To standard output; a reader that went away (`| head`) is no error.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// To standard error.
+fn complain(text: &str) {
+    // There is nowhere left to say that this failed.
+    _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Prints an error with all its causes, as one line.
+fn fail(end: End, error: &dyn std::error::Error) -> End {
+    let mut line = format!("outrigger: {error}");
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        line = format!("{line}: {inner}");
+        cause = inner.source();
+    }
+    complain(&format!("{line}\n"));
+    end
+}
+
+/// Prints every problem of the settings.
+fn refuse_settings(problems: &[Problem], around: &Surroundings) -> End {
+    let colour = io::stderr().is_terminal() && colour(&io::stderr(), around);
+    complain(&report::render_all(problems, 1, 1, colour));
+    End::Settings
+}
+
+/// A runtime of one thread: one pod, one thread.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Reading files, validators and the like; they are few and short.
+        .max_blocking_threads(4)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .build()
 }

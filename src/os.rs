@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod command;
+pub mod process;
+pub mod publish;
 pub mod signals;
 pub mod systemd;
 pub mod watch;

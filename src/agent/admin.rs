@@ -61,7 +61,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Somebody answers on the socket.
-    #[error("admin.socket: another agent answers on {path}; stop it, or give this one another socket")]
+    #[error(
+        "admin.socket: another agent answers on {path}; stop it, or give this one another socket"
+    )]
     Taken {
         /// Path.
         path: PathBuf,
@@ -148,7 +150,10 @@ async fn bind(settings: &Admin) -> Result<UnixListener, Error> {
         std::fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
     }
     if path.exists() {
-        if timeout(HEAD, UnixStream::connect(path)).await.is_ok_and(|c| c.is_ok()) {
+        if timeout(HEAD, UnixStream::connect(path))
+            .await
+            .is_ok_and(|c| c.is_ok())
+        {
             return Err(Error::Taken { path: path.clone() });
         }
         std::fs::remove_file(path).map_err(failed("remove the old"))?;
@@ -244,7 +249,11 @@ fn invited(headers: &HeaderMap, at: SocketAddr) -> bool {
 }
 
 impl Door {
-    async fn answer(&self, request: &Request<Incoming>, reading_only: bool) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        request: &Request<Incoming>,
+        reading_only: bool,
+    ) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         match (request.method(), path) {
             (&Method::GET, "/livez") => {
@@ -309,20 +318,17 @@ impl Door {
                     ),
                 }
             }
-            (&Method::POST, "/reload") if !reading_only => {
-                match self.ask(Command::Reload).await {
-                    Some(0) => text(StatusCode::OK, "read again\n"),
-                    Some(problems) => text(
-                        StatusCode::OK,
-                        &format!("read again; problems: {problems}, see status\n"),
-                    ),
-                    None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
-                }
+            (&Method::POST, "/reload") if !reading_only => match self.ask(Command::Reload).await {
+                Some(0) => text(StatusCode::OK, "read again\n"),
+                Some(problems) => text(
+                    StatusCode::OK,
+                    &format!("read again; problems: {problems}, see status\n"),
+                ),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+            },
+            (_, "/drain" | "/reload") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "POST, on the unix socket\n")
             }
-            (_, "/drain" | "/reload") => text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "POST, on the unix socket\n",
-            ),
             _ => text(
                 StatusCode::NOT_FOUND,
                 "GET /livez /readyz /startupz /metrics /status; POST /drain /reload on the unix socket\n",

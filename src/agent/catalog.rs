@@ -239,10 +239,7 @@ mod tests {
             config: None,
             conf_dir: Some(folder.join("conf.d")),
         };
-        (
-            descriptor::read_settings(&flags, &around).unwrap(),
-            around,
-        )
+        (descriptor::read_settings(&flags, &around).unwrap(), around)
     }
 
     fn write(path: &Path, text: &str) {
@@ -272,7 +269,13 @@ mod tests {
             folder.path().join("conf.d/b.yaml"),
         );
         let mut good = BTreeMap::new();
-        let mut look = || merge(&mut good, descriptor::read_directory(&settings, &around), None);
+        let mut look = || {
+            merge(
+                &mut good,
+                descriptor::read_directory(&settings, &around),
+                None,
+            )
+        };
         write(&a, &service("orders"));
         write(&b, &service("billing"));
         assert_eq!(names(&look()), ["orders", "billing"]);
@@ -299,7 +302,11 @@ mod tests {
         let (settings, around) = settings(folder.path());
         write(&folder.path().join("conf.d/a.yaml"), &service("orders"));
         let mut good = BTreeMap::new();
-        merge(&mut good, descriptor::read_directory(&settings, &around), None);
+        merge(
+            &mut good,
+            descriptor::read_directory(&settings, &around),
+            None,
+        );
         let problem = Problem {
             source: folder.path().join("conf.d"),
             place: None,

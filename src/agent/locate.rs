@@ -31,7 +31,7 @@ pub struct Located {
 }
 
 /// One candidate and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Considered {
     /// Address.
     pub ip: String,

@@ -99,6 +99,8 @@ pub struct Config {
     pub reason: Option<String>,
     /// RFC 3339.
     pub since: String,
+    /// Whether it was applied since the agent started.
+    pub applied_once: bool,
     /// MD5 of the file's content, where known.
     pub md5: Option<String>,
     /// What happened last, oldest first.
@@ -159,6 +161,7 @@ pub fn picture(
             state: view.state.word().to_owned(),
             reason: view.reason.clone(),
             since: dates::rfc3339(view.since),
+            applied_once: view.applied_once,
             md5: view.md5.clone(),
             history: happened(&view.history),
         })
@@ -202,12 +205,9 @@ pub fn picture(
                 .iter()
                 .map(|problem| Problem {
                     at: match problem.place {
-                        Some(at) => format!(
-                            "{}:{}:{}",
-                            problem.source.display(),
-                            at.line,
-                            at.column
-                        ),
+                        Some(at) => {
+                            format!("{}:{}:{}", problem.source.display(), at.line, at.column)
+                        }
                         None => problem.source.display().to_string(),
                     },
                     key: problem.key.clone(),

@@ -1,5 +1,6 @@
 //! The calls of `/v1/cs`: publish, get, delete and the listener's long poll.
 
+use crate::dates;
 use crate::machine::Machine;
 use crate::nacos::wire;
 use crate::nacos::wire::Listening;
@@ -9,7 +10,6 @@ use crate::registry::config;
 use crate::registry::config::Config;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Publish;
-use crate::dates;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::keeper::Keeper;

@@ -1,5 +1,6 @@
 //! The calls of `/v1/ns`: instances, beats, lists, services, clusters, health by hand, metrics.
 
+use crate::dates;
 use crate::foreign::Foreign;
 use crate::machine::Machine;
 use crate::machine::Moment;
@@ -10,7 +11,6 @@ use crate::nacos::wire;
 use crate::registry::beat_check::Event;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::dates;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::keeper::Keeper;

@@ -13,8 +13,6 @@ use std::{
     time::Duration,
 };
 
-/// Longest answer that is read.
-const LIMIT: u64 = 1024 * 1024;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -33,39 +31,13 @@ pub(super) fn http(port: u16, method: &str, path: &str, form: &str) -> Result<St
     ask(stream, method, path, form)
 }
 
-fn ask(
-    mut stream: impl Read + Write,
-    method: &str,
-    path: &str,
-    form: &str,
-) -> Result<String, String> {
-    let kind = if form.is_empty() {
-        ""
+fn ask(stream: impl Read + Write, method: &str, path: &str, form: &str) -> Result<String, String> {
+    let (status, body) =
+        super::super::ask::exchange(stream, method, path, form).map_err(|e| e.to_string())?;
+    if status.starts_with("HTTP/1.1 200") {
+        Ok(body)
     } else {
-        "Content-Type: application/x-www-form-urlencoded\r\n"
-    };
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{kind}Content-Length: {}\r\n\r\n",
-        form.len()
-    );
-    stream
-        .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(form.as_bytes()))
-        .map_err(|e| e.to_string())?;
-    let mut answer = Vec::new();
-    stream
-        .take(LIMIT)
-        .read_to_end(&mut answer)
-        .map_err(|e| e.to_string())?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-    if head.starts_with("HTTP/1.1 200") {
-        Ok(body.to_owned())
-    } else {
-        Err(format!(
-            "{}: {body}",
-            head.lines().next().unwrap_or_default()
-        ))
+        Err(format!("{status}: {body}"))
     }
 }
 

@@ -1,0 +1,262 @@
+//! Keeps the last good content of each configuration, for a start without the registry.
+//!
+//! One file per configuration in a folder only we can read, named by the hash of the key and published like any target, so a
+//! crash leaves the old or the new one. The first line says whose content follows, how long it is and its MD5; what does not
+//! agree with it is no snapshot. A content is saved when it is in place, hence after it was validated, and forgotten when the
+//! registry says that there is no such configuration.
+//!
+//! Everything but [`Snapshots::new`] blocks.
+
+use crate::nacos::model::{ConfigKey, Content};
+use crate::nacos::wire::md5_hex;
+use crate::os::publish;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs::DirBuilder,
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// A larger content is not kept; the largest `max_size` anybody needs is far below.
+const LIMIT: usize = 64 * 1024 * 1024;
+/// Of the first line: three names of at most 256 characters of 4 bytes, escaped, and two numbers fit.
+const HEADER: usize = 8 * 1024;
+/// Of the file format.
+const VERSION: u32 = 1;
+
+/// Why a snapshot could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder cannot be made.
+    #[error("{}: cannot make the folder of snapshots; correct `state_dir`, or give the agent's user the right", folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] publish::Error),
+    /// The file is not a snapshot of this configuration.
+    #[error("{}: not a snapshot of {key}: {what}; it is left alone until a new content comes", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Whose it should be.
+        key: ConfigKey,
+        /// What was expected and found.
+        what: &'static str,
+    },
+}
+
+/// The first line of a snapshot, as JSON.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    version: u32,
+    namespace: String,
+    group: String,
+    data_id: String,
+    md5: String,
+    size: usize,
+}
+
+impl Header {
+    fn of(key: &ConfigKey, content: &Content) -> Self {
+        Self {
+            version: VERSION,
+            namespace: key.namespace.to_string(),
+            group: key.group.to_string(),
+            data_id: key.data_id.to_string(),
+            md5: content.md5.to_string(),
+            size: content.bytes.len(),
+        }
+    }
+}
+
+/// The folder of snapshots.
+#[derive(Debug)]
+pub struct Snapshots {
+    folder: PathBuf,
+    /// What is kept, by MD5: two targets of one configuration save it once. Held while a file is written, so that saving and
+    /// forgetting keep their order.
+    kept: Mutex<BTreeMap<ConfigKey, Arc<str>>>,
+}
+
+impl Snapshots {
+    /// Those in `state_dir/snapshots`; the folder is made when the first is saved.
+    #[must_use]
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            folder: state_dir.join("snapshots"),
+            kept: Mutex::default(),
+        }
+    }
+
+    fn path(&self, key: &ConfigKey) -> PathBuf {
+        let name = format!("{}\0{}\0{}", key.namespace, key.group, key.data_id);
+        self.folder.join(md5_hex(name.as_bytes()))
+    }
+
+    /// Keeps `content`; true when it was written, false when it is kept already or too large.
+    ///
+    /// # Errors
+    /// [`Error`]; the old snapshot is still there then.
+    pub fn save(&self, key: &ConfigKey, content: &Content) -> Result<bool, Error> {
+        if content.bytes.len() > LIMIT {
+            return Ok(false);
+        }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.get(key) == Some(&content.md5) {
+            return Ok(false);
+        }
+        self.make_folder()?;
+        let mut bytes = serde_json::to_vec(&Header::of(key, content))
+            .map_err(io::Error::from)
+            .map_err(|source| Error::Folder {
+                folder: self.folder.clone(),
+                source,
+            })?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&content.bytes);
+        let path = self.path(key);
+        publish::stage(&path, &bytes, 0o600, publish::Owner::default())?.publish()?;
+        kept.insert(key.clone(), Arc::clone(&content.md5));
+        Ok(true)
+    }
+
+    fn make_folder(&self) -> Result<(), Error> {
+        let failed = |source| Error::Folder {
+            folder: self.folder.clone(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(failed)
+    }
+
+    /// The content that was kept; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when the file is of another configuration, cut or altered.
+    pub fn load(&self, key: &ConfigKey) -> Result<Option<Content>, Error> {
+        let path = self.path(key);
+        let limit = u64::try_from(LIMIT + HEADER).unwrap_or(u64::MAX);
+        let found = match publish::current(&path, limit) {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(publish::Error::NoDirectory { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |what| Error::Damaged {
+            path: path.clone(),
+            key: key.clone(),
+            what,
+        };
+        let first = found.bytes.iter().take(HEADER);
+        let end = first
+            .clone()
+            .position(|byte| *byte == b'\n')
+            .ok_or_else(|| damaged("it has no header"))?;
+        let (header, content) = found.bytes.split_at(end);
+        let bytes = content.get(1..).unwrap_or_default();
+        let header: Header = serde_json::from_slice(header)
+            .map_err(|_| damaged("its header is not one of this version"))?;
+        let content = Content {
+            bytes: bytes.into(),
+            md5: md5_hex(bytes).into(),
+        };
+        if header.md5 != *content.md5 || header.size != bytes.len() {
+            return Err(damaged("its content does not have the MD5 of its header"));
+        }
+        if header != Header::of(key, &content) {
+            return Err(damaged("its header names another configuration"));
+        }
+        Ok(Some(content))
+    }
+
+    /// Removes what is kept: the registry says that there is no such configuration.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be removed.
+    pub fn forget(&self, key: &ConfigKey) -> Result<(), Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(key);
+        publish::remove(&self.path(key))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nacos::model::Namespace;
+    use std::{
+        fs::{self, OpenOptions},
+        io::{Seek as _, SeekFrom, Write as _},
+        os::unix::fs::PermissionsExt as _,
+    };
+
+    fn key(data_id: &str) -> ConfigKey {
+        ConfigKey {
+            namespace: Namespace::public(),
+            group: "G".into(),
+            data_id: data_id.into(),
+        }
+    }
+
+    fn content(text: &str) -> Content {
+        Content {
+            bytes: text.as_bytes().into(),
+            md5: md5_hex(text.as_bytes()).into(),
+        }
+    }
+
+    #[test]
+    fn what_is_saved_is_read_by_the_next_run_and_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Snapshots::new(&folder.path().join("state"));
+        assert_eq!(first.load(&key("a")).unwrap(), None);
+        assert!(first.save(&key("a"), &content("one\ntwo")).unwrap());
+        assert!(!first.save(&key("a"), &content("one\ntwo")).unwrap());
+        assert!(first.save(&key("b"), &content("")).unwrap());
+        let next = Snapshots::new(&folder.path().join("state"));
+        assert_eq!(next.load(&key("a")).unwrap(), Some(content("one\ntwo")));
+        assert_eq!(next.load(&key("b")).unwrap(), Some(content("")));
+        assert_eq!(next.load(&key("c")).unwrap(), None);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&next.folder), 0o700);
+        assert_eq!(mode(&next.path(&key("a"))), 0o600);
+        next.forget(&key("a")).unwrap();
+        next.forget(&key("a")).unwrap();
+        assert_eq!(first.load(&key("a")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_was_altered_cut_or_swapped_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::new(folder.path());
+        snapshots.save(&key("a"), &content("hello")).unwrap();
+        snapshots.save(&key("b"), &content("hello")).unwrap();
+        let (a, b) = (snapshots.path(&key("a")), snapshots.path(&key("b")));
+        fs::copy(&b, &a).unwrap();
+        let said = snapshots.load(&key("a")).unwrap_err().to_string();
+        assert!(
+            said.contains("its header names another configuration"),
+            "{said}"
+        );
+        let mut file = OpenOptions::new().write(true).open(&b).unwrap();
+        file.seek(SeekFrom::End(-1)).unwrap();
+        file.write_all(b"X").unwrap();
+        let said = snapshots.load(&key("b")).unwrap_err().to_string();
+        assert!(said.contains("MD5"), "{said}");
+        file.set_len(20).unwrap();
+        let said = snapshots.load(&key("b")).unwrap_err().to_string();
+        assert!(said.contains("no header"), "{said}");
+    }
+}

@@ -1,0 +1,363 @@
+//! The agent as a whole: starts the actors, hands them what is wanted, and ends in order.
+//!
+//! Leaving is a story with a deadline: everything is taken out of the registry and read back until it is gone, then the tasks
+//! end, then the process. A second request to leave ends it at once.
+
+use super::admin::{self, Door};
+use super::catalog::{self, Known, Look};
+use super::services::{self, Services};
+use super::status;
+use super::targets::Targets;
+use super::{Command, Parts};
+use crate::descriptor::settings::{Servers, Settings};
+use crate::descriptor::spec::Descriptor;
+use crate::descriptor::{self, Flags, Surroundings};
+use crate::machine::Epoch;
+use crate::metrics::Metrics;
+use crate::nacos::http;
+use crate::os::signals::{Listener, Request};
+use crate::os::systemd;
+use crate::tasks::Tasks;
+use std::{
+    io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+/// What tasks may still take once everything is out of the registry.
+const FINISH: Duration = Duration::from_secs(1);
+/// Messages that wait for the loop.
+const QUEUE: usize = 64;
+
+/// Why the agent could not start; every one of them is a matter of settings.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory for snapshots.
+    #[error("state_dir: cannot make {path}")]
+    StateDir {
+        /// Path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The registry client.
+    #[error(transparent)]
+    Transport(#[from] http::StartError),
+    /// The operator's door.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// Signals cannot be heard.
+    #[error("cannot hear signals")]
+    Signals(#[source] io::Error),
+}
+
+/// What an agent is started with.
+pub struct Start {
+    /// Complete settings.
+    pub settings: Settings,
+    /// The environment.
+    pub around: Surroundings,
+    /// The words that named the settings: they are read again on a reload.
+    pub flags: Flags,
+    /// What needs no file: the service that variables describe.
+    pub fixed: Option<(PathBuf, Descriptor)>,
+}
+
+/// How an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything was taken out and confirmed.
+    Clean,
+    /// The deadline came first; the log says what is left.
+    Late,
+    /// A second request to leave came.
+    AtOnce,
+}
+
+/// Makes `state_dir`, 0700, with its parents.
+///
+/// # Errors
+/// When it cannot be made, or is not a directory.
+pub fn make_state_dir(path: &Path) -> Result<(), StartError> {
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .and_then(|()| {
+            let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+            if mode & 0o077 == 0 {
+                return Ok(());
+            }
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        });
+    made.map_err(|source| StartError::StateDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The URLs the registry is known by before it was asked anything.
+fn known_servers(settings: &Settings) -> Vec<String> {
+    match &settings.registry.servers {
+        Servers::List(list) => list.clone(),
+        Servers::Endpoint { url, .. } => vec![url.clone()],
+    }
+}
+
+/// Runs the agent until it is told to leave.
+///
+/// # Errors
+/// When it cannot start; nothing was registered then.
+pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartError> {
+    let mut signals = Listener::start().map_err(StartError::Signals)?;
+    let settings = Arc::new(start.settings);
+    let around = Arc::new(start.around);
+    make_state_dir(&settings.state_dir)?;
+    let seed = fastrand::u64(..);
+    let metrics = Metrics::default();
+    let (standings_tx, standings) = mpsc::channel(QUEUE);
+    let transport = http::start(
+        &settings.registry,
+        &tasks,
+        epoch,
+        metrics.clone(),
+        seed,
+        standings_tx,
+    )?;
+    let parts = Parts {
+        tasks: tasks.clone(),
+        epoch,
+        transport,
+        metrics,
+        seed,
+    };
+    let services = Services::start(
+        &parts,
+        standings,
+        services::Surroundings {
+            pod_ip: around.env.get("POD_IP").cloned(),
+            servers: known_servers(&settings),
+        },
+    );
+    let targets = Targets::start(&parts, settings.state_dir.clone());
+    let (known, look) = catalog::start(&parts, &settings, &around, start.fixed);
+    let (commands_tx, commands) = mpsc::channel(QUEUE);
+    // Problems of the settings file itself, found by a reload.
+    let settings_problems = Arc::new(Mutex::new(Vec::new()));
+    let door = Door {
+        status: {
+            let (parts, services, known) = (parts.clone(), services.clone(), known.clone());
+            let (settings, views) = (Arc::clone(&settings), targets.views());
+            let settings_problems = Arc::clone(&settings_problems);
+            Box::new(move || {
+                let connection = parts.transport.connection().borrow().clone();
+                let mut known = known.borrow().as_deref().cloned().unwrap_or_default();
+                let more = settings_problems
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
+                known.problems.splice(0..0, more);
+                let targets = views.borrow().clone();
+                status::picture(
+                    epoch,
+                    &settings,
+                    &connection,
+                    services.views(),
+                    &targets,
+                    Some(&known),
+                )
+            })
+        },
+        figures: parts.metrics.registry(),
+        commands: commands_tx,
+    };
+    admin::start(&parts, &settings.admin, door).await?;
+    let agent = Agent {
+        parts,
+        settings,
+        around,
+        flags: start.flags,
+        services,
+        targets,
+        known,
+        look,
+        settings_problems,
+        ready: false,
+    };
+    Ok(agent.live(&mut signals, commands).await)
+}
+
+struct Agent {
+    parts: Parts,
+    settings: Arc<Settings>,
+    around: Arc<Surroundings>,
+    flags: Flags,
+    services: Services,
+    targets: Targets,
+    known: watch::Receiver<Option<Arc<Known>>>,
+    look: Look,
+    settings_problems: Arc<Mutex<Vec<crate::report::Problem>>>,
+    ready: bool,
+}
+
+impl Agent {
+    async fn live(mut self, signals: &mut Listener, mut commands: mpsc::Receiver<Command>) -> End {
+        let watchdog = systemd::watchdog();
+        let mut bark = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+        loop {
+            tokio::select! {
+                biased;
+                request = signals.next() => match request {
+                    Request::Leave => return self.leave(signals, commands).await,
+                    Request::Reload => {
+                        let (answer, _nobody) = oneshot::channel();
+                        self.reload(answer);
+                    }
+                },
+                // The only sender lives in the door, which lives as long as the tasks.
+                Some(command) = commands.recv() => self.obey(command),
+                Ok(()) = self.known.changed() => self.hand_out().await,
+                _ = bark.tick(), if watchdog.is_some() => systemd::alive(),
+            }
+        }
+    }
+
+    /// Gives services and targets what the catalog knows now.
+    async fn hand_out(&mut self) {
+        let Some(known) = self.known.borrow_and_update().clone() else {
+            return;
+        };
+        let services = known
+            .descriptors
+            .iter()
+            .flat_map(|(_, descriptor)| descriptor.services.iter().cloned())
+            .collect();
+        let configs = known
+            .descriptors
+            .iter()
+            .map(|(path, descriptor)| (path.clone(), descriptor.configs.clone()))
+            .collect();
+        self.services.set(services).await;
+        self.targets.set(configs);
+        systemd::status(&format!(
+            "{} descriptors, {} problems",
+            known.descriptors.len(),
+            known.problems.len()
+        ));
+        if !self.ready {
+            self.ready = true;
+            systemd::ready();
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            // Whoever asked may have gone; that is so for every answer below.
+            Command::Ping(answer) => _ = answer.send(()),
+            Command::Ready(answer) => _ = answer.send(self.ready),
+            Command::Reload(answer) => self.reload(answer),
+            Command::Drain { within, answer } => {
+                let services = self.services.clone();
+                self.parts.tasks.spawn("drain", async move {
+                    _ = answer.send(services.drain(within).await);
+                });
+            }
+            Command::Addresses(answer) => {
+                let services = self.services.clone();
+                self.parts.tasks.spawn("addresses", async move {
+                    _ = answer.send(services.addresses().await);
+                });
+            }
+        }
+    }
+
+    fn reload(&self, answer: oneshot::Sender<usize>) {
+        let (look, known) = (self.look.clone(), self.known.clone());
+        let (flags, around) = (self.flags.clone(), Arc::clone(&self.around));
+        let (settings, problems) = (
+            Arc::clone(&self.settings),
+            Arc::clone(&self.settings_problems),
+        );
+        self.parts.tasks.spawn("reload", async move {
+            let read =
+                tokio::task::spawn_blocking(move || descriptor::read_settings(&flags, &around))
+                    .await;
+            let found = match read {
+                Ok(Ok(new)) if new != *settings => {
+                    tracing::warn!("the settings have changed; they count from the next start on");
+                    Vec::new()
+                }
+                Ok(Err(found)) => {
+                    for problem in &found {
+                        tracing::error!("{problem}");
+                    }
+                    found
+                }
+                _ => Vec::new(),
+            };
+            let mut count = found.len();
+            *problems.lock().unwrap_or_else(PoisonError::into_inner) = found;
+            let (done, looked) = oneshot::channel();
+            if look.send(done).await.is_ok() {
+                // The catalog is ending when it does not answer.
+                _ = looked.await;
+            }
+            count += known
+                .borrow()
+                .as_ref()
+                .map_or(0, |known| known.problems.len());
+            _ = answer.send(count);
+        });
+    }
+
+    async fn leave(self, signals: &mut Listener, mut commands: mpsc::Receiver<Command>) -> End {
+        systemd::stopping();
+        let within = self.settings.shutdown_timeout;
+        tracing::info!(?within, "leaving: everything is taken out of the registry");
+        let watchdog = systemd::watchdog();
+        let mut bark = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+        let services = self.services.clone();
+        let drain = services.drain(within);
+        tokio::pin!(drain);
+        let clean = loop {
+            tokio::select! {
+                biased;
+                request = signals.next() => if request == Request::Leave {
+                    tracing::warn!("told to leave again: leaving at once");
+                    return End::AtOnce;
+                },
+                // Status is still answered while leaving.
+                Some(command) = commands.recv() => self.obey(command),
+                _ = bark.tick(), if watchdog.is_some() => systemd::alive(),
+                clean = &mut drain => break clean,
+            }
+        };
+        let left: Vec<String> = self
+            .services
+            .views()
+            .into_iter()
+            .filter(|view| view.state != super::view::ServiceState::Drained)
+            .map(|view| format!("{} ({})", view.service, view.state.word()))
+            .collect();
+        if let Ok(Err(unfinished)) = timeout(FINISH * 2, self.parts.tasks.finish(FINISH)).await {
+            tracing::warn!(%unfinished, "leaving all the same");
+        }
+        if clean {
+            tracing::info!("left in order");
+            End::Clean
+        } else {
+            tracing::error!(
+                left = left.join(", "),
+                "not confirmed by the registry in time"
+            );
+            End::Late
+        }
+    }
+}

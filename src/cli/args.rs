@@ -1,0 +1,181 @@
+//! The words of the command line; their help is what `--help` prints.
+
+use super::demo;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// The sidecar for services that have no Nacos SDK
+///
+/// Registers the applications of this host in a Nacos registry, beats for them, watches their health, and turns their
+/// configurations into files. Try `outrigger demo`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrigger",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Be the agent, in the foreground
+    Run(Files),
+    /// Be a Nacos registry for this machine, in memory; with --conf-dir the agent too
+    Dev(Dev),
+    /// Watch the whole job being done with real processes; needs nothing
+    Demo {
+        /// Stay up at the end, until Ctrl-C
+        #[arg(long)]
+        stay: bool,
+    },
+    /// The legacy application of the tour
+    #[command(hide = true)]
+    DemoApp(demo::app::App),
+    /// Say what is wrong with settings and descriptors: everything, with places
+    Check(Files),
+    /// Fetch, validate and write every configuration once, then exit: for init containers and cron
+    Once {
+        #[command(flatten)]
+        files: Files,
+        /// Give up after this long
+        #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+        timeout: Duration,
+    },
+    /// Show what is true now
+    Status {
+        #[command(flatten)]
+        files: Files,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+        /// Again and again, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Say in words what is wanted, what is true, why they differ and what to do
+    Explain {
+        #[command(flatten)]
+        files: Files,
+        /// Language; else from LANG
+        #[arg(long, value_enum)]
+        lang: Option<Lang>,
+        #[command(subcommand)]
+        what: Option<Subject>,
+    },
+    /// Take everything out of the registry and keep running
+    Drain {
+        #[command(flatten)]
+        files: Files,
+        /// How long to wait until the registry has confirmed
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+        timeout: Duration,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub(super) struct Files {
+    /// Settings [default: /etc/outrigger/outrigger.yaml, which may be absent]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Directory of descriptors [default: conf.d beside the settings]
+    #[arg(long, value_name = "DIR")]
+    pub(super) conf_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Dev {
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8848")]
+    pub(super) listen: SocketAddr,
+    /// Listen beyond loopback, open to everybody who can reach it
+    #[arg(long)]
+    pub(super) open: bool,
+    /// A further name this registry may be asked by; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(super) allow_host: Vec<String>,
+    #[command(flatten)]
+    pub(super) files: Files,
+}
+
+/// What is to be explained.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Subject {
+    /// A service
+    Service {
+        /// Its name
+        name: String,
+    },
+    /// A configuration
+    Config {
+        /// Its data id
+        data_id: String,
+    },
+    /// Which address is registered, and why
+    Address,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Lang {
+    En,
+    Zh,
+}
+
+/// `500ms`, `60s`, `2m`, `1h`.
+fn time(text: &str) -> Result<Duration, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or("a time needs a unit: 500ms, 60s, 2m, 1h")?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "not a time: write 500ms, 60s, 2m or 1h")?;
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("unknown unit: ms, s, m and h are known".to_owned()),
+    };
+    number
+        .checked_mul(factor)
+        .filter(|ms| (1..=86_400_000).contains(ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "a time from 1ms to 24h".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_words_make_sense_to_clap() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_need_a_unit() {
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("2m"), Ok(Duration::from_secs(120)));
+        for wrong in [
+            "5",
+            "s",
+            "0s",
+            "5d",
+            "-1s",
+            "99999999999999999999s",
+            "1000h",
+        ] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

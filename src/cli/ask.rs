@@ -1,0 +1,128 @@
+//! Questions to a running agent over its socket, and plain HTTP as the tour speaks it too.
+
+use super::{End, complain, fail, print, refuse_settings};
+use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign::Foreign;
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Longest answer that is read.
+const LIMIT: u64 = 16 * 1024 * 1024;
+/// For an answer that is there already.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a question was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// Nobody listens.
+    #[error("no agent answers on {path}; is it running, and may you use its socket?")]
+    NoAgent {
+        /// Socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke, or what came was no HTTP.
+    #[error("the agent broke off its answer")]
+    Broken(#[source] io::Error),
+    /// Another status than 200.
+    #[error("{}", .0)]
+    Refused(Foreign),
+}
+
+/// One request on a connection of its own; status line and body.
+pub(super) fn exchange(
+    mut stream: impl Read + Write,
+    method: &str,
+    path: &str,
+    form: &str,
+) -> io::Result<(String, String)> {
+    let kind = if form.is_empty() {
+        ""
+    } else {
+        "Content-Type: application/x-www-form-urlencoded\r\n"
+    };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{kind}Content-Length: {}\r\n\r\n",
+        form.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(form.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(LIMIT).read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer"))?;
+    let status = head.lines().next().unwrap_or_default();
+    Ok((status.to_owned(), body.to_owned()))
+}
+
+/// Asks the agent on `socket`; the body of a 200.
+pub(super) fn agent(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    patience: Duration,
+) -> Result<String, Error> {
+    let stream = UnixStream::connect(socket).map_err(|source| Error::NoAgent {
+        path: socket.to_owned(),
+        source,
+    })?;
+    stream
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
+        .map_err(Error::Broken)?;
+    let (status, body) = exchange(stream, method, path, "").map_err(Error::Broken)?;
+    if status.split(' ').nth(1) == Some("200") {
+        Ok(body)
+    } else {
+        Err(Error::Refused(Foreign::new(body.trim().to_owned())))
+    }
+}
+
+/// The socket of the agent these settings are for.
+pub(super) fn socket(flags: &Flags, around: &Surroundings) -> Result<PathBuf, End> {
+    descriptor::read_settings(flags, around)
+        .map(|settings| settings.admin.socket)
+        .map_err(|problems| refuse_settings(&problems, around))
+}
+
+/// The agent's status.
+pub(super) fn status(socket: &Path) -> Result<crate::agent::status::Status, End> {
+    let body = agent(socket, "GET", "/status", PATIENCE).map_err(|e| fail(End::Unavailable, &e))?;
+    serde_json::from_str(&body).map_err(|error| {
+        complain("outrigger: the agent is of another version than this command\n");
+        fail(End::Unavailable, &error)
+    })
+}
+
+/// The candidates for an automatic address.
+pub(super) fn addresses(socket: &Path) -> Result<Vec<crate::agent::locate::Considered>, End> {
+    // Names of the registry are looked up for this, which takes its time where that fails.
+    let patience = Duration::from_secs(30);
+    let body =
+        agent(socket, "GET", "/addresses", patience).map_err(|e| fail(End::Unavailable, &e))?;
+    serde_json::from_str(&body).map_err(|error| fail(End::Unavailable, &error))
+}
+
+/// `outrigger drain`.
+pub(super) fn drain(flags: &Flags, around: &Surroundings, within: Duration) -> End {
+    let socket = match socket(flags, around) {
+        Ok(socket) => socket,
+        Err(end) => return end,
+    };
+    let path = format!("/drain?timeout_ms={}", within.as_millis());
+    match agent(&socket, "POST", &path, within + PATIENCE) {
+        Ok(_) => {
+            print("drained: nothing of this agent is in the registry any more; it keeps running\n");
+            End::Done
+        }
+        Err(error) => fail(End::Unavailable, &error),
+    }
+}

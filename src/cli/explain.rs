@@ -1,0 +1,390 @@
+//! `outrigger explain`: wanted, actual, why they differ, what to do; in English or Chinese.
+//!
+//! Facts (names, addresses, the registry's and the system's own words) are the same in both; the sentences around them are in
+//! one table each, side by side, so that a state without advice cannot be added in one language alone.
+
+use super::args::{Lang, Subject};
+use super::text::{Paint, WIDTH, ago, pad, wrap};
+use super::{End, ask, colour, complain, print};
+use crate::agent::locate::Considered;
+use crate::agent::status::{Config, Happened, Service, Status};
+use crate::descriptor::{Flags, Surroundings};
+use crate::foreign::Foreign;
+use std::{io, time::SystemTime};
+
+/// Explains and prints.
+pub(super) fn explain(
+    flags: &Flags,
+    around: &Surroundings,
+    what: Option<&Subject>,
+    lang: Option<Lang>,
+) -> End {
+    let socket = match ask::socket(flags, around) {
+        Ok(socket) => socket,
+        Err(end) => return end,
+    };
+    let voice = Voice {
+        lang: lang.unwrap_or_else(|| spoken(around)),
+        paint: Paint(colour(&io::stdout(), around)),
+        now: SystemTime::now(),
+    };
+    if let Some(Subject::Address) = what {
+        return match ask::addresses(&socket) {
+            Ok(considered) => {
+                print(&voice.addresses(&considered));
+                End::Done
+            }
+            Err(end) => end,
+        };
+    }
+    let status = match ask::status(&socket) {
+        Ok(status) => status,
+        Err(end) => return end,
+    };
+    match voice.about(&status, what) {
+        Some(text) => {
+            print(&text);
+            End::Done
+        }
+        None => {
+            let known: Vec<&str> = match what {
+                Some(Subject::Config { .. }) => {
+                    status.configs.iter().map(|c| c.data_id.as_str()).collect()
+                }
+                _ => status.services.iter().map(|s| s.name.as_str()).collect(),
+            };
+            let none = voice.say("nothing of that name; known:", "没有这个名称；已知：");
+            complain(&format!("outrigger: {none} {}\n", known.join(" ")));
+            End::Usage
+        }
+    }
+}
+
+/// The language that the environment asks for.
+fn spoken(around: &Surroundings) -> Lang {
+    let set = ["LC_ALL", "LC_MESSAGES", "LANG"]
+        .iter()
+        .find_map(|name| around.env.get(*name).filter(|value| !value.is_empty()));
+    match set {
+        Some(value) if value.starts_with("zh") => Lang::Zh,
+        _ => Lang::En,
+    }
+}
+
+struct Voice {
+    lang: Lang,
+    paint: Paint,
+    now: SystemTime,
+}
+
+impl Voice {
+    fn say(&self, en: &'static str, zh: &'static str) -> &'static str {
+        match self.lang {
+            Lang::En => en,
+            Lang::Zh => zh,
+        }
+    }
+
+    /// `None` when there is nothing of that name.
+    fn about(&self, status: &Status, what: Option<&Subject>) -> Option<String> {
+        let mut parts = Vec::new();
+        match what {
+            Some(Subject::Service { name }) => {
+                let of_name = status.services.iter().filter(|s| s.name == *name);
+                parts.extend(of_name.map(|service| self.service(service)));
+            }
+            Some(Subject::Config { data_id }) => {
+                let of_name = status.configs.iter().filter(|c| c.data_id == *data_id);
+                parts.extend(of_name.map(|config| self.config(config)));
+            }
+            _ => {
+                parts.push(self.registry(status));
+                parts.extend(status.services.iter().map(|service| self.service(service)));
+                parts.extend(status.configs.iter().map(|config| self.config(config)));
+            }
+        }
+        (!parts.is_empty()).then(|| parts.join("\n"))
+    }
+
+    /// A heading and lines of label and text, the texts below one another.
+    fn block(&self, head: &str, lines: &[(&str, String)], history: &[Happened]) -> String {
+        let mut out = format!("{}\n", self.paint.bold(head));
+        for (label, text) in lines.iter().filter(|(_, text)| !text.is_empty()) {
+            for (at, line) in wrap(text, WIDTH - 12).iter().enumerate() {
+                let label = if at == 0 { *label } else { "" };
+                out += &format!("  {}{line}\n", self.paint.dim(&pad(label, 10)));
+            }
+        }
+        if !history.is_empty() {
+            out += &format!("  {}\n", self.paint.dim(self.say("history", "经过")));
+        }
+        for happened in history {
+            // The date matters to nobody who asks now; the time of day does.
+            let time = happened.at.get(11..19).unwrap_or(&happened.at);
+            for (at, line) in wrap(&happened.what, WIDTH - 16).iter().enumerate() {
+                let time = if at == 0 { time } else { "" };
+                out += &format!("    {}{line}\n", pad(time, 12));
+            }
+        }
+        out
+    }
+
+    fn state(&self, state: &str, since: &str) -> String {
+        let ago = ago(since, self.now);
+        match self.lang {
+            Lang::En => format!("{} for {ago}", self.paint.state(state)),
+            Lang::Zh => format!("{}，已持续 {ago}", self.paint.state(state)),
+        }
+    }
+
+    fn registry(&self, status: &Status) -> String {
+        let registry = &status.registry;
+        let server = registry.server.clone().unwrap_or_default();
+        let lines = [
+            (
+                self.say("actual", "现状"),
+                self.state(&registry.state, &registry.since),
+            ),
+            (
+                self.say("why", "原因"),
+                registry.reason.clone().unwrap_or_default(),
+            ),
+            (
+                self.say("next", "下一步"),
+                if registry.state == "connected" {
+                    ""
+                } else {
+                    self.say(
+                        "check that the servers in registry.servers run and can be reached from here; it is tried again for ever",
+                        "请检查 registry.servers 中的服务器是否运行、从本机是否可达；会一直重试",
+                    )
+                }
+                .to_owned(),
+            ),
+        ];
+        let head = format!("{} {server}", self.say("registry", "注册中心"));
+        self.block(&head, &lines, &[])
+    }
+
+    fn service(&self, service: &Service) -> String {
+        let wanted = match self.lang {
+            Lang::En => format!(
+                "listed as {}@@{} in namespace {} on port {} while its probe passes",
+                service.group, service.name, service.namespace, service.port
+            ),
+            Lang::Zh => format!(
+                "探测通过期间，以 {}@@{} 注册在命名空间 {}，端口 {}",
+                service.group, service.name, service.namespace, service.port
+            ),
+        };
+        let address = match (&service.instance, &service.address_origin) {
+            (Some(instance), Some(origin)) => format!("{instance} ({origin})"),
+            (Some(instance), None) => instance.clone(),
+            _ => String::new(),
+        };
+        let lines = [
+            (self.say("wanted", "期望"), wanted),
+            (
+                self.say("actual", "现状"),
+                self.state(&service.state, &service.since),
+            ),
+            (
+                self.say("why", "原因"),
+                service.reason.clone().unwrap_or_default(),
+            ),
+            (
+                self.say("next", "下一步"),
+                self.service_advice(&service.state).to_owned(),
+            ),
+            (self.say("address", "地址"), address),
+            (self.say("probe", "探测"), service.probe.clone()),
+        ];
+        let head = format!("{} {}", self.say("service", "服务"), service.name);
+        self.block(&head, &lines, &service.history)
+    }
+
+    fn service_advice(&self, state: &str) -> &'static str {
+        match state {
+            "waiting" => self.say(
+                "start the application, or mend its probe (port, host, path) in the descriptor; if it is about the address, see `outrigger explain address`",
+                "启动应用，或在描述文件中修正探测（端口、主机、路径）；若与地址有关，见 `outrigger explain address`",
+            ),
+            "unhealthy" => self.say(
+                "look at the application: it comes back into the registry by itself once its probe passes",
+                "请检查应用：探测恢复通过后会自动重新注册",
+            ),
+            "refused" => self.say(
+                "the registry's words say what it will not have; change the descriptor, or the service in the console; it is asked again slowly meanwhile",
+                "原因中是注册中心的原话；请修改描述文件，或在控制台修改该服务；期间会缓慢重试",
+            ),
+            "unreachable" => self.say(
+                "check the registry and the network; the application is not touched, and one answer is enough to be listed again",
+                "请检查注册中心与网络；应用不受影响，一旦有应答即恢复注册",
+            ),
+            "draining" => self.say(
+                "wait; if the registry does not confirm, see why above",
+                "请等待；若注册中心迟迟不确认，见上面的原因",
+            ),
+            "drained" => self.say(
+                "it stays out until the agent is started again",
+                "在代理重新启动之前保持注销",
+            ),
+            "registering" => self.say(
+                "wait a moment; it is under way",
+                "请稍候，正在注册",
+            ),
+            _ => "",
+        }
+    }
+
+    fn config(&self, config: &Config) -> String {
+        let wanted = match self.lang {
+            Lang::En => format!(
+                "{} holds data id {} of group {} in namespace {}",
+                config.path, config.data_id, config.group, config.namespace
+            ),
+            Lang::Zh => format!(
+                "{} 的内容是命名空间 {}、分组 {} 中的 {}",
+                config.path, config.namespace, config.group, config.data_id
+            ),
+        };
+        let content = config
+            .md5
+            .as_ref()
+            .map(|md5| format!("md5 {}", Foreign::new(md5.as_str())))
+            .unwrap_or_default();
+        let lines = [
+            (self.say("wanted", "期望"), wanted),
+            (
+                self.say("actual", "现状"),
+                self.state(&config.state, &config.since),
+            ),
+            (
+                self.say("why", "原因"),
+                config.reason.clone().unwrap_or_default(),
+            ),
+            (
+                self.say("next", "下一步"),
+                self.config_advice(&config.state).to_owned(),
+            ),
+            (self.say("content", "内容"), content),
+        ];
+        let head = format!("{} {}", self.say("configuration", "配置"), config.data_id);
+        self.block(&head, &lines, &config.history)
+    }
+
+    fn config_advice(&self, state: &str) -> &'static str {
+        match state {
+            "waiting" => self.say("wait a moment; it is being fetched", "请稍候，正在获取"),
+            "pending" => self.say(
+                "mend the reload (the reason has its last words); it is tried again by itself",
+                "请修正重新加载的方式（原因中有其最后的输出）；会自动重试",
+            ),
+            "rejected" => self.say(
+                "publish a content that is valid; until then the file keeps the last good one",
+                "请发布有效的内容；在此之前文件保持上一份有效内容",
+            ),
+            "missing" => self.say(
+                "publish it, or mend data_id, group or namespace in the descriptor; public is the empty namespace, others go by their id",
+                "请发布该配置，或修正描述文件中的 data_id、group、namespace；public 即空命名空间，其他命名空间用其 ID",
+            ),
+            "unreachable" => self.say(
+                "check the registry and the network; the file is not touched meanwhile",
+                "请检查注册中心与网络；期间文件保持不变",
+            ),
+            _ => "",
+        }
+    }
+
+    fn addresses(&self, considered: &[Considered]) -> String {
+        let heads = [
+            self.say("ADDRESS", "地址"),
+            self.say("FROM", "来源"),
+            self.say("VERDICT", "结论"),
+        ];
+        let shown: Vec<[String; 3]> = considered
+            .iter()
+            .map(|c| [c.ip.clone(), c.origin.clone(), c.verdict.clone()])
+            .collect();
+        let width = |at: usize| {
+            let cells = shown.iter().filter_map(|row| row.get(at));
+            cells
+                .map(|cell| super::text::columns(cell))
+                .chain(heads.get(at).map(|head| super::text::columns(head)))
+                .max()
+                .unwrap_or(0)
+                + 2
+        };
+        let (first, second) = (width(0), width(1));
+        let [address, from, verdict] = heads;
+        let head = format!("{}{}{verdict}", pad(address, first), pad(from, second));
+        let mut out = format!("{}\n", self.paint.bold(&head));
+        for [ip, origin, verdict] in &shown {
+            out += &format!("{}{}{verdict}\n", pad(ip, first), pad(origin, second));
+        }
+        if shown.is_empty() {
+            out += self.say("no address at all\n", "没有任何地址\n");
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::table::tests::{now, sample};
+
+    fn said(lang: Lang, what: Option<&Subject>) -> String {
+        let voice = Voice {
+            lang,
+            paint: Paint(false),
+            now: now(),
+        };
+        voice.about(&sample(), what).unwrap()
+    }
+
+    #[test]
+    fn a_service_in_english() {
+        let what = Subject::Service {
+            name: "billing".to_owned(),
+        };
+        insta::assert_snapshot!(said(Lang::En, Some(&what)), @"");
+    }
+
+    #[test]
+    fn everything_in_chinese() {
+        insta::assert_snapshot!(said(Lang::Zh, None), @"");
+    }
+
+    #[test]
+    fn every_state_that_is_not_well_has_advice_in_both_languages() {
+        use crate::agent::view::{ServiceState as S, TargetState as T};
+        for lang in [Lang::En, Lang::Zh] {
+            let voice = Voice {
+                lang,
+                paint: Paint(false),
+                now: now(),
+            };
+            for state in [
+                S::Waiting,
+                S::Registering,
+                S::Unhealthy,
+                S::Draining,
+                S::Drained,
+                S::Refused,
+                S::Unreachable,
+            ] {
+                assert!(!voice.service_advice(state.word()).is_empty(), "{state:?}");
+            }
+            for state in [
+                T::Waiting,
+                T::Pending,
+                T::Rejected,
+                T::Missing,
+                T::Unreachable,
+            ] {
+                assert!(!voice.config_advice(state.word()).is_empty(), "{state:?}");
+            }
+        }
+    }
+}

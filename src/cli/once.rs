@@ -1,0 +1,185 @@
+//! `outrigger once`: every configuration fetched, validated and written, then the exit code says how it went.
+
+use super::{End, complain, fail, print, refuse_settings, runtime};
+use crate::agent::Parts;
+use crate::agent::supervisor;
+use crate::agent::targets::Targets;
+use crate::agent::view::{TargetState, TargetView};
+use crate::descriptor::spec::{Config, OnAbsent};
+use crate::descriptor::{self, Flags, Surroundings};
+use crate::machine::Epoch;
+use crate::metrics::Metrics;
+use crate::nacos::http;
+use crate::report;
+use crate::report::Problem;
+use crate::tasks::Tasks;
+use crate::telemetry;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, timeout_at},
+};
+
+/// What the tasks may take to end.
+const FINISH: Duration = Duration::from_secs(1);
+
+type Wanted = Vec<(PathBuf, Vec<Config>)>;
+
+/// Runs it.
+pub(super) fn once(flags: &Flags, around: Surroundings, within: Duration) -> End {
+    let settings = match descriptor::read_settings(flags, &around) {
+        Ok(settings) => settings,
+        Err(problems) => return refuse_settings(&problems, &around),
+    };
+    let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
+    if let Err(error) = telemetry::start(filter, settings.log.json) {
+        return fail(End::Settings, &error);
+    }
+    let mut wanted: Wanted = match read(&settings, &around) {
+        Ok(wanted) => wanted,
+        Err(problems) => {
+            complain(&report::render_all(
+                &problems,
+                problems.len(),
+                problems.len(),
+                false,
+            ));
+            return End::Descriptor;
+        }
+    };
+    for config in wanted.iter_mut().flat_map(|(_, configs)| configs) {
+        // Nobody runs yet who could be told.
+        config.target.reload = None;
+    }
+    if let Err(error) = supervisor::make_state_dir(&settings.state_dir) {
+        return fail(End::Settings, &error);
+    }
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(End::Bug, &error),
+    };
+    let end = runtime.block_on(write_all(&settings, wanted, within));
+    runtime.shutdown_background();
+    end
+}
+
+/// Every configuration of every descriptor; here one broken file is an error, because nobody comes back to look.
+fn read(
+    settings: &descriptor::settings::Settings,
+    around: &Surroundings,
+) -> Result<Wanted, Vec<Problem>> {
+    let files = descriptor::read_directory(settings, around).map_err(|problem| vec![problem])?;
+    let mut problems = Vec::new();
+    let mut good = Vec::new();
+    for file in files {
+        match file.descriptor {
+            Ok(descriptor) => good.push((file.path, descriptor)),
+            Err(found) => problems.extend(found),
+        }
+    }
+    let all: Vec<_> = good.iter().map(|(path, d)| (path.as_path(), d)).collect();
+    problems.extend(
+        descriptor::conflicts(&all)
+            .into_iter()
+            .map(|(_, problem)| problem),
+    );
+    if problems.is_empty() {
+        Ok(good
+            .into_iter()
+            .map(|(path, descriptor)| (path, descriptor.configs))
+            .collect())
+    } else {
+        Err(problems)
+    }
+}
+
+async fn write_all(
+    settings: &descriptor::settings::Settings,
+    wanted: Wanted,
+    within: Duration,
+) -> End {
+    let deadline = Instant::now() + within;
+    let (tasks, epoch) = (Tasks::new(), Epoch::start());
+    let (standings, _nobody) = mpsc::channel(1);
+    let (metrics, seed) = (Metrics::default(), fastrand::u64(..));
+    let transport = http::start(
+        &settings.registry,
+        &tasks,
+        epoch,
+        metrics.clone(),
+        seed,
+        standings,
+    );
+    let transport = match transport {
+        Ok(transport) => transport,
+        Err(error) => return fail(End::Settings, &error),
+    };
+    let parts = Parts {
+        tasks: tasks.clone(),
+        epoch,
+        transport,
+        metrics,
+        seed,
+    };
+    // What a missing configuration means is written in its descriptor.
+    let fails: BTreeMap<PathBuf, bool> = wanted
+        .iter()
+        .flat_map(|(_, configs)| configs)
+        .map(|config| {
+            let target = &config.target;
+            let fails = target.required || target.on_absent == OnAbsent::Fail;
+            (target.path.clone(), fails)
+        })
+        .collect();
+    let targets = Targets::start(&parts, settings.state_dir.clone());
+    let views = targets.views();
+    targets.set(wanted);
+    let outcome = timeout_at(deadline, settled(views.clone(), fails.len())).await;
+    let all = views.borrow().clone();
+    let mut end = End::Done;
+    for view in all.iter() {
+        let good = match view.state {
+            TargetState::Applied => true,
+            TargetState::Missing => fails.get(&view.path) == Some(&false),
+            _ => false,
+        };
+        let reason = view
+            .reason
+            .as_deref()
+            .map(|r| format!(": {r}"))
+            .unwrap_or_default();
+        let line = format!(
+            "{:<9} {}  from {}{reason}\n",
+            view.state.word(),
+            view.path.display(),
+            view.config
+        );
+        if good {
+            print(&line);
+        } else {
+            complain(&line);
+            end = End::Unavailable;
+        }
+    }
+    if outcome.is_err() && end != End::Done {
+        complain(&format!("outrigger: given up after {within:?}\n"));
+    }
+    if let Err(unfinished) = tasks.finish(FINISH).await {
+        tracing::debug!(%unfinished, "leaving all the same");
+    }
+    end
+}
+
+/// Until every target has a verdict.
+async fn settled(mut views: watch::Receiver<Arc<Vec<TargetView>>>, count: usize) {
+    let verdict = |view: &TargetView| {
+        matches!(
+            view.state,
+            TargetState::Applied | TargetState::Missing | TargetState::Rejected
+        )
+    };
+    // The channel closes when the tasks end, and then there is nothing to wait for.
+    _ = views
+        .wait_for(|views| views.len() == count && views.iter().all(verdict))
+        .await;
+}

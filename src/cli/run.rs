@@ -1,0 +1,134 @@
+//! `outrigger run` and `outrigger dev`: the processes that stay.
+
+use super::args::Dev;
+use super::{End, complain, fail, print, refuse_settings, runtime};
+use crate::agent::supervisor;
+use crate::descriptor::{self, Flags, Surroundings};
+use crate::machine::Epoch;
+use crate::os::signals::{Listener, Request};
+use crate::registry;
+use crate::report;
+use crate::tasks::Tasks;
+use crate::telemetry;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// What the tasks of a registry may take to end.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// `outrigger run`.
+pub(super) fn run(flags: &Flags, around: Surroundings) -> End {
+    let start = match prepare(flags, around) {
+        Ok(start) => start,
+        Err(end) => return end,
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(End::Bug, &error),
+    };
+    let end = runtime.block_on(agent(start));
+    // Nothing that is left may hold up the exit: what had to be confirmed was, or was given up.
+    runtime.shutdown_background();
+    end
+}
+
+/// Reads everything an agent starts with, and starts to log as the settings say.
+fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End> {
+    let settings = descriptor::read_settings(flags, &around)
+        .map_err(|problems| refuse_settings(&problems, &around))?;
+    let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
+    if let Err(error) = telemetry::start(filter, settings.log.json) {
+        complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
+        return Err(fail(End::Settings, &error));
+    }
+    let fixed = match descriptor::from_environment(&settings, &around) {
+        Ok(fixed) => fixed.map(|fixed| (PathBuf::from("OUTRIGGER_SERVICE"), fixed)),
+        Err(problems) => {
+            complain(&report::render_all(&problems, 1, 1, false));
+            return Err(End::Descriptor);
+        }
+    };
+    Ok(supervisor::Start {
+        settings,
+        around,
+        flags: flags.clone(),
+        fixed,
+    })
+}
+
+async fn agent(start: supervisor::Start) -> End {
+    match supervisor::run(start, Tasks::new(), Epoch::start()).await {
+        Ok(supervisor::End::Clean) => End::Done,
+        Ok(supervisor::End::Late | supervisor::End::AtOnce) => End::Unavailable,
+        Err(error) => fail(End::Settings, &error),
+    }
+}
+
+/// `outrigger dev`.
+pub(super) fn dev(dev: Dev, around: Surroundings) -> End {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(End::Bug, &error),
+    };
+    let end = runtime.block_on(registry_and_agent(dev, around));
+    runtime.shutdown_background();
+    end
+}
+
+async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
+    let tasks = Tasks::new();
+    let mut signals = match Listener::start() {
+        Ok(signals) => signals,
+        Err(error) => return fail(End::Bug, &error),
+    };
+    let options = registry::Options {
+        listen: dev.listen,
+        open: dev.open,
+        allow_hosts: dev.allow_host,
+    };
+    let running = match registry::start(options, &tasks, Epoch::start()).await {
+        Ok(running) => running,
+        Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),
+        Err(error) => return fail(End::Unavailable, &error),
+    };
+    let at = running.address();
+    print(&format!(
+        "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
+         try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
+    ));
+    let end = if let Some(conf_dir) = dev.files.conf_dir {
+        beside(&mut around, at);
+        let flags = Flags {
+            config: dev.files.config,
+            conf_dir: Some(conf_dir),
+        };
+        match prepare(&flags, around) {
+            Ok(start) => agent(start).await,
+            Err(end) => end,
+        }
+    } else {
+        while signals.next().await != Request::Leave {}
+        End::Done
+    };
+    running.stop().await;
+    if let Err(unfinished) = tasks.finish(FINISH).await {
+        tracing::warn!(%unfinished, "leaving all the same");
+    }
+    end
+}
+
+/// An agent in the same process asks this registry, and without settings of its own keeps to a folder anybody can make.
+fn beside(around: &mut Surroundings, at: SocketAddr) {
+    let folder = around
+        .env
+        .get("XDG_RUNTIME_DIR")
+        .or(around.env.get("TMPDIR"))
+        .map_or("/tmp", String::as_str);
+    let folder = format!("{folder}/outrigger-dev-{}", at.port());
+    let env = &mut around.env;
+    env.remove("OUTRIGGER_REGISTRY_ENDPOINT");
+    env.insert("OUTRIGGER_REGISTRY_SERVERS".into(), format!("http://{at}"));
+    env.entry("OUTRIGGER_STATE_DIR".into())
+        .or_insert_with(|| format!("{folder}/state"));
+    env.entry("OUTRIGGER_ADMIN_SOCKET".into())
+        .or_insert_with(|| format!("{folder}/admin.sock"));
+}
