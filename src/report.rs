@@ -29,7 +29,7 @@ pub struct Problem {
     pub excerpt: Option<(String, usize)>,
 }
 
-/// How many columns of a line are shown before it is cut around the place that is meant.
+/// How many columns of a line are shown before it is cut around the place that is meant (an excerpt) or broken (a help).
 const EXCERPT: usize = 80;
 
 impl fmt::Display for Problem {
@@ -65,6 +65,7 @@ impl Problem {
             shown.push_str(&format!("{margin} | {}{carets}\n", " ".repeat(before)));
         }
         if let Some(help) = &self.help {
+            let help = wrap(help).join("\n        ");
             shown.push_str(&format!("  {} {help}\n", paint.cyan("help:")));
         }
         shown
@@ -101,6 +102,21 @@ pub fn render_all(
         count => format!("{count} errors in {files_wrong} of {files_total} {files}\n"),
     });
     shown
+}
+
+/// Lines of at most [`EXCERPT`] characters, broken at blanks; a longer word stays whole.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= EXCERPT => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A line as it is shown, the columns in front of what is meant, and the columns to underline (at least one).

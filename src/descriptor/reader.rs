@@ -846,3 +846,58 @@ fn holds_credentials(line: &str) -> bool {
     line.split_once("://")
         .is_some_and(|(_, rest)| rest.contains('@'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_one_slip_away() {
+        let words = [
+            "port",
+            "name",
+            "password_file",
+            "data_id",
+            "heartbeat",
+            "HUP",
+        ];
+        let near = |written| nearest(written, words);
+        assert_eq!(near("prot"), Some("port"));
+        assert_eq!(near("Port"), Some("port"));
+        assert_eq!(near("nmae"), Some("name"));
+        assert_eq!(near("dataId"), Some("data_id"));
+        assert_eq!(near("passwordfile"), Some("password_file"));
+        assert_eq!(near("hartbeet"), Some("heartbeat"));
+        assert_eq!(near("hup"), Some("HUP"));
+        assert_eq!(near("weight"), None);
+        assert_eq!(near(""), None);
+        assert_eq!(near(&"port".repeat(100)), None);
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_still_hides_a_secret() {
+        for secret in [
+            "password",
+            "Password",
+            "pasword",
+            "passwort",
+            "db_password",
+            "api-token",
+            "secret",
+        ] {
+            assert!(is_secret(secret), "{secret}");
+        }
+        for open in ["password_file", "path", "port", "passes"] {
+            assert!(!is_secret(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_shown_as_it_would_be_written() {
+        let written = [0, 1, 999, 1000, 1500, 60_000, 90_000, 3_600_000].map(Duration::from_millis);
+        assert_eq!(
+            written.map(shown),
+            ["0s", "1ms", "999ms", "1s", "1500ms", "1m", "90s", "1h"]
+        );
+    }
+}
