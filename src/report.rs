@@ -30,7 +30,7 @@ pub struct Problem {
 }
 
 /// How many columns of a line are shown before it is cut around the place that is meant (an excerpt) or broken (a help).
-const EXCERPT: usize = 80;
+const EXCERPT: usize = 90;
 
 impl fmt::Display for Problem {
     /// The first line alone: `file:line:col: key.path: message`.
@@ -278,7 +278,7 @@ mod tests {
         let line = format!("{}: here{}", "k".repeat(300), "v".repeat(300));
         let shown = problem("a.yaml", 1, 303, (&line, 4)).render(false);
         let lines: Vec<_> = shown.lines().collect();
-        assert!(lines[1].chars().count() <= 90);
+        assert!(lines[1].chars().count() <= 100);
         let caret = lines[2].find('^').unwrap();
         assert_eq!(
             lines[1].chars().skip(caret).take(4).collect::<String>(),

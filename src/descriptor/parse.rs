@@ -206,11 +206,17 @@ impl<'a> Context<'a> {
     }
 
     fn probe(&self, value: &Value<'_>, port: u16) -> Option<Probe> {
+        let example = "probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or none";
         if value.is_scalar() {
-            value.choice(&[("none", ())]);
+            let text = value.text()?;
+            if text != "none" {
+                value.wrong::<()>(
+                    format!("`{}` is not a probe", Foreign::new(text)),
+                    &format!("write {example}"),
+                );
+            }
             return None;
         }
-        let example = "probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or none";
         let mut fields = value.fields(example)?;
         let timeout = fields
             .get("timeout")
@@ -251,7 +257,7 @@ impl<'a> Context<'a> {
             .and_then(|value| value.duration(INTERVALS));
         let mut times = |name| {
             let value = fields.get(name)?;
-            let count = value.integer(&format!("`{name}`"), 1..=1000)?;
+            let count = value.integer("a count", 1..=1000)?;
             u32::try_from(count).ok()
         };
         let (rise, fall) = (times("rise"), times("fall"));
@@ -1030,6 +1036,15 @@ configs:
     }
 
     #[test]
+    fn a_slip_of_the_pen_in_a_key_is_one_mistake() {
+        let read = read("services:\n- name: a\n  prot: 8080\n");
+        assert_eq!(
+            messages(read),
+            ["services[0].prot: unknown key (did you mean `port`?)"]
+        );
+    }
+
+    #[test]
     fn an_entry_that_only_moved_is_what_it_was() {
         let text = "services:\n- { name: a, port: 1 }\n";
         assert_eq!(read(text), read(&format!("# one line more\n\n{text}")));
@@ -1067,8 +1082,7 @@ subscriptions: []
         conf.d/orders.yaml:3:5: services[0].prot: unknown key
            3 |     prot: 8080
              |     ^^^^
-          help: keys here are address, cluster, drain, enabled, ephemeral, group, heartbeat,
-                metadata, name, namespace, on_failure, port, probe, weight
+          help: `port` is written already, leave this one out
         conf.d/orders.yaml:4:11: services[0].port: "8080" is text
            4 |     port: "8080"
              |           ^^^^^^
@@ -1116,10 +1130,10 @@ subscriptions: []
           12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
              |                                           ^
           help: write 5s or 5ms
-        conf.d/orders.yaml:12:52: services[0].probe.rise: 0 is not `rise`
+        conf.d/orders.yaml:12:52: services[0].probe.rise: 0 is not a count
           12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
              |                                                    ^
-          help: `rise` goes from 1 to 1000
+          help: a count goes from 1 to 1000
         conf.d/orders.yaml:12:55: services[0].probe.path: unknown key
           12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
              |                                                       ^^^^
@@ -1135,23 +1149,23 @@ subscriptions: []
         conf.d/orders.yaml:15:14: services[0].address: `localhost` is not an IP address
           15 |     address: localhost
              |              ^^^^^^^^^
-          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4
-                }
+          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4 }
         conf.d/orders.yaml:16:23: services[1].port: 70000 is not a port
-          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe:…
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
              |                       ^^^^^
           help: a port goes from 1 to 65535
         conf.d/orders.yaml:16:47: services[1].address.cidr: expected a list, found a single value
-          16 | …name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope…
-             |                                          ^^^^^^^^^^
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                               ^^^^^^^^^^
           help: write cidr: [10.0.0.0/8]
         conf.d/orders.yaml:16:67: services[1].address.prefer: `ipv6` is none of v4, v6
-          16 | …0, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
-             |                                          ^^^^
-        conf.d/orders.yaml:16:82: services[1].probe: `nope` is none of none
-          16 | …idr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
-             |                                          ^^^^
-          help: did you mean `none`?
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                                                   ^^^^
+        conf.d/orders.yaml:16:82: services[1].probe: `nope` is not a probe
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                                                                  ^^^^
+          help: write probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or
+                none
         conf.d/orders.yaml:17:5: services[2]: `name` is missing
           17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
              |     ^
@@ -1166,8 +1180,8 @@ subscriptions: []
         conf.d/orders.yaml:17:58: services[2].probe: names none of `tcp`, `http` and `exec`
           17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
              |                                                          ^
-          help: write probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...]
-                } }, or none
+          help: write probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or
+                none
         conf.d/orders.yaml:18:51: services[3].probe.exec.command: an empty command
           18 |   - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
              |                                                   ^
@@ -1177,16 +1191,16 @@ subscriptions: []
              |                                                                  ^^
           help: write a whole number and ms, s, m or h: 500ms, 5s, 2m
         conf.d/orders.yaml:19:48: services[4].probe.http.host: `localhost` is not an IP address
-          19 | …ame: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
-             |                                          ^^^^^^^^^
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                ^^^^^^^^^
           help: write 127.0.0.1 or another address of this host; names are not looked up
         conf.d/orders.yaml:19:65: services[4].probe.http.port: 0 is not a port
-          19 | …probe: { http: { host: localhost, port: 0, path: health } } }
-             |                                          ^
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                                 ^
           help: a port goes from 1 to 65535
         conf.d/orders.yaml:19:74: services[4].probe.http.path: `health` is not a path of a request
-          19 | …http: { host: localhost, port: 0, path: health } } }
-             |                                          ^^^^^^
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                                          ^^^^^^
           help: begin it with /, and escape blanks and letters beyond ASCII as in a URL
         conf.d/orders.yaml:20:5: services[5]: expected a mapping, found a single value
           20 |   - orders
@@ -1274,26 +1288,25 @@ subscriptions: []
         conf.d/orders.yaml:12:5: configs[0].dataid: unknown key
           12 |     dataid: x
              |     ^^^^^^
-          help: keys here are data_id, group, max_size, mode, namespace, on_absent, owner, path,
-                reload, required, validate, verify
+          help: `data_id` is written already, leave this one out
         conf.d/orders.yaml:13:5: configs[1]: `data_id` is missing
-          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, proc…
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
              |     ^
         conf.d/orders.yaml:13:13: configs[1].path: `/run/../a` goes through `.` or `..`
-          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, proc…
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
              |             ^^^^^^^^^
           help: write the path without them
         conf.d/orders.yaml:13:30: configs[1].mode: "0666" lets everybody write
-          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, proc…
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
              |                              ^^^^^^
           help: leave the write bit of others out, as in "0640" or "0644"
         conf.d/orders.yaml:13:56: configs[1].reload.signal: `KILL` is not a signal
-          13 | …n/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
-             |                                          ^^^^
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |                                                        ^^^^
           help: signals are HUP, USR1, USR2, WINCH, TERM, INT, QUIT, ALRM, CONT
         conf.d/orders.yaml:13:77: configs[1].reload.process: `pid_file` and `process` exclude one another
-          13 | … reload: { signal: KILL, pid_file: pid, process: a } }
-             |                                          ^^^^^^^
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |                                                                             ^^^^^^^
           help: keep one of them
         conf.d/orders.yaml:14:25: configs[2].path: `/run/` names a directory
           14 |   - { data_id: a, path: /run/, mode: "4755", reload: { exec: nginx -s reload } }
@@ -1314,19 +1327,19 @@ subscriptions: []
         conf.d/orders.yaml:15:50: configs[3].validate: names none of `format` and `exec`
           help: write validate: { format: json } or { exec: [nginx, -t, -c, "{staged}"] }
         conf.d/orders.yaml:15:70: configs[3].reload.http: credentials do not belong in a URL
-          help: for the registry write `registry.auth`: username and password_file
+          help: leave them out
         conf.d/orders.yaml:15:95: configs[3].reload.method: `DELETE` is none of POST, PUT, GET
         conf.d/orders.yaml:16:35: configs[4].mode: "" is not a mode
-          16 |   - { data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, relo…
+          16 |   - { data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { http…
              |                                   ^^
           help: write octal digits: "0640"
         conf.d/orders.yaml:16:51: configs[4].validate.exec: `format` and `exec` exclude one another
-          16 | …_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { htt…
-             |                                          ^^^^
+          16 | … data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { http: "u…
+             |                                               ^^^^
           help: keep one of them
         conf.d/orders.yaml:16:93: configs[4].reload.http: `unix:/x` is not a URL
-          16 | …ec: [a], format: xml }, reload: { http: "unix:/x" } }
-             |                                          ^^^^^^^^^
+          16 | … { exec: [a], format: xml }, reload: { http: "unix:/x" } }
+             |                                               ^^^^^^^^^
           help: write http: "http://127.0.0.1:9000/reload"
         30 errors in 1 of 1 file
         "#);

@@ -509,6 +509,7 @@ impl<'a> Value<'a> {
                     whole: Some(self.clone()),
                     entries,
                     asked: Vec::new(),
+                    missing: Vec::new(),
                 })
             }
             _ => self.wrong(
@@ -551,6 +552,8 @@ pub(super) struct Fields<'a> {
     whole: Option<Value<'a>>,
     entries: Vec<Field<'a>>,
     asked: Vec<&'static str>,
+    /// Keys that had to be there and are not.
+    missing: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -569,6 +572,7 @@ impl<'a> Fields<'a> {
             whole: None,
             entries,
             asked: Vec::new(),
+            missing: Vec::new(),
         }
     }
 
@@ -592,16 +596,12 @@ impl<'a> Fields<'a> {
         Some(field.value.clone())
     }
 
-    /// The value of a key that must be there.
+    /// The value of a key that must be there; [`Fields::finish`] notes that it is not.
     pub(super) fn need(&mut self, name: &'static str) -> Option<Value<'a>> {
-        let value = self.get(name);
-        if value.is_none()
-            && !self.has(name)
-            && let Some(whole) = &self.whole
-        {
-            return whole.wrong(format!("`{name}` is missing"), "");
+        if !self.has(name) {
+            self.missing.push(name);
         }
-        value
+        self.get(name)
     }
 
     /// Whether the key is written; does not ask for it.
@@ -692,16 +692,20 @@ impl<'a> Fields<'a> {
         });
     }
 
-    /// Notes the keys nobody asked for.
+    /// Notes the keys nobody asked for, and those that had to be there and are not; a slip of the pen is one mistake, not two.
     pub(super) fn finish(self) {
+        let mut missing = self.missing.clone();
         for field in &self.entries {
             if self.asked.contains(&field.name) {
                 continue;
             }
             let free = self.asked.iter().copied().filter(|name| !self.has(name));
-            let help = match nearest(field.name, free) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => {
+            let near = nearest(field.name, free);
+            missing.retain(|name| Some(*name) != near);
+            let help = match (near, nearest(field.name, self.asked.iter().copied())) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, Some(near)) => format!("`{near}` is written already, leave this one out"),
+                (None, None) => {
                     let mut known = self.asked.clone();
                     known.sort_unstable();
                     known.dedup();
@@ -709,6 +713,11 @@ impl<'a> Fields<'a> {
                 }
             };
             self.wrong_key(field.name, "unknown key", &help);
+        }
+        if let Some(whole) = &self.whole {
+            for name in missing {
+                whole.wrong::<()>(format!("`{name}` is missing"), "");
+            }
         }
     }
 }

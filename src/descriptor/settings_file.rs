@@ -86,15 +86,13 @@ pub(super) fn variable(key: &str) -> String {
 /// Everything that is wrong, with its line or its variable.
 pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, Vec<Problem>> {
     let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-    let unreadable = |message: String| {
+    let unreadable = |message: String, help: Option<&str>| {
         Err(vec![Problem {
             source: path.to_owned(),
             place: None,
             key: String::new(),
             message,
-            help: Some(
-                "name the settings with --config, or leave them out: variables are enough".into(),
-            ),
+            help: help.map(str::to_owned),
             excerpt: None,
         }])
     };
@@ -107,11 +105,14 @@ pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, V
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
             return resolve(path, None, flags, around);
         }
-        Err(error) => return unreadable(format!("cannot be read: {error}")),
+        Err(error) => {
+            let help = "name another file with --config; without one variables are enough";
+            return unreadable(format!("cannot be read: {error}"), Some(help));
+        }
     }
     match String::from_utf8(bytes) {
         Ok(text) => resolve(path, Some(&text), flags, around),
-        Err(_) => unreadable("not UTF-8".into()),
+        Err(_) => unreadable("not UTF-8".into(), None),
     }
 }
 
@@ -407,7 +408,7 @@ impl<'a> Reading<'a> {
                 value.duration(secs(10)..=secs(300))
             }),
             write_rate: self.or(&mut fields, "registry.write_rate", 20, |value| {
-                let rate = value.integer("`write_rate`", 1..=10_000)?;
+                let rate = value.integer("a rate", 1..=10_000)?;
                 u32::try_from(rate).ok()
             }),
         };
@@ -552,8 +553,11 @@ fn level(value: &Value<'_>) -> Option<String> {
     if LEVELS.contains(&text.as_str()) {
         return Some(text);
     }
-    // A bare word would be taken for a target's name, and a slip of the pen would then switch the logs off.
-    let filter = text.contains('=')
+    // A bare word would be taken for a target's name, and a slip of the pen would then switch the logs off. RUST_LOG is not
+    // ours alone: it may say all that other programs take.
+    // Beyond ASCII the filter's parser may panic (tracing-subscriber 0.3.23: a blank, such a letter, `=`), and no target needs it.
+    let filter = text.is_ascii()
+        && (text.contains('=') || value.source() == Path::new("RUST_LOG"))
         && tracing_subscriber::EnvFilter::builder()
             .parse(&text)
             .is_ok();
@@ -740,6 +744,32 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_is_checked_and_never_panics() {
+        let level = |name, text| read("", &[(name, text)]).map(|settings| settings.log.level);
+        assert!(level("OUTRIGGER_LOG_LEVEL", "info,outrigger::nacos=debug").is_ok());
+        assert!(level("RUST_LOG", "hyper").is_ok());
+        for wrong in ["hyper", " \u{ab11}=", "info,outrigger=loud"] {
+            assert!(level("OUTRIGGER_LOG_LEVEL", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_by_a_binary_without_it() {
+        let read = read(
+            "registry: { servers: [https://a], tls: { ca: /ca.pem } }",
+            &[],
+        );
+        assert_eq!(read.is_ok(), cfg!(feature = "tls"), "{read:?}");
+        if let Err(problems) = read {
+            assert!(
+                problems
+                    .iter()
+                    .all(|problem| problem.message.contains("the feature `tls`"))
+            );
+        }
+    }
+
+    #[test]
     fn servers_come_in_one_form() {
         let text = "registry: { servers: [nacos-0, \"NACOS-1:9999\", \"http://[::1]\", \"[fe80::1]:1\", http://10.0.0.1/] }";
         assert_eq!(
@@ -807,8 +837,7 @@ shutdown_timout: 10s
 "#;
         insta::assert_snapshot!(shown(text, &[("OUTRIGGER_LOG_LEVEL", "loud")]), @r#"
         /etc/outrigger/outrigger.yaml:2:13: registry.servers[0]: `http://a:8848/nacos` names a path
-          help: write host and port here; the path in front of every call is
-                `registry.context_path`
+          help: write host and port here; the path in front of every call is `registry.context_path`
         /etc/outrigger/outrigger.yaml:2:34: registry.servers[1]: `a:99999` is not a server
           help: write http://host:8848; an IPv6 address stands in brackets, http://[::1]:8848
         /etc/outrigger/outrigger.yaml:2:45: registry.servers[2]: `ftp://` is not spoken
@@ -818,7 +847,7 @@ shutdown_timout: 10s
         /etc/outrigger/outrigger.yaml:2:62: registry.servers[5]: http://a:8848 is written twice
           help: leave it out here
         /etc/outrigger/outrigger.yaml:2:72: registry.servers[6]: credentials do not belong in a URL
-          help: for the registry write `registry.auth`: username and password_file
+          help: write `registry.auth`: username and password_file
         /etc/outrigger/outrigger.yaml:3:13: registry.endpoint: `address` is not a URL
            3 |   endpoint: address
              |             ^^^^^^^
@@ -862,8 +891,8 @@ shutdown_timout: 10s
         /etc/outrigger/outrigger.yaml:12:3: registry.timeout: unknown key
           12 |   timeout: 3s
              |   ^^^^^^^
-          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_refresh,
-                long_poll, namespace, request_timeout, servers, tls, write_rate
+          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_refresh, long_poll,
+                namespace, request_timeout, servers, tls, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^
@@ -901,8 +930,7 @@ shutdown_timout: 10s
              | ^^^^^^^^^^^^^^^
           help: did you mean `shutdown_timeout`?
         OUTRIGGER_LOG_LEVEL: `loud` is not a level
-          help: write error, warn, info, debug or trace, or a filter:
-                info,outrigger::nacos=debug
+          help: write error, warn, info, debug or trace, or a filter: info,outrigger::nacos=debug
         27 errors in 1 of 1 file
         "#);
     }

@@ -275,8 +275,7 @@ mod tests {
             .join("\n");
         insta::assert_snapshot!(shown, @r"
         OUTRIGGER_ADDRESS: nobody can call 0.0.0.0
-          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4
-                }
+          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4 }
         OUTRIGGER_METADATA: `version` is not a pair
           help: write name=value,name=value
         OUTRIGGER_PORT: `http` is not a whole number
@@ -289,8 +288,8 @@ mod tests {
         OUTRIGGER_GROUP: means nothing without OUTRIGGER_SERVICE
           help: set OUTRIGGER_SERVICE to the service's name too
         OUTRIGGER_PORT: means nothing without OUTRIGGER_SERVICE
-          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the
-                pod's spec
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
 
         OUTRIGGER_SERVICE: OUTRIGGER_PORT is missing
           help: set it to the port the service listens on
@@ -319,13 +318,13 @@ mod tests {
         OUTRIGGER_FORBID: `http` cannot be ruled out
           help: write exec
         OUTRIGGER_PORT_8848_TCP_ADDR: unknown variable
-          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the
-                pod's spec
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
         OUTRIGGER_REGISTRY_SERVER: unknown variable
           help: did you mean OUTRIGGER_REGISTRY_SERVERS?
         OUTRIGGER_SERVICE_HOST: unknown variable
-          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the
-                pod's spec
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
         5 errors in 1 of 1 file
         ");
     }
