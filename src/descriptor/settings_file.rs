@@ -822,7 +822,7 @@ mod tests {
   namespace: "a b"
   context_path: nacos/
   auth: { username: svc }
-  tls: { ca: ca.pem }
+  tls: ca.pem
   connect_timeout: 0s
   long_poll: 1s
   write_rate: "20"
@@ -872,10 +872,10 @@ shutdown_timout: 10s
            7 |   auth: { username: svc }
              |                     ^^^
           help: write `registry.auth.password_file` too
-        /etc/outrigger/outrigger.yaml:8:14: registry.tls.ca: `ca.pem` is not an absolute path
-           8 |   tls: { ca: ca.pem }
-             |              ^^^^^^
-          help: begin it with /
+        /etc/outrigger/outrigger.yaml:8:8: registry.tls: expected a mapping, found a single value
+           8 |   tls: ca.pem
+             |        ^^^^^^
+          help: write tls: { ca: /etc/ssl/ca.pem }
         /etc/outrigger/outrigger.yaml:9:20: registry.connect_timeout: 0s is too short
            9 |   connect_timeout: 0s
              |                    ^^
