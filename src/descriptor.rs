@@ -1,8 +1,8 @@
 //! What an operator writes: YAML in, typed and complete values out, every mistake with its place and the next step.
 //!
 //! Two stages: `yaml` makes a tree that knows its places, a reader takes typed values out of it and collects what is wrong.
-//! [`parse`] and [`read_settings`] answer either everything, complete with defaults, or every problem at once; what several
-//! files have in common is looked at afterwards, by [`conflicts`].
+//! [`parse()`] and [`read_settings`] answer either everything, complete with defaults, or every problem at once; what several
+//! files have in common is looked at afterwards, by [`conflicts()`].
 
 mod conflicts;
 mod directory;

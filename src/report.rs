@@ -29,8 +29,8 @@ pub struct Problem {
     pub excerpt: Option<(String, usize)>,
 }
 
-/// How many columns of a line are shown before it is cut around the place that is meant.
-const EXCERPT: usize = 80;
+/// How many columns of a line are shown before it is cut around the place that is meant (an excerpt) or broken (a help).
+const EXCERPT: usize = 90;
 
 impl fmt::Display for Problem {
     /// The first line alone: `file:line:col: key.path: message`.
@@ -65,6 +65,7 @@ impl Problem {
             shown.push_str(&format!("{margin} | {}{carets}\n", " ".repeat(before)));
         }
         if let Some(help) = &self.help {
+            let help = wrap(help).join("\n        ");
             shown.push_str(&format!("  {} {help}\n", paint.cyan("help:")));
         }
         shown
@@ -101,6 +102,21 @@ pub fn render_all(
         count => format!("{count} errors in {files_wrong} of {files_total} {files}\n"),
     });
     shown
+}
+
+/// Lines of at most [`EXCERPT`] characters, broken at blanks; a longer word stays whole.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= EXCERPT => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A line as it is shown, the columns in front of what is meant, and the columns to underline (at least one).
@@ -262,7 +278,7 @@ mod tests {
         let line = format!("{}: here{}", "k".repeat(300), "v".repeat(300));
         let shown = problem("a.yaml", 1, 303, (&line, 4)).render(false);
         let lines: Vec<_> = shown.lines().collect();
-        assert!(lines[1].chars().count() <= 90);
+        assert!(lines[1].chars().count() <= 100);
         let caret = lines[2].find('^').unwrap();
         assert_eq!(
             lines[1].chars().skip(caret).take(4).collect::<String>(),

@@ -100,3 +100,92 @@ impl std::fmt::Display for Origin<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Flags;
+    use super::super::Surroundings;
+    use super::super::from_environment;
+    use super::super::parse;
+    use super::super::settings_file::resolve;
+    use super::*;
+    use crate::report;
+
+    fn around(variables: &[(&str, &str)]) -> Surroundings {
+        Surroundings {
+            env: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Surroundings::default()
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_that_collide_is_told_where_the_first_is() {
+        let around = around(&[("OUTRIGGER_SERVICE", "orders"), ("OUTRIGGER_PORT", "8080")]);
+        let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
+        let files = [
+            (
+                "a.yaml",
+                "services:\n  - { name: orders, port: 8080 }\n  - { name: orders, port: 8081 }\n\
+                 configs:\n  - { data_id: a, path: /run/a }\n  - { data_id: b, path: /run//a }\n",
+            ),
+            (
+                "b.yaml",
+                "services:\n  - { name: orders, port: 8080, cluster: other }\n  - { name: orders, port: 8080, group: G }\n\
+                 configs:\n  - { data_id: a, path: /run/b }\n  - { data_id: c, path: /run/a }\n",
+            ),
+        ];
+        let mut read: Vec<_> = files
+            .iter()
+            .map(|(path, text)| {
+                (
+                    Path::new(*path),
+                    parse(Path::new(path), text, &settings, &around).unwrap(),
+                )
+            })
+            .collect();
+        let variables = from_environment(&settings, &around).unwrap().unwrap();
+        read.push((Path::new("OUTRIGGER_SERVICE"), variables));
+        let all: Vec<_> = read.iter().map(|(path, found)| (*path, found)).collect();
+        let found = conflicts(&all);
+        let indexes: Vec<_> = found.iter().map(|(index, _)| *index).collect();
+        assert_eq!(indexes, [0, 1, 1, 2]);
+        let problems: Vec<_> = found.into_iter().map(|(_, problem)| problem).collect();
+        insta::assert_snapshot!(report::render_all(&problems, 3, 3, false), @r"
+        OUTRIGGER_SERVICE: DEFAULT_GROUP/orders on port 8080 in namespace public is already written in a.yaml:2:13
+          help: leave one out, or give each its own port or a written address
+        a.yaml:6:25: configs[1].path: /run/a is already kept by a.yaml:5:25
+           6 |   - { data_id: b, path: /run//a }
+             |                         ^^^^^^^
+          help: two configurations cannot be one file: change one path
+        b.yaml:2:13: services[0].name: DEFAULT_GROUP/orders on port 8080 in namespace public is already written in a.yaml:2:13
+           2 |   - { name: orders, port: 8080, cluster: other }
+             |             ^^^^^^
+          help: leave one out, or give each its own port or a written address
+        b.yaml:6:25: configs[1].path: /run/a is already kept by a.yaml:5:25
+           6 |   - { data_id: c, path: /run/a }
+             |                         ^^^^^^
+          help: two configurations cannot be one file: change one path
+        4 errors in 3 of 3 files
+        ");
+    }
+
+    #[test]
+    fn two_written_addresses_make_two_instances() {
+        let around = around(&[]);
+        let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
+        let collisions = |first: &str, second: &str| {
+            let text = format!(
+                "services:\n- {{ name: a, port: 1, address: {first} }}\n- {{ name: a, port: 1, address: {second} }}\n"
+            );
+            let path = Path::new("a.yaml");
+            let descriptor = parse(path, &text, &settings, &around).unwrap();
+            conflicts(&[(path, &descriptor)]).len()
+        };
+        assert_eq!(collisions("10.0.0.1", "10.0.0.2"), 0);
+        assert_eq!(collisions("10.0.0.1", "10.0.0.1"), 1);
+        assert_eq!(collisions("10.0.0.1", "auto"), 1);
+    }
+}

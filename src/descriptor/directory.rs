@@ -43,6 +43,10 @@ pub struct File {
 /// # Errors
 ///
 /// The directory cannot be read or holds too many files. What is wrong with one file is that file's.
+#[expect(
+    clippy::result_large_err,
+    reason = "made at most once a reading, and shown as every other problem"
+)]
 pub fn read_directory(settings: &Settings, around: &Surroundings) -> Result<Vec<File>, Problem> {
     let directory = &settings.catalog.conf_dir;
     let paths = match list(directory) {
@@ -175,5 +179,183 @@ fn whole(path: &Path, message: String, help: Option<&str>) -> Problem {
         message,
         help: help.map(str::to_owned),
         excerpt: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Flags;
+    use super::super::settings_file::resolve;
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use tempfile::TempDir;
+
+    fn write(path: &Path, text: &[u8]) {
+        use std::io::Write as _;
+        fs::File::create(path).unwrap().write_all(text).unwrap();
+    }
+
+    fn settings(directory: &Path) -> Settings {
+        let flags = Flags {
+            config: None,
+            conf_dir: Some(directory.to_owned()),
+        };
+        resolve(
+            Path::new("outrigger.yaml"),
+            None,
+            &flags,
+            &Surroundings::default(),
+        )
+        .unwrap()
+    }
+
+    fn read_all(directory: &Path, around: &Surroundings) -> Vec<File> {
+        read_directory(&settings(directory), around).unwrap()
+    }
+
+    /// Each file's name with its first service or its first problem.
+    fn outcomes(directory: &Path, around: &Surroundings) -> Vec<(String, String)> {
+        read_all(directory, around)
+            .into_iter()
+            .map(|file| {
+                let outcome = match file.descriptor {
+                    Ok(found) => found.services.first().map(|one| one.name.clone()),
+                    Err(problems) => problems.first().map(|one| one.message.clone()),
+                };
+                let name = file.path.file_name().unwrap().to_string_lossy();
+                (name.into_owned(), outcome.unwrap_or_default())
+            })
+            .collect()
+    }
+
+    fn service(name: &str) -> Vec<u8> {
+        format!("services: [{{ name: {name}, port: 1 }}]\n").into_bytes()
+    }
+
+    #[test]
+    fn a_missing_directory_holds_nothing_and_a_file_is_no_directory() {
+        let home = TempDir::new().unwrap();
+        assert!(read_all(&home.path().join("none"), &Surroundings::default()).is_empty());
+        let file = home.path().join("file");
+        write(&file, b"");
+        let problem = read_directory(&settings(&file), &Surroundings::default()).unwrap_err();
+        assert!(
+            problem.message.starts_with("cannot be read"),
+            "{}",
+            problem.message
+        );
+    }
+
+    #[test]
+    fn one_bad_file_spoils_no_other() {
+        let home = TempDir::new().unwrap();
+        let at = |name: &str| home.path().join(name);
+        write(&at("b.yml"), &service("b"));
+        write(&at("a.yaml"), b"services: [");
+        write(&at("c.yaml"), b"\xff");
+        write(&at("d.yaml"), &vec![b'#'; (1 << 20) + 1]);
+        symlink("nowhere", at("e.yaml")).unwrap();
+        write(&at("f.yaml"), &service("f"));
+        // None of these counts.
+        write(&at(".hidden.yaml"), b"x: 1");
+        write(&at("notes.txt"), b"x: 1");
+        write(&at("g.yaml~"), b"x: 1");
+        fs::create_dir(at("folder.yaml")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe.yaml"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        let outcomes = outcomes(home.path(), &Surroundings::default());
+        let shown: Vec<_> = outcomes
+            .iter()
+            .map(|(name, outcome)| format!("{name}: {outcome}"))
+            .collect();
+        insta::assert_snapshot!(shown.join("\n"), @r"
+        a.yaml: unclosed bracket '['
+        b.yml: b
+        c.yaml: not UTF-8 after 0 bytes
+        d.yaml: more than 1048576 bytes
+        e.yaml: is a link to nothing
+        f.yaml: f
+        ");
+    }
+
+    #[test]
+    fn a_config_map_is_read_through_its_links_before_and_after_a_swap() {
+        let home = TempDir::new().unwrap();
+        let at = |name: &str| home.path().join(name);
+        for (folder, name) in [("..2024_1", "old"), ("..2024_2", "new")] {
+            fs::create_dir(at(folder)).unwrap();
+            write(&at(folder).join("orders.yaml"), &service(name));
+        }
+        symlink("..2024_1", at("..data")).unwrap();
+        symlink("..data/orders.yaml", at("orders.yaml")).unwrap();
+        let around = Surroundings::default();
+        let before = read_all(home.path(), &around);
+        assert_eq!(
+            outcomes(home.path(), &around),
+            [("orders.yaml".into(), "old".into())]
+        );
+        symlink("..2024_2", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        assert_eq!(
+            outcomes(home.path(), &around),
+            [("orders.yaml".into(), "new".into())]
+        );
+        assert_ne!(before[0].digest, read_all(home.path(), &around)[0].digest);
+    }
+
+    #[test]
+    fn what_all_files_weigh_together_is_limited() {
+        let home = TempDir::new().unwrap();
+        let mut text = vec![b'#'; (1 << 20) - 1];
+        text.push(b'\n');
+        for number in 10..43 {
+            write(&home.path().join(format!("{number}.yaml")), &text);
+        }
+        let files = read_all(home.path(), &Surroundings::default());
+        let wrong: Vec<_> = files
+            .iter()
+            .filter(|file| file.descriptor.is_err())
+            .collect();
+        assert_eq!((files.len(), wrong.len()), (33, 1));
+        assert!(wrong[0].path.ends_with("42.yaml"));
+    }
+
+    #[test]
+    fn too_many_files_are_one_problem_of_the_directory() {
+        let home = TempDir::new().unwrap();
+        for number in 0..=MAX_FILES {
+            write(&home.path().join(format!("{number}.yaml")), b"");
+        }
+        let around = Surroundings::default();
+        let problem = read_directory(&settings(home.path()), &around).unwrap_err();
+        assert_eq!(problem.message, "holds more than 2000 descriptors");
+    }
+
+    #[test]
+    fn a_privileged_agent_reads_only_what_it_or_root_wrote() {
+        let home = TempDir::new().unwrap();
+        let path = home.path().join("a.yaml");
+        write(&path, &service("a"));
+        let uid = fs::metadata(&path).unwrap().uid();
+        let root = |uid| Surroundings {
+            privileged: true,
+            uid,
+            ..Surroundings::default()
+        };
+        assert_eq!(outcomes(home.path(), &root(uid))[0].1, "a");
+        if uid != 0 {
+            let stranger = &outcomes(home.path(), &root(0))[0].1;
+            assert!(stranger.starts_with("belongs to user"), "{stranger}");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
+        let open = &outcomes(home.path(), &root(uid))[0].1;
+        assert!(open.starts_with("can be written by everybody"), "{open}");
+        assert_eq!(outcomes(home.path(), &Surroundings::default())[0].1, "a");
     }
 }

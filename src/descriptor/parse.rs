@@ -206,11 +206,17 @@ impl<'a> Context<'a> {
     }
 
     fn probe(&self, value: &Value<'_>, port: u16) -> Option<Probe> {
+        let example = "probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or none";
         if value.is_scalar() {
-            value.choice(&[("none", ())]);
+            let text = value.text()?;
+            if text != "none" {
+                value.wrong::<()>(
+                    format!("`{}` is not a probe", Foreign::new(text)),
+                    &format!("write {example}"),
+                );
+            }
             return None;
         }
-        let example = "probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or none";
         let mut fields = value.fields(example)?;
         let timeout = fields
             .get("timeout")
@@ -251,7 +257,7 @@ impl<'a> Context<'a> {
             .and_then(|value| value.duration(INTERVALS));
         let mut times = |name| {
             let value = fields.get(name)?;
-            let count = value.integer(&format!("`{name}`"), 1..=1000)?;
+            let count = value.integer("a count", 1..=1000)?;
             u32::try_from(count).ok()
         };
         let (rise, fall) = (times("rise"), times("fall"));
@@ -792,4 +798,688 @@ fn process(fields: &mut Fields<'_>) -> Option<Process> {
         );
     }
     Some(Process::Named(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Flags;
+    use super::super::settings_file::resolve;
+    use super::*;
+    use crate::report;
+    use proptest::prelude::*;
+
+    fn around(variables: &[(&str, &str)]) -> Surroundings {
+        Surroundings {
+            env: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Surroundings::default()
+        }
+    }
+
+    fn read_in(text: &str, around: &Surroundings) -> Result<Descriptor, Vec<Problem>> {
+        let none = Surroundings::default();
+        let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &none)?;
+        parse(Path::new("conf.d/orders.yaml"), text, &settings, around)
+    }
+
+    fn read(text: &str) -> Result<Descriptor, Vec<Problem>> {
+        read_in(text, &around(&[]))
+    }
+
+    fn shown(text: &str) -> String {
+        report::render_all(&read(text).unwrap_err(), 1, 1, false)
+    }
+
+    fn document(name: &str) -> String {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(here.join(name)).unwrap()
+    }
+
+    fn target(keys: &str) -> Result<Target, Vec<Problem>> {
+        let text = format!("configs:\n- {{ data_id: a, path: /run/a, {keys} }}\n");
+        read(&text).map(|mut found| found.configs.remove(0).target)
+    }
+
+    fn service(keys: &str) -> Result<Service, Vec<Problem>> {
+        let text = format!("services:\n- {{ name: a, port: 8080, {keys} }}\n");
+        read(&text).map(|mut found| found.services.remove(0))
+    }
+
+    fn messages<T: std::fmt::Debug>(read: Result<T, Vec<Problem>>) -> Vec<String> {
+        let problems = read.unwrap_err();
+        problems
+            .into_iter()
+            .map(|problem| match problem.help {
+                Some(help) => format!("{}: {} ({help})", problem.key, problem.message),
+                None => format!("{}: {}", problem.key, problem.message),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_is_not_written_has_the_documented_default() {
+        let found = read("services:\n- name: orders\n  port: 8080\nconfigs:\n- data_id: orders.yaml\n  path: /run/orders\n").unwrap();
+        let service = &found.services[0];
+        assert_eq!(service.namespace, "public");
+        assert_eq!(
+            (service.group.as_str(), service.cluster.as_str()),
+            ("DEFAULT_GROUP", "DEFAULT")
+        );
+        assert_eq!((service.weight, service.enabled), (1.0, true));
+        assert_eq!(service.heartbeat, Heartbeat::default());
+        assert_eq!(service.probe, Some(default_probe(8080)));
+        assert_eq!(service.address, Address::Auto(AddressRules::default()));
+        assert_eq!(
+            (service.on_failure, service.drain_delay),
+            (OnFailure::Deregister, Duration::ZERO)
+        );
+        let target = &found.configs[0].target;
+        assert_eq!(
+            (target.mode, target.max_size, target.required),
+            (0o640, 10_485_760, false)
+        );
+        assert_eq!(target.on_absent, OnAbsent::Keep);
+        assert_eq!(
+            (&target.owner, &target.validate, &target.reload),
+            (&None, &None, &None)
+        );
+        assert_eq!(read("").unwrap(), Descriptor::default());
+        assert_eq!(read("# nothing yet\n").unwrap(), Descriptor::default());
+    }
+
+    #[test]
+    fn every_example_of_the_documents_is_right() {
+        let mut read_blocks = 0;
+        for name in ["docs/descriptors.md", "README.md", "README.zh-CN.md"] {
+            let document = document(name);
+            for block in document.split("```yaml\n").skip(1) {
+                let block = block.split("```").next().unwrap();
+                let found = if block.starts_with("address:") {
+                    read(&format!("services:\n- name: a\n  port: 1\n  {block}"))
+                } else if block.starts_with("registry:") {
+                    continue;
+                } else {
+                    read(block)
+                };
+                found.unwrap_or_else(|problems| panic!("{name}: {problems:?}"));
+                read_blocks += 1;
+            }
+        }
+        assert!(read_blocks >= 5, "{read_blocks}");
+        read(&document("examples/quick-start/conf.d/greeter.yaml")).unwrap();
+    }
+
+    #[test]
+    fn every_form_and_default_in_the_tables_of_the_document_is_right() {
+        let document = document("docs/descriptors.md");
+        let forms: Vec<_> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `{ ")?.split("` |").next())
+            .collect();
+        assert_eq!(forms.len(), 4);
+        for form in forms {
+            target(&format!("reload: {{ {form}")).unwrap();
+        }
+        let service_part = document.split("## `configs`").next().unwrap();
+        for line in service_part.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<_> = line.split('|').map(str::trim).collect();
+            let (key, default) = (cells[1].trim_matches('`'), cells[2]);
+            let plain = key
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+            if plain
+                && default.starts_with('`')
+                && !default.contains(',')
+                && !["interval", "path"].contains(&key)
+            {
+                service(&format!("{key}: {}", default.trim_matches('`'))).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn everything_that_can_be_written_is_read() {
+        let around = around(&[("POD_IP", "10.1.2.3"), ("NODE_NAME", "n1")]);
+        let text = r#"
+services:
+  - name: orders
+    group: PAYMENTS
+    namespace: dev-1
+    cluster: c1
+    port: 8080
+    address: ${POD_IP}
+    weight: 0.5
+    enabled: false
+    ephemeral: true
+    metadata: { version: 1.10, node: "${NODE_NAME}", literal: "$${x}", flag: yes, empty: "" }
+    heartbeat: { interval: 1s, timeout: 3s, delete_after: 1m }
+    probe:
+      http: { host: 10.0.0.1, port: 9000, path: "/health?full=1" }
+      interval: 2s
+      timeout: 1500ms
+      rise: 1
+      fall: 5
+    on_failure: unhealthy
+    drain: { delay: 5s }
+  - { name: "1", port: 1, probe: none, address: auto }
+  - { name: b, port: 2, probe: { exec: { command: [/bin/check, ""], run_as: app } } }
+configs:
+  - data_id: orders.yaml
+    group: PAYMENTS
+    namespace: ""
+    path: /run//orders/orders.yaml
+    mode: "0600"
+    owner: ":1000"
+    required: true
+    on_absent: remove
+    max_size: 1024
+    validate: { exec: [nginx, -t, -c, "{staged}"], timeout: 10s, run_as: www-data }
+    reload: { http: "https://127.0.0.1:9000/reload?x", method: PUT, timeout: 1s }
+"#;
+        let text = if cfg!(feature = "tls") {
+            text.to_owned()
+        } else {
+            text.replace("https", "http")
+        };
+        let found = read_in(&text, &around).unwrap();
+        let orders = &found.services[0];
+        assert_eq!(
+            orders.address,
+            Address::Explicit("10.1.2.3".parse().unwrap())
+        );
+        let metadata: Vec<_> = orders
+            .metadata
+            .iter()
+            .map(|(key, text)| format!("{key}={text}"))
+            .collect();
+        assert_eq!(
+            metadata,
+            [
+                "empty=",
+                "flag=yes",
+                "literal=${x}",
+                "node=n1",
+                "version=1.10"
+            ]
+        );
+        assert_eq!(orders.heartbeat.delete_after, Some(Duration::from_secs(60)));
+        let probe = orders.probe.as_ref().unwrap();
+        assert!(
+            matches!(&probe.kind, ProbeKind::Http { port: 9000, path, .. } if path == "/health?full=1")
+        );
+        assert_eq!(
+            (probe.rise, probe.fall, probe.timeout),
+            (1, 5, Duration::from_millis(1500))
+        );
+        assert_eq!(found.services[1].probe, None);
+        let exec = found.services[2].probe.as_ref().unwrap();
+        assert_eq!(exec.timeout, Duration::from_secs(5));
+        assert!(
+            matches!(&exec.kind, ProbeKind::Exec(command) if command.argv == ["/bin/check", ""])
+        );
+        let config = &found.configs[0];
+        assert_eq!(
+            (config.namespace.as_str(), config.target.mode),
+            ("public", 0o600)
+        );
+        assert_eq!(config.target.path, Path::new("/run/orders/orders.yaml"));
+        let owner = config.target.owner.as_ref().unwrap();
+        assert_eq!(
+            (owner.user.as_deref(), owner.group.as_deref()),
+            (None, Some("1000"))
+        );
+        assert!(
+            matches!(&config.target.reload, Some(Reload::Http { method, .. }) if method == "PUT")
+        );
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_in_a_key_is_one_mistake() {
+        let read = read("services:\n- name: a\n  prot: 8080\n");
+        assert_eq!(
+            messages(read),
+            ["services[0].prot: unknown key (did you mean `port`?)"]
+        );
+    }
+
+    #[test]
+    fn an_entry_that_only_moved_is_what_it_was() {
+        let text = "services:\n- { name: a, port: 1 }\n";
+        assert_eq!(read(text), read(&format!("# one line more\n\n{text}")));
+    }
+
+    #[test]
+    fn every_mistake_of_a_service_is_shown_at_once() {
+        let text = r#"services:
+  - name: PAY@@orders
+    prot: 8080
+    port: "8080"
+    group: "a b"
+    cluster: c_1
+    weight: 20000
+    enabled: yes
+    ephemeral: false
+    metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
+    heartbeat: { interval: 15s }
+    probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
+    on_failure: unhealty
+    drain: 5s
+    address: localhost
+  - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+  - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
+  - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
+  - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+  - orders
+subscriptions: []
+"#;
+        insta::assert_snapshot!(shown(text), @r#"
+        conf.d/orders.yaml:2:11: services[0].name: a group stands in front of the name
+           2 |   - name: PAY@@orders
+             |           ^^^^^^^^^^^
+          help: write name: orders and group: PAY
+        conf.d/orders.yaml:3:5: services[0].prot: unknown key
+           3 |     prot: 8080
+             |     ^^^^
+          help: `port` is written already, leave this one out
+        conf.d/orders.yaml:4:11: services[0].port: "8080" is text
+           4 |     port: "8080"
+             |           ^^^^^^
+          help: write 8080 without quotes
+        conf.d/orders.yaml:5:12: services[0].group: `a b` is not a group
+           5 |     group: "a b"
+             |            ^^^^^
+          help: letters, digits and . : _ - are allowed
+        conf.d/orders.yaml:6:14: services[0].cluster: `c_1` is not a cluster
+           6 |     cluster: c_1
+             |              ^^^
+          help: letters, digits and - are allowed
+        conf.d/orders.yaml:7:13: services[0].weight: 20000 is not a weight
+           7 |     weight: 20000
+             |             ^^^^^
+          help: weights go from 0 to 10000; 0 takes the instance out of traffic
+        conf.d/orders.yaml:8:14: services[0].enabled: `yes` is not true or false
+           8 |     enabled: yes
+             |              ^^^
+          help: write true
+        conf.d/orders.yaml:9:16: services[0].ephemeral: not in this version
+           9 |     ephemeral: false
+             |                ^^^^^
+          help: leave it out: instances are ephemeral and go when the agent falls silent
+        conf.d/orders.yaml:10:48: services[0].metadata.preserved.heart.beat.interval: is written by the heartbeat
+          10 |     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
+             |                                                ^^^^
+          help: write heartbeat: { interval: ... } instead
+        conf.d/orders.yaml:10:59: services[0].metadata.empty: has no value
+          10 |     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
+             |                                                           ^
+          help: give it one ("" for an empty text) or leave it out
+        conf.d/orders.yaml:10:69: services[0].metadata.list: expected text, found a list
+          10 |     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
+             |                                                                     ^
+        conf.d/orders.yaml:11:28: services[0].heartbeat.interval: a beat every 15s is not shorter than `timeout`, 15s
+          11 |     heartbeat: { interval: 15s }
+             |                            ^^^
+          help: the registry demands it; the server's own times are 5s, 15s and 30s
+        conf.d/orders.yaml:12:23: services[0].probe.http: `tcp` and `http` exclude one another
+          12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
+             |                       ^^^^
+          help: keep one of them
+        conf.d/orders.yaml:12:43: services[0].probe.interval: 5 has no unit
+          12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
+             |                                           ^
+          help: write 5s or 5ms
+        conf.d/orders.yaml:12:52: services[0].probe.rise: 0 is not a count
+          12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
+             |                                                    ^
+          help: a count goes from 1 to 1000
+        conf.d/orders.yaml:12:55: services[0].probe.path: unknown key
+          12 |     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
+             |                                                       ^^^^
+          help: keys here are exec, fall, http, interval, rise, tcp, timeout
+        conf.d/orders.yaml:13:17: services[0].on_failure: `unhealty` is none of deregister, unhealthy
+          13 |     on_failure: unhealty
+             |                 ^^^^^^^^
+          help: did you mean `unhealthy`?
+        conf.d/orders.yaml:14:12: services[0].drain: expected a mapping, found a single value
+          14 |     drain: 5s
+             |            ^^
+          help: write drain: { delay: 5s }
+        conf.d/orders.yaml:15:14: services[0].address: `localhost` is not an IP address
+          15 |     address: localhost
+             |              ^^^^^^^^^
+          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4 }
+        conf.d/orders.yaml:16:23: services[1].port: 70000 is not a port
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                       ^^^^^
+          help: a port goes from 1 to 65535
+        conf.d/orders.yaml:16:47: services[1].address.cidr: expected a list, found a single value
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                               ^^^^^^^^^^
+          help: write cidr: [10.0.0.0/8]
+        conf.d/orders.yaml:16:67: services[1].address.prefer: `ipv6` is none of v4, v6
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                                                   ^^^^
+        conf.d/orders.yaml:16:82: services[1].probe: `nope` is not a probe
+          16 |   - { name: ok, port: 70000, address: { cidr: 10.0.0.0/8, prefer: ipv6 }, probe: nope }
+             |                                                                                  ^^^^
+          help: write probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or
+                none
+        conf.d/orders.yaml:17:5: services[2]: `name` is missing
+          17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
+             |     ^
+        conf.d/orders.yaml:17:13: services[2].port: 08 begins with 0
+          17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
+             |             ^^
+          help: leave the zeros out: some readers of YAML take them for octal
+        conf.d/orders.yaml:17:35: services[2].address.cidr[0]: `10.0.0.0/33` is not a network
+          17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
+             |                                   ^^^^^^^^^^^
+          help: write an address and its leading bits: 10.0.0.0/8
+        conf.d/orders.yaml:17:58: services[2].probe: names none of `tcp`, `http` and `exec`
+          17 |   - { port: 08, address: { cidr: [10.0.0.0/33] }, probe: { interval: 1s } }
+             |                                                          ^
+          help: write probe: { tcp: {} }, { http: { path: /health } }, { exec: { command: [...] } }, or
+                none
+        conf.d/orders.yaml:18:51: services[3].probe.exec.command: an empty command
+          18 |   - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
+             |                                                   ^
+          help: write the program and its arguments
+        conf.d/orders.yaml:18:66: services[3].probe.timeout: `1d` is not a time
+          18 |   - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
+             |                                                                  ^^
+          help: write a whole number and ms, s, m or h: 500ms, 5s, 2m
+        conf.d/orders.yaml:19:48: services[4].probe.http.host: `localhost` is not an IP address
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                ^^^^^^^^^
+          help: write 127.0.0.1 or another address of this host; names are not looked up
+        conf.d/orders.yaml:19:65: services[4].probe.http.port: 0 is not a port
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                                 ^
+          help: a port goes from 1 to 65535
+        conf.d/orders.yaml:19:74: services[4].probe.http.path: `health` is not a path of a request
+          19 |   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
+             |                                                                          ^^^^^^
+          help: begin it with /, and escape blanks and letters beyond ASCII as in a URL
+        conf.d/orders.yaml:20:5: services[5]: expected a mapping, found a single value
+          20 |   - orders
+             |     ^^^^^^
+          help: write - name: orders
+        conf.d/orders.yaml:21:1: subscriptions: not in this version
+          21 | subscriptions: []
+             | ^^^^^^^^^^^^^
+          help: keep services and configs, leave it out
+        34 errors in 1 of 1 file
+        "#);
+    }
+
+    #[test]
+    fn every_mistake_of_a_configuration_is_shown_at_once() {
+        let text = r#"configs:
+  - data_id: a/b
+    path: run/a
+    mode: 0640
+    owner: "a b"
+    required: "true"
+    on_absent: delete
+    max_size: 10MiB
+    validate: { format: jsn, run_as: x }
+    reload: { signal: SIGHUP, timeout: 5s }
+    verify: {}
+    dataid: x
+  - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+  - { data_id: a, path: /run/, mode: "4755", reload: { exec: nginx -s reload } }
+  - { data_id: a, path: /, mode: "99", validate: {}, reload: { http: "http://u:p@h/", method: DELETE } }
+  - { data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { http: "unix:/x" } }
+"#;
+        insta::assert_snapshot!(shown(text), @r#"
+        conf.d/orders.yaml:2:14: configs[0].data_id: `a/b` is not a data id
+           2 |   - data_id: a/b
+             |              ^^^
+          help: letters, digits and . : _ - are allowed
+        conf.d/orders.yaml:3:11: configs[0].path: `run/a` is not an absolute path
+           3 |     path: run/a
+             |           ^^^^^
+          help: begin it with /
+        conf.d/orders.yaml:4:11: configs[0].mode: 0640 is not in quotes
+           4 |     mode: 0640
+             |           ^^^^
+          help: write it in quotes: mode: "0640"
+        conf.d/orders.yaml:5:12: configs[0].owner: `a b` is not an owner
+           5 |     owner: "a b"
+             |            ^^^^^
+          help: write user, user:group or :group, names or numbers
+        conf.d/orders.yaml:6:15: configs[0].required: "true" is text
+           6 |     required: "true"
+             |               ^^^^^^
+          help: write true without quotes
+        conf.d/orders.yaml:7:16: configs[0].on_absent: `delete` is none of keep, remove, fail
+           7 |     on_absent: delete
+             |                ^^^^^^
+        conf.d/orders.yaml:8:15: configs[0].max_size: `10MiB` is not a whole number
+           8 |     max_size: 10MiB
+             |               ^^^^^
+          help: a size in bytes goes from 1 to 104857600
+        conf.d/orders.yaml:9:25: configs[0].validate.format: `jsn` is none of json, yaml, toml, properties, xml
+           9 |     validate: { format: jsn, run_as: x }
+             |                         ^^^
+          help: did you mean `json`?
+        conf.d/orders.yaml:9:30: configs[0].validate.run_as: means nothing beside `format`
+           9 |     validate: { format: jsn, run_as: x }
+             |                              ^^^^^^
+          help: leave it out
+        conf.d/orders.yaml:10:13: configs[0].reload: names none of `pid_file` and `process`
+          10 |     reload: { signal: SIGHUP, timeout: 5s }
+             |             ^
+          help: write pid_file: /run/app/pid, or process: /usr/sbin/nginx, beside the signal
+        conf.d/orders.yaml:10:23: configs[0].reload.signal: `SIGHUP` is not a signal
+          10 |     reload: { signal: SIGHUP, timeout: 5s }
+             |                       ^^^^^^
+          help: did you mean `HUP`?
+        conf.d/orders.yaml:10:31: configs[0].reload.timeout: means nothing beside `signal`
+          10 |     reload: { signal: SIGHUP, timeout: 5s }
+             |                               ^^^^^^^
+          help: leave it out
+        conf.d/orders.yaml:11:5: configs[0].verify: not in this version
+          11 |     verify: {}
+             |     ^^^^^^
+          help: leave it out; `validate` checks a content before it replaces the file
+        conf.d/orders.yaml:12:5: configs[0].dataid: unknown key
+          12 |     dataid: x
+             |     ^^^^^^
+          help: `data_id` is written already, leave this one out
+        conf.d/orders.yaml:13:5: configs[1]: `data_id` is missing
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |     ^
+        conf.d/orders.yaml:13:13: configs[1].path: `/run/../a` goes through `.` or `..`
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |             ^^^^^^^^^
+          help: write the path without them
+        conf.d/orders.yaml:13:30: configs[1].mode: "0666" lets everybody write
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |                              ^^^^^^
+          help: leave the write bit of others out, as in "0640" or "0644"
+        conf.d/orders.yaml:13:56: configs[1].reload.signal: `KILL` is not a signal
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |                                                        ^^^^
+          help: signals are HUP, USR1, USR2, WINCH, TERM, INT, QUIT, ALRM, CONT
+        conf.d/orders.yaml:13:77: configs[1].reload.process: `pid_file` and `process` exclude one another
+          13 |   - { path: /run/../a, mode: "0666", reload: { signal: KILL, pid_file: pid, process: a } }
+             |                                                                             ^^^^^^^
+          help: keep one of them
+        conf.d/orders.yaml:14:25: configs[2].path: `/run/` names a directory
+          14 |   - { data_id: a, path: /run/, mode: "4755", reload: { exec: nginx -s reload } }
+             |                         ^^^^^
+          help: leave the / at the end out
+        conf.d/orders.yaml:14:38: configs[2].mode: "4755" sets more than read, write and execute
+          14 |   - { data_id: a, path: /run/, mode: "4755", reload: { exec: nginx -s reload } }
+             |                                      ^^^^^^
+          help: modes go from "0000" to "0775"
+        conf.d/orders.yaml:14:62: configs[2].reload.exec: expected a list, found a single value
+          14 |   - { data_id: a, path: /run/, mode: "4755", reload: { exec: nginx -s reload } }
+             |                                                              ^^^^^^^^^^^^^^^
+          help: write a list of words, there is no shell: [nginx, -s, reload]
+        conf.d/orders.yaml:15:25: configs[3].path: `/` names a directory
+          help: leave the / at the end out
+        conf.d/orders.yaml:15:34: configs[3].mode: "99" is not a mode
+          help: write octal digits: "0640"
+        conf.d/orders.yaml:15:50: configs[3].validate: names none of `format` and `exec`
+          help: write validate: { format: json } or { exec: [nginx, -t, -c, "{staged}"] }
+        conf.d/orders.yaml:15:70: configs[3].reload.http: credentials do not belong in a URL
+          help: leave them out
+        conf.d/orders.yaml:15:95: configs[3].reload.method: `DELETE` is none of POST, PUT, GET
+        conf.d/orders.yaml:16:35: configs[4].mode: "" is not a mode
+          16 |   - { data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { http…
+             |                                   ^^
+          help: write octal digits: "0640"
+        conf.d/orders.yaml:16:51: configs[4].validate.exec: `format` and `exec` exclude one another
+          16 | … data_id: a, path: /x, mode: "", validate: { exec: [a], format: xml }, reload: { http: "u…
+             |                                               ^^^^
+          help: keep one of them
+        conf.d/orders.yaml:16:93: configs[4].reload.http: `unix:/x` is not a URL
+          16 | … { exec: [a], format: xml }, reload: { http: "unix:/x" } }
+             |                                               ^^^^^^^^^
+          help: write http: "http://127.0.0.1:9000/reload"
+        30 errors in 1 of 1 file
+        "#);
+    }
+
+    #[test]
+    fn a_variable_is_replaced_inside_a_value_and_can_never_add_a_key() {
+        let around = around(&[
+            ("POD_NAME", "a, enabled: false }"),
+            ("POD_PORT", "80"),
+            ("HOME", "/root"),
+        ]);
+        let text = "services:\n- { name: n, port: 1, metadata: { pod: \"${POD_NAME}\" } }\n- name: p\n  port: ${POD_PORT}\n";
+        let found = read_in(text, &around).unwrap();
+        assert_eq!(found.services[0].metadata["pod"], "a, enabled: false }");
+        assert!(found.services[0].enabled);
+        assert_eq!(found.services[1].port, 80);
+        let text = "services:\n- name: n\n  port: 1\n  metadata:\n    a: ${HOME}\n    b: ${POD_UID}\n    c: ${POD_IP\n    d: $HOME $$ {x}\n    e: $${HOME}\n";
+        insta::assert_snapshot!(messages(read_in(text, &around)).join("\n"), @r"
+        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_* and HOST_* variables are; write $${ where ${ itself is meant)
+        services[0].metadata.b: the variable POD_UID is not set (set it in the agent's environment, or write the value itself)
+        services[0].metadata.c: `${` without a closing `}` (write $${ where ${ itself is meant)
+        ");
+    }
+
+    #[test]
+    fn commands_are_problems_where_they_are_ruled_out_or_run_as_root() {
+        let text = "services:\n- { name: a, port: 1, probe: { exec: { command: [x] } } }\nconfigs:\n- { data_id: a, path: /a, validate: { exec: [x] }, reload: { exec: [x], run_as: root } }\n";
+        let root = Surroundings {
+            privileged: true,
+            ..Surroundings::default()
+        };
+        let banned = around(&[("OUTRIGGER_FORBID", "exec")]);
+        assert!(read(text).is_ok());
+        let shown = [
+            messages(read_in(text, &root)),
+            messages(read_in(text, &banned)),
+        ]
+        .concat();
+        insta::assert_snapshot!(shown.join("\n"), @r"
+        services[0].probe.exec.command: a command of a privileged agent needs `run_as` (write run_as: root to keep root's rights, or a user)
+        configs[0].validate.exec: a command of a privileged agent needs `run_as` (write run_as: root to keep root's rights, or a user)
+        services[0].probe.exec.command: commands are ruled out by OUTRIGGER_FORBID=exec (use tcp or http, a format, or a signal instead)
+        configs[0].validate.exec: commands are ruled out by OUTRIGGER_FORBID=exec (use tcp or http, a format, or a signal instead)
+        configs[0].reload.exec: commands are ruled out by OUTRIGGER_FORBID=exec (use tcp or http, a format, or a signal instead)
+        ");
+    }
+
+    #[test]
+    fn a_beat_is_shorter_than_what_waits_for_it_written_or_not() {
+        for right in [
+            "interval: 1s",
+            "interval: 20s, timeout: 30s, delete_after: 40s",
+            "timeout: 6s",
+            "interval: 14999ms",
+        ] {
+            assert!(
+                service(&format!("heartbeat: {{ {right} }}")).is_ok(),
+                "{right}"
+            );
+        }
+        for wrong in [
+            "interval: 5s, timeout: 5s",
+            "timeout: 5s",
+            "delete_after: 1s",
+            "interval: 20s, timeout: 30s, delete_after: 20s",
+        ] {
+            assert_eq!(
+                messages(service(&format!("heartbeat: {{ {wrong} }}"))).len(),
+                1,
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn metadata_has_the_servers_limit_with_the_heartbeat_counted() {
+        let of = |length: usize, more: &str| {
+            service(&format!(
+                "metadata: {{ k: {} }}, {more}",
+                "v".repeat(length)
+            ))
+        };
+        assert!(of(1023, "").is_ok());
+        assert!(of(1024, "").is_err());
+        // preserved.heart.beat.interval and 1000
+        assert!(of(1023 - 29 - 4, "heartbeat: { interval: 1s }").is_ok());
+        assert!(of(1023 - 29 - 3, "heartbeat: { interval: 1s }").is_err());
+    }
+
+    #[test]
+    fn names_have_the_servers_limits() {
+        let name = |length: usize| {
+            read(&format!(
+                "services: [{{ name: {}, port: 1 }}]",
+                "n".repeat(length)
+            ))
+        };
+        assert!(name(512).is_ok() && name(513).is_err());
+        for (key, most) in [("group", 128), ("cluster", 64), ("namespace", 64)] {
+            assert!(service(&format!("{key}: {}", "n".repeat(most))).is_ok());
+            assert!(service(&format!("{key}: {}", "n".repeat(most + 1))).is_err());
+        }
+    }
+
+    #[test]
+    fn a_file_full_of_mistakes_shows_a_hundred() {
+        let text = (0..5000).map(|n| format!("k{n}: 1\n")).collect::<String>();
+        let problems = read(&text).unwrap_err();
+        assert_eq!(problems.len(), MAX_SHOWN + 1);
+        let last = problems.iter().find(|problem| problem.place.is_none());
+        assert_eq!(
+            last.unwrap().message,
+            "more than 100 mistakes; the rest is not shown"
+        );
+    }
+
+    const MAX_SHOWN: usize = 100;
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(services:|configs:|- |name: |port: |probe: |address: |weight: |metadata: |reload: |mode: |path: |\\$\\{POD_IP\\}|\\$\\{|5s|[0-9]{1,3}|[:{}\\[\\], \n\"'a-z/&*é-]){0,40}") {
+            if let Err(problems) = read(&text) {
+                prop_assert!(!problems.is_empty());
+                let lines = text.lines().count().max(1);
+                for problem in problems {
+                    prop_assert!(problem.place.is_none_or(|at| at.line >= 1 && at.line <= lines + 1 && at.column >= 1));
+                    prop_assert!(problem.render(false).chars().all(|c| c == '\n' || !c.is_control()));
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_right_says_what_was_written(port in 1_u16.., weight in 0_u32..=10_000, millis in 10_u64..5_000, rise in 1_u32..=1000) {
+            let read = service(&format!("weight: {weight}, probe: {{ tcp: {{ port: {port} }}, interval: {millis}ms, rise: {rise} }}")).unwrap();
+            prop_assert_eq!(read.weight, f64::from(weight));
+            let probe = read.probe.unwrap();
+            let host = Ipv4Addr::LOCALHOST.into();
+            prop_assert_eq!(probe.kind, ProbeKind::Tcp { host, port });
+            prop_assert_eq!((probe.interval, probe.rise), (Duration::from_millis(millis), rise));
+        }
+    }
 }

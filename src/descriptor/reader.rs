@@ -509,6 +509,7 @@ impl<'a> Value<'a> {
                     whole: Some(self.clone()),
                     entries,
                     asked: Vec::new(),
+                    missing: Vec::new(),
                 })
             }
             _ => self.wrong(
@@ -551,6 +552,8 @@ pub(super) struct Fields<'a> {
     whole: Option<Value<'a>>,
     entries: Vec<Field<'a>>,
     asked: Vec<&'static str>,
+    /// Keys that had to be there and are not.
+    missing: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -569,6 +572,7 @@ impl<'a> Fields<'a> {
             whole: None,
             entries,
             asked: Vec::new(),
+            missing: Vec::new(),
         }
     }
 
@@ -592,16 +596,12 @@ impl<'a> Fields<'a> {
         Some(field.value.clone())
     }
 
-    /// The value of a key that must be there.
+    /// The value of a key that must be there; [`Fields::finish`] notes that it is not.
     pub(super) fn need(&mut self, name: &'static str) -> Option<Value<'a>> {
-        let value = self.get(name);
-        if value.is_none()
-            && !self.has(name)
-            && let Some(whole) = &self.whole
-        {
-            return whole.wrong(format!("`{name}` is missing"), "");
+        if !self.has(name) {
+            self.missing.push(name);
         }
-        value
+        self.get(name)
     }
 
     /// Whether the key is written; does not ask for it.
@@ -692,16 +692,20 @@ impl<'a> Fields<'a> {
         });
     }
 
-    /// Notes the keys nobody asked for.
+    /// Notes the keys nobody asked for, and those that had to be there and are not; a slip of the pen is one mistake, not two.
     pub(super) fn finish(self) {
+        let mut missing = self.missing.clone();
         for field in &self.entries {
             if self.asked.contains(&field.name) {
                 continue;
             }
             let free = self.asked.iter().copied().filter(|name| !self.has(name));
-            let help = match nearest(field.name, free) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => {
+            let near = nearest(field.name, free);
+            missing.retain(|name| Some(*name) != near);
+            let help = match (near, nearest(field.name, self.asked.iter().copied())) {
+                (Some(near), _) => format!("did you mean `{near}`?"),
+                (None, Some(near)) => format!("`{near}` is written already, leave this one out"),
+                (None, None) => {
                     let mut known = self.asked.clone();
                     known.sort_unstable();
                     known.dedup();
@@ -709,6 +713,11 @@ impl<'a> Fields<'a> {
                 }
             };
             self.wrong_key(field.name, "unknown key", &help);
+        }
+        if let Some(whole) = &self.whole {
+            for name in missing {
+                whole.wrong::<()>(format!("`{name}` is missing"), "");
+            }
         }
     }
 }
@@ -845,4 +854,59 @@ fn mentions_secret(text: &str) -> bool {
 fn holds_credentials(line: &str) -> bool {
     line.split_once("://")
         .is_some_and(|(_, rest)| rest.contains('@'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_one_slip_away() {
+        let words = [
+            "port",
+            "name",
+            "password_file",
+            "data_id",
+            "heartbeat",
+            "HUP",
+        ];
+        let near = |written| nearest(written, words);
+        assert_eq!(near("prot"), Some("port"));
+        assert_eq!(near("Port"), Some("port"));
+        assert_eq!(near("nmae"), Some("name"));
+        assert_eq!(near("dataId"), Some("data_id"));
+        assert_eq!(near("passwordfile"), Some("password_file"));
+        assert_eq!(near("hartbeet"), Some("heartbeat"));
+        assert_eq!(near("hup"), Some("HUP"));
+        assert_eq!(near("weight"), None);
+        assert_eq!(near(""), None);
+        assert_eq!(near(&"port".repeat(100)), None);
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_still_hides_a_secret() {
+        for secret in [
+            "password",
+            "Password",
+            "pasword",
+            "passwort",
+            "db_password",
+            "api-token",
+            "secret",
+        ] {
+            assert!(is_secret(secret), "{secret}");
+        }
+        for open in ["password_file", "path", "port", "passes"] {
+            assert!(!is_secret(open), "{open}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_shown_as_it_would_be_written() {
+        let written = [0, 1, 999, 1000, 1500, 60_000, 90_000, 3_600_000].map(Duration::from_millis);
+        assert_eq!(
+            written.map(shown),
+            ["0s", "1ms", "999ms", "1s", "1500ms", "1m", "90s", "1h"]
+        );
+    }
 }

@@ -86,15 +86,13 @@ pub(super) fn variable(key: &str) -> String {
 /// Everything that is wrong, with its line or its variable.
 pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, Vec<Problem>> {
     let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-    let unreadable = |message: String| {
+    let unreadable = |message: String, help: Option<&str>| {
         Err(vec![Problem {
             source: path.to_owned(),
             place: None,
             key: String::new(),
             message,
-            help: Some(
-                "name the settings with --config, or leave them out: variables are enough".into(),
-            ),
+            help: help.map(str::to_owned),
             excerpt: None,
         }])
     };
@@ -107,11 +105,14 @@ pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, V
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
             return resolve(path, None, flags, around);
         }
-        Err(error) => return unreadable(format!("cannot be read: {error}")),
+        Err(error) => {
+            let help = "name another file with --config; without one variables are enough";
+            return unreadable(format!("cannot be read: {error}"), Some(help));
+        }
     }
     match String::from_utf8(bytes) {
         Ok(text) => resolve(path, Some(&text), flags, around),
-        Err(_) => unreadable("not UTF-8".into()),
+        Err(_) => unreadable("not UTF-8".into(), None),
     }
 }
 
@@ -407,7 +408,7 @@ impl<'a> Reading<'a> {
                 value.duration(secs(10)..=secs(300))
             }),
             write_rate: self.or(&mut fields, "registry.write_rate", 20, |value| {
-                let rate = value.integer("`write_rate`", 1..=10_000)?;
+                let rate = value.integer("a rate", 1..=10_000)?;
                 u32::try_from(rate).ok()
             }),
         };
@@ -552,8 +553,11 @@ fn level(value: &Value<'_>) -> Option<String> {
     if LEVELS.contains(&text.as_str()) {
         return Some(text);
     }
-    // A bare word would be taken for a target's name, and a slip of the pen would then switch the logs off.
-    let filter = text.contains('=')
+    // A bare word would be taken for a target's name, and a slip of the pen would then switch the logs off. RUST_LOG is not
+    // ours alone: it may say all that other programs take.
+    // Beyond ASCII the filter's parser may panic (tracing-subscriber 0.3.23: a blank, such a letter, `=`), and no target needs it.
+    let filter = text.is_ascii()
+        && (text.contains('=') || value.source() == Path::new("RUST_LOG"))
         && tracing_subscriber::EnvFilter::builder()
             .parse(&text)
             .is_ok();
@@ -616,5 +620,404 @@ fn text_of(settings: &Settings, key: &str) -> String {
         "catalog.rescan" => shown(settings.catalog.rescan),
         "shutdown_timeout" => shown(settings.shutdown_timeout),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report;
+    use proptest::prelude::*;
+
+    fn around(variables: &[(&str, &str)]) -> Surroundings {
+        Surroundings {
+            env: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Surroundings::default()
+        }
+    }
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {
+        let path = Path::new("/etc/outrigger/outrigger.yaml");
+        resolve(path, Some(text), &Flags::default(), &around(variables))
+    }
+
+    fn shown(text: &str, variables: &[(&str, &str)]) -> String {
+        report::render_all(&read(text, variables).unwrap_err(), 1, 1, false)
+    }
+
+    fn document(name: &str) -> String {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(here.join(name)).unwrap()
+    }
+
+    #[test]
+    fn the_documentation_lists_every_key_with_its_variable_and_default() {
+        let settings = read("", &[]).unwrap();
+        let rows: Vec<Vec<String>> = document("docs/settings.md")
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| {
+                line.split('|')
+                    .skip(1)
+                    .map(|cell| cell.trim().to_owned())
+                    .collect()
+            })
+            .collect();
+        let keys: Vec<_> = rows
+            .iter()
+            .map(|row| row[0].trim_matches('`').to_owned())
+            .collect();
+        assert_eq!(keys, KEYS);
+        for (row, (key, value, origin)) in rows.iter().zip(&settings.origins) {
+            assert!(
+                row[1].starts_with(&format!("`{}`", variable(key))),
+                "{row:?}"
+            );
+            assert_eq!(*origin, Origin::Default);
+            match key.as_str() {
+                "registry.endpoint_refresh" => assert_eq!(value, "none"),
+                "catalog.conf_dir" => assert_eq!(value, "/etc/outrigger/conf.d"),
+                _ if row[2].starts_with('`') => {
+                    assert!(
+                        row[2].starts_with(&format!("`{value}`")),
+                        "{row:?}, not {value}"
+                    );
+                }
+                _ => assert_eq!(value, "none", "{row:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+        let text = "log: { level: debug }\ncatalog:\n  conf_dir: /a\n  rescan: 5s\n";
+        let flags = Flags {
+            config: None,
+            conf_dir: Some("mine".into()),
+        };
+        let around = around(&[
+            ("OUTRIGGER_CATALOG_RESCAN", "7s"),
+            ("OUTRIGGER_CATALOG_CONF_DIR", "/b"),
+            ("RUST_LOG", "warn,outrigger::nacos=trace"),
+            ("OUTRIGGER_REGISTRY_NAMESPACE", ""),
+        ]);
+        let path = Path::new("/etc/o.yaml");
+        let settings = resolve(path, Some(text), &flags, &around).unwrap();
+        assert_eq!(settings.catalog.conf_dir, PathBuf::from("mine"));
+        let found = |wanted: &str| {
+            let (_, value, origin) = settings
+                .origins
+                .iter()
+                .find(|(key, ..)| key == wanted)
+                .unwrap();
+            (value.as_str(), origin.clone())
+        };
+        let variable = |name: &str| Origin::Variable(name.into());
+        assert_eq!(
+            found("catalog.conf_dir"),
+            ("mine", Origin::Flag("--conf-dir"))
+        );
+        assert_eq!(
+            found("catalog.rescan"),
+            ("7s", variable("OUTRIGGER_CATALOG_RESCAN"))
+        );
+        assert_eq!(
+            found("log.level"),
+            ("warn,outrigger::nacos=trace", variable("RUST_LOG"))
+        );
+        assert_eq!(found("log.format"), ("text", Origin::Default));
+        let only_file = resolve(
+            path,
+            Some(text),
+            &Flags::default(),
+            &Surroundings::default(),
+        );
+        let origins = only_file.unwrap().origins;
+        assert!(origins.contains(&(
+            "catalog.conf_dir".into(),
+            "/a".into(),
+            Origin::File(path.into(), 3)
+        )));
+    }
+
+    #[test]
+    fn a_filter_is_checked_and_never_panics() {
+        let level = |name, text| read("", &[(name, text)]).map(|settings| settings.log.level);
+        assert!(level("OUTRIGGER_LOG_LEVEL", "info,outrigger::nacos=debug").is_ok());
+        assert!(level("RUST_LOG", "hyper").is_ok());
+        for wrong in ["hyper", " \u{ab11}=", "info,outrigger=loud"] {
+            assert!(level("OUTRIGGER_LOG_LEVEL", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_by_a_binary_without_it() {
+        let read = read(
+            "registry: { servers: [https://a], tls: { ca: /ca.pem } }",
+            &[],
+        );
+        assert_eq!(read.is_ok(), cfg!(feature = "tls"), "{read:?}");
+        if let Err(problems) = read {
+            assert!(
+                problems
+                    .iter()
+                    .all(|problem| problem.message.contains("the feature `tls`"))
+            );
+        }
+    }
+
+    #[test]
+    fn servers_come_in_one_form() {
+        let text = "registry: { servers: [nacos-0, \"NACOS-1:9999\", \"http://[::1]\", \"[fe80::1]:1\", http://10.0.0.1/] }";
+        assert_eq!(
+            read(text, &[]).unwrap().registry.servers,
+            Servers::List(
+                [
+                    "http://nacos-0:8848",
+                    "http://nacos-1:9999",
+                    "http://[::1]:8848",
+                    "http://[fe80::1]:1",
+                    "http://10.0.0.1:8848"
+                ]
+                .map(str::to_owned)
+                .to_vec()
+            )
+        );
+        let listed = read("", &[("OUTRIGGER_REGISTRY_SERVERS", "a:1, b")]).unwrap();
+        assert_eq!(
+            listed.registry.servers,
+            Servers::List(vec!["http://a:1".into(), "http://b:8848".into()])
+        );
+    }
+
+    #[test]
+    fn a_variable_replaces_what_it_excludes_in_the_file() {
+        let endpoint = "http://address:8080/nacos/serverlist";
+        let settings = read(
+            "registry:\n  servers: [a]\n  auth: { username: svc, password: x }\n",
+            &[
+                ("OUTRIGGER_REGISTRY_ENDPOINT", endpoint),
+                ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "/run/secret"),
+            ],
+        )
+        .unwrap();
+        assert!(
+            matches!(settings.registry.servers, Servers::Endpoint { ref url, .. } if url == endpoint)
+        );
+        let password = settings.registry.auth.unwrap().password;
+        assert_eq!(password, PasswordSource::File("/run/secret".into()));
+        let (_, shown, origin) = &settings.origins[0];
+        assert_eq!((shown.as_str(), origin), ("none", &Origin::Default));
+    }
+
+    #[test]
+    fn every_mistake_of_the_settings_is_shown_at_once() {
+        let text = r#"registry:
+  servers: [http://a:8848/nacos, "a:99999", ftp://b, ::1, a, http://a, "http://u:hunter2@c"]
+  endpoint: address
+  endpoint_refresh: 5
+  namespace: "a b"
+  context_path: nacos/
+  auth: { username: svc }
+  tls: ca.pem
+  connect_timeout: 0s
+  long_poll: 1s
+  write_rate: "20"
+  timeout: 3s
+state_dir: var/../lib
+admin: { socket: /run/, listen: localhost, group: "a:b" }
+log: { level: inof, format: jsn }
+catalog:
+  rescan: 1 s
+  conf_dir:
+shutdown_timout: 10s
+"#;
+        insta::assert_snapshot!(shown(text, &[("OUTRIGGER_LOG_LEVEL", "loud")]), @r#"
+        /etc/outrigger/outrigger.yaml:2:13: registry.servers[0]: `http://a:8848/nacos` names a path
+          help: write host and port here; the path in front of every call is `registry.context_path`
+        /etc/outrigger/outrigger.yaml:2:34: registry.servers[1]: `a:99999` is not a server
+          help: write http://host:8848; an IPv6 address stands in brackets, http://[::1]:8848
+        /etc/outrigger/outrigger.yaml:2:45: registry.servers[2]: `ftp://` is not spoken
+          help: write http:// or https://
+        /etc/outrigger/outrigger.yaml:2:54: registry.servers[3]: `::1` is not a server
+          help: write http://host:8848; an IPv6 address stands in brackets, http://[::1]:8848
+        /etc/outrigger/outrigger.yaml:2:62: registry.servers[5]: http://a:8848 is written twice
+          help: leave it out here
+        /etc/outrigger/outrigger.yaml:2:72: registry.servers[6]: credentials do not belong in a URL
+          help: write `registry.auth`: username and password_file
+        /etc/outrigger/outrigger.yaml:3:13: registry.endpoint: `address` is not a URL
+           3 |   endpoint: address
+             |             ^^^^^^^
+          help: write endpoint: http://host:8080/nacos/serverlist
+        /etc/outrigger/outrigger.yaml:3:13: registry.endpoint: `registry.servers` and `registry.endpoint` exclude one another
+           3 |   endpoint: address
+             |             ^^^^^^^
+          help: keep one of them
+        /etc/outrigger/outrigger.yaml:4:21: registry.endpoint_refresh: 5 has no unit
+           4 |   endpoint_refresh: 5
+             |                     ^
+          help: write 5s or 5ms
+        /etc/outrigger/outrigger.yaml:5:14: registry.namespace: `a b` is not a namespace id
+           5 |   namespace: "a b"
+             |              ^^^^^
+          help: letters, digits and _ - are allowed
+        /etc/outrigger/outrigger.yaml:6:17: registry.context_path: `nacos/` is not a context path
+           6 |   context_path: nacos/
+             |                 ^^^^^^
+          help: begin it with / and end it without, as in /nacos; "" means none
+        /etc/outrigger/outrigger.yaml:7:21: registry.auth.username: a user without a password
+           7 |   auth: { username: svc }
+             |                     ^^^
+          help: write `registry.auth.password_file` too
+        /etc/outrigger/outrigger.yaml:8:8: registry.tls: expected a mapping, found a single value
+           8 |   tls: ca.pem
+             |        ^^^^^^
+          help: write tls: { ca: /etc/ssl/ca.pem }
+        /etc/outrigger/outrigger.yaml:9:20: registry.connect_timeout: 0s is too short
+           9 |   connect_timeout: 0s
+             |                    ^^
+          help: at least 10ms
+        /etc/outrigger/outrigger.yaml:10:14: registry.long_poll: 1s is too short
+          10 |   long_poll: 1s
+             |              ^^
+          help: at least 10s
+        /etc/outrigger/outrigger.yaml:11:15: registry.write_rate: "20" is text
+          11 |   write_rate: "20"
+             |               ^^^^
+          help: write 20 without quotes
+        /etc/outrigger/outrigger.yaml:12:3: registry.timeout: unknown key
+          12 |   timeout: 3s
+             |   ^^^^^^^
+          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_refresh, long_poll,
+                namespace, request_timeout, servers, tls, write_rate
+        /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
+          13 | state_dir: var/../lib
+             |            ^^^^^^^^^^
+          help: begin it with /
+        /etc/outrigger/outrigger.yaml:14:18: admin.socket: `/run/` names a directory
+          14 | admin: { socket: /run/, listen: localhost, group: "a:b" }
+             |                  ^^^^^
+          help: leave the / at the end out
+        /etc/outrigger/outrigger.yaml:14:33: admin.listen: `localhost` is not an address with a port
+          14 | admin: { socket: /run/, listen: localhost, group: "a:b" }
+             |                                 ^^^^^^^^^
+          help: write 127.0.0.1:9901
+        /etc/outrigger/outrigger.yaml:14:51: admin.group: `a:b` is not a group
+          14 | admin: { socket: /run/, listen: localhost, group: "a:b" }
+             |                                                   ^^^^^
+          help: write a group's name or number
+        /etc/outrigger/outrigger.yaml:15:15: log.level: `inof` is not a level
+          15 | log: { level: inof, format: jsn }
+             |               ^^^^
+          help: did you mean `info`?
+        /etc/outrigger/outrigger.yaml:15:29: log.format: `jsn` is none of text, json
+          15 | log: { level: inof, format: jsn }
+             |                             ^^^
+          help: did you mean `json`?
+        /etc/outrigger/outrigger.yaml:17:11: catalog.rescan: `1 s` is not a time
+          17 |   rescan: 1 s
+             |           ^^^
+          help: write a whole number and ms, s, m or h: 500ms, 5s, 2m
+        /etc/outrigger/outrigger.yaml:18:3: catalog.conf_dir: has no value
+          18 |   conf_dir:
+             |   ^^^^^^^^
+          help: give it one or leave the key out
+        /etc/outrigger/outrigger.yaml:19:1: shutdown_timout: unknown key
+          19 | shutdown_timout: 10s
+             | ^^^^^^^^^^^^^^^
+          help: did you mean `shutdown_timeout`?
+        OUTRIGGER_LOG_LEVEL: `loud` is not a level
+          help: write error, warn, info, debug or trace, or a filter: info,outrigger::nacos=debug
+        27 errors in 1 of 1 file
+        "#);
+    }
+
+    #[test]
+    fn a_secret_is_in_no_excerpt_and_no_message() {
+        let texts = [
+            "registry: { auth: { username: [], pasword: hunter2 } }\n",
+            "registry: { auth: { user: x, password: hunter2, }, x: 1 }\n",
+            "registry:\n  auth:\n    username: a\n    password: |\n      hunter2: [\n    password_file: /x\n",
+            "registry:\n  auth:\n    username: a\n    password: [hunter2]\n",
+            "registry:\n  auth:\n    username: a\n    password:\n      hunter2: 1\n",
+            "registry:\n  auth:\n    password: 'hunter2\n",
+            "registry:\n  auth:\n    password: hunter2: x\n",
+            "registry:\n  servers: ['http://u:hunter2@h', 'http:// ']\n",
+            "registry: { auth: { password: hunter2 } }\n",
+            "registry: { auth: { username: a, password: &p hunter2 }, namespace: *p, servers: *p }\n",
+        ];
+        for text in texts {
+            let problems = read(text, &[]).unwrap_err();
+            let shown = report::render_all(&problems, 1, 1, false);
+            assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+            assert!(shown.contains("outrigger.yaml"), "{shown}");
+        }
+        let settings = read(
+            "",
+            &[
+                ("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc"),
+                ("OUTRIGGER_REGISTRY_AUTH_PASSWORD", "hunter2"),
+            ],
+        );
+        assert!(!format!("{:?}", settings.unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_the_default_one_need_not() {
+        let missing = Flags {
+            config: Some("/nowhere/outrigger.yaml".into()),
+            conf_dir: None,
+        };
+        let problems = read_settings(&missing, &Surroundings::default()).unwrap_err();
+        assert!(problems[0].message.starts_with("cannot be read: "));
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("outrigger.yaml");
+        std::fs::File::create(&path).unwrap();
+        let named = Flags {
+            config: Some(path),
+            conf_dir: None,
+        };
+        let settings = read_settings(&named, &Surroundings::default()).unwrap();
+        assert_eq!(settings.catalog.conf_dir, home.path().join("conf.d"));
+    }
+
+    #[test]
+    fn the_settings_of_the_documents_are_right() {
+        for name in ["README.md", "README.zh-CN.md"] {
+            let document = document(name);
+            let block = document
+                .split("```yaml\n")
+                .skip(1)
+                .filter_map(|rest| rest.split("```").next())
+                .find(|block| block.starts_with("registry:"))
+                .unwrap();
+            let settings = read(block, &[]).unwrap();
+            assert_eq!(settings.registry.auth.unwrap().username, "svc", "{name}");
+        }
+        read(&document("examples/quick-start/outrigger.yaml"), &[]).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "(registry|log|admin|catalog|state_dir|auth|servers|level|\\$\\{POD_IP\\}|5s|http://|[:{}\\[\\], \n\"a-]){0,30}") {
+            if let Err(problems) = read(&text, &[]) {
+                prop_assert!(!problems.is_empty());
+                for problem in problems {
+                    prop_assert!(problem.render(false).chars().all(|c| c == '\n' || !c.is_control()));
+                }
+            }
+        }
+
+        #[test]
+        fn no_variable_panics(value in "\\PC{0,40}") {
+            let set: Vec<_> = KEYS.iter().map(|key| (variable(key), value.clone())).collect();
+            let set: Vec<_> = set.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            if let Err(problems) = read("", &set) {
+                prop_assert!(problems.iter().all(|problem| problem.place.is_none()));
+            }
+        }
     }
 }

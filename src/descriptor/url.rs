@@ -19,7 +19,11 @@ pub(super) fn server(value: &Value<'_>) -> Option<String> {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
-    let authority = without_credentials(value, authority)?;
+    without_credentials(
+        value,
+        authority,
+        "write `registry.auth`: username and password_file",
+    )?;
     if !matches!(path, "" | "/") {
         return value.wrong(
             format!("`{}` names a path", Foreign::new(&*text)),
@@ -45,7 +49,7 @@ pub(super) fn whole(value: &Value<'_>, example: &str) -> Option<String> {
     scheme_is_spoken(value, scheme)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
-    let authority = without_credentials(value, authority)?;
+    without_credentials(value, authority, "leave them out")?;
     let printable = path.chars().all(|c| !c.is_control() && !c.is_whitespace());
     if host_and_port(authority).is_none() || !printable || reqwest::Url::parse(&text).is_err() {
         return value.wrong(format!("`{}` is not a URL", Foreign::new(&*text)), &help);
@@ -68,14 +72,11 @@ fn scheme_is_spoken(value: &Value<'_>, scheme: &str) -> Option<()> {
     }
 }
 
-fn without_credentials<'t>(value: &Value<'_>, authority: &'t str) -> Option<&'t str> {
+fn without_credentials(value: &Value<'_>, authority: &str, help: &str) -> Option<()> {
     if authority.contains('@') {
-        return value.wrong_unseen(
-            "credentials do not belong in a URL",
-            "for the registry write `registry.auth`: username and password_file",
-        );
+        return value.wrong_unseen("credentials do not belong in a URL", help);
     }
-    Some(authority)
+    Some(())
 }
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`; the host comes back as it goes into a URL.

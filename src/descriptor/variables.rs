@@ -27,6 +27,7 @@ const SERVICE: [(&str, &str); 7] = [
     ("OUTRIGGER_WEIGHT", "weight"),
     ("OUTRIGGER_METADATA", "metadata"),
 ];
+const PREFIX: &str = "OUTRIGGER_";
 const FORBID: &str = "OUTRIGGER_FORBID";
 /// A cluster writes such variables into every container for each of its services, one called `outrigger` too.
 const LINKS: &str =
@@ -41,13 +42,17 @@ pub(super) fn check(around: &Surroundings, problems: &Problems) {
     known.extend(SERVICE.iter().map(|(name, _)| (*name).to_owned()));
     known.push(FORBID.to_owned());
     for (name, value) in &around.env {
-        if !name.starts_with("OUTRIGGER_") || known.contains(name) {
+        let Some(own) = name.strip_prefix(PREFIX) else {
+            continue;
+        };
+        if known.contains(name) {
             continue;
         }
-        let near = nearest(name, known.iter().map(String::as_str));
+        let words = known.iter().filter_map(|name| name.strip_prefix(PREFIX));
+        let near = nearest(own, words);
         let help = match near {
             _ if is_link(name, value) => LINKS.to_owned(),
-            Some(near) => format!("did you mean {near}?"),
+            Some(near) => format!("did you mean {PREFIX}{near}?"),
             None => "docs/settings.md lists all variables".to_owned(),
         };
         note(problems, name, "unknown variable", &help);
@@ -180,4 +185,147 @@ fn note(problems: &Problems, name: &str, message: &str, help: &str) {
         help: Some(help.to_owned()),
         excerpt: None,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Flags;
+    use super::super::spec::Address;
+    use super::super::spec::ProbeKind;
+    use super::*;
+    use crate::report;
+    use std::path::Path;
+
+    fn around(variables: &[(&str, &str)]) -> Surroundings {
+        Surroundings {
+            env: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Surroundings::default()
+        }
+    }
+
+    fn read(variables: &[(&str, &str)]) -> Result<Option<Descriptor>, Vec<Problem>> {
+        let none = Surroundings::default();
+        let path = Path::new("outrigger.yaml");
+        let settings = settings_file::resolve(path, None, &Flags::default(), &none)?;
+        from_environment(&settings, &around(variables))
+    }
+
+    fn render(problems: &[Problem]) -> String {
+        problems
+            .iter()
+            .map(|problem| problem.render(false))
+            .collect()
+    }
+
+    #[test]
+    fn a_service_needs_no_file() {
+        let descriptor = read(&[
+            ("OUTRIGGER_SERVICE", "orders"),
+            ("OUTRIGGER_PORT", "8080"),
+            ("OUTRIGGER_GROUP", "PAY"),
+            ("OUTRIGGER_CLUSTER", ""),
+            ("OUTRIGGER_ADDRESS", "${POD_IP}"),
+            ("OUTRIGGER_WEIGHT", "2.5"),
+            ("OUTRIGGER_METADATA", "version=1.4, zone=a=b,"),
+            ("POD_IP", "10.1.2.3"),
+        ]);
+        let service = descriptor.unwrap().unwrap().services.remove(0);
+        assert_eq!(
+            (service.name.as_str(), service.port, service.group.as_str()),
+            ("orders", 8080, "PAY")
+        );
+        assert_eq!(service.cluster, "DEFAULT");
+        assert_eq!(
+            service.address,
+            Address::Explicit("10.1.2.3".parse().unwrap())
+        );
+        assert_eq!(service.weight, 2.5);
+        let metadata: Vec<_> = service.metadata.into_iter().collect();
+        assert_eq!(
+            metadata,
+            [
+                ("version".into(), "1.4".into()),
+                ("zone".into(), "a=b".into())
+            ]
+        );
+        let probe = service.probe.unwrap().kind;
+        assert!(matches!(probe, ProbeKind::Tcp { port: 8080, .. }));
+        assert_eq!(read(&[("HOME", "/root")]), Ok(None));
+    }
+
+    #[test]
+    fn every_mistake_names_its_variable() {
+        let wrong = read(&[
+            ("OUTRIGGER_SERVICE", "PAY@@orders"),
+            ("OUTRIGGER_PORT", "http"),
+            ("OUTRIGGER_ADDRESS", "0.0.0.0"),
+            ("OUTRIGGER_WEIGHT", "20000"),
+            ("OUTRIGGER_METADATA", "version"),
+        ]);
+        let alone = read(&[
+            ("OUTRIGGER_PORT", "tcp://10.0.0.1:80"),
+            ("OUTRIGGER_GROUP", "x"),
+        ]);
+        let portless = read(&[("OUTRIGGER_SERVICE", "orders")]);
+        let shown: String = [wrong, alone, portless]
+            .map(|read| render(&read.unwrap_err()))
+            .join("\n");
+        insta::assert_snapshot!(shown, @r"
+        OUTRIGGER_ADDRESS: nobody can call 0.0.0.0
+          help: write an IP address, auto, or { cidr: [10.0.0.0/8], interface: eth0, prefer: v4 }
+        OUTRIGGER_METADATA: `version` is not a pair
+          help: write name=value,name=value
+        OUTRIGGER_PORT: `http` is not a whole number
+          help: a port goes from 1 to 65535
+        OUTRIGGER_SERVICE: a group stands in front of the name
+          help: write name: orders and group: PAY
+        OUTRIGGER_WEIGHT: 20000 is not a weight
+          help: weights go from 0 to 10000; 0 takes the instance out of traffic
+
+        OUTRIGGER_GROUP: means nothing without OUTRIGGER_SERVICE
+          help: set OUTRIGGER_SERVICE to the service's name too
+        OUTRIGGER_PORT: means nothing without OUTRIGGER_SERVICE
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
+
+        OUTRIGGER_SERVICE: OUTRIGGER_PORT is missing
+          help: set it to the port the service listens on
+        ");
+    }
+
+    #[test]
+    fn a_variable_nobody_reads_is_refused_with_the_nearest_name() {
+        let problems = Problems::default();
+        check(
+            &around(&[
+                ("OUTRIGGER_REGISTRY_SERVER", "x"),
+                ("OUTRIGGER_SERVICE_HOST", "10.0.0.1"),
+                ("OUTRIGGER_PORT_8848_TCP_ADDR", "10.0.0.1"),
+                ("OUTRIGGER_COLOUR", "red"),
+                ("OUTRIGGER_FORBID", "exec,http"),
+                ("OUTRIGGER_METADATA", "a=b"),
+                ("PATH", "/bin"),
+            ]),
+            &problems,
+        );
+        let problems = problems.or(()).unwrap_err();
+        insta::assert_snapshot!(report::render_all(&problems, 1, 1, false), @r"
+        OUTRIGGER_COLOUR: unknown variable
+          help: docs/settings.md lists all variables
+        OUTRIGGER_FORBID: `http` cannot be ruled out
+          help: write exec
+        OUTRIGGER_PORT_8848_TCP_ADDR: unknown variable
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
+        OUTRIGGER_REGISTRY_SERVER: unknown variable
+          help: did you mean OUTRIGGER_REGISTRY_SERVERS?
+        OUTRIGGER_SERVICE_HOST: unknown variable
+          help: a Kubernetes service of that name set it: write enableServiceLinks: false in the pod's
+                spec
+        5 errors in 1 of 1 file
+        ");
+    }
 }
