@@ -67,11 +67,6 @@ pub(crate) fn outrigger() -> Command {
     command
 }
 
-/// Runs the program to its end.
-pub(crate) fn run(words: &[&str]) -> Output {
-    outrigger().args(words).output().unwrap()
-}
-
 /// What a finished program printed on both ends, for messages.
 pub(crate) fn said(output: &Output) -> String {
     format!(
@@ -342,11 +337,6 @@ impl Agent {
         self.process = Some(Process::start(&mut command));
     }
 
-    pub(crate) fn started(mut self) -> Self {
-        self.start();
-        self
-    }
-
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         self.process.as_ref().unwrap().signal(signal);
     }
@@ -438,7 +428,14 @@ impl Proxy {
         self.heard()
             .lines()
             .filter(|line| line.ends_with(" HTTP/1.1"))
-            .map(str::to_owned)
+            .map(|line| {
+                // A body without a line end runs into the next request line.
+                let begins = ["GET /", "POST /", "PUT /", "DELETE /"]
+                    .iter()
+                    .filter_map(|method| line.rfind(method))
+                    .max();
+                line[begins.unwrap_or(0)..].to_owned()
+            })
             .collect()
     }
 
