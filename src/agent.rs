@@ -3,6 +3,7 @@
 pub mod formats;
 pub mod materialize;
 pub mod snapshot;
+pub mod targets;
 pub mod view;
 
 use crate::machine::Epoch;

@@ -666,7 +666,8 @@ impl Machine for Group {
                 };
                 match (&target.wanted, &target.verdict, &target.good) {
                     (Wanted::Unknown, ..) => {
-                        if target.want(content, true) {
+                        let stirs = target.want(content, true);
+                        if stirs {
                             self.stir(now);
                         }
                     }
