@@ -487,7 +487,7 @@ mod tests {
             (
                 Format::Toml,
                 "a = 1\nb = [secret\n",
-                "not valid toml: line 2, column 6: ",
+                "not valid toml: line 2, column 12: unclosed array",
             ),
             (
                 Format::Properties,

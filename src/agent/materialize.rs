@@ -148,7 +148,8 @@ pub struct Standing {
     pub state: TargetState,
     /// One sentence; `None` when all is well.
     pub reason: Option<String>,
-    /// Whether it was applied once.
+    /// Whether the file was once what the registry (or the snapshot) wanted, the application told or not: an application
+    /// that waits for its file to start cannot be told before.
     pub applied_once: bool,
     /// MD5 of the content in the file, where known.
     pub md5: Option<Arc<str>>,
@@ -455,11 +456,7 @@ impl Group {
             let Some((state, reason)) = target.standing(owes) else {
                 continue;
             };
-            target.applied_once |= match state {
-                TargetState::Applied => true,
-                TargetState::Missing => target.rules.on_absent == OnAbsent::Remove,
-                _ => false,
-            };
+            target.applied_once |= target.is_in_place();
             let standing = Standing {
                 state,
                 reason,
@@ -590,6 +587,14 @@ impl Target {
         }
     }
 
+    fn is_in_place(&self) -> bool {
+        match (&self.wanted, &self.place) {
+            (Wanted::Content { content, .. }, InPlace::Content(md5)) => *md5 == content.md5,
+            (Wanted::Absent, InPlace::Nothing) => true,
+            _ => false,
+        }
+    }
+
     /// State and reason; `None` while nothing new can be said because something is under way.
     fn standing(&self, owes: Option<String>) -> Option<(TargetState, Option<String>)> {
         let failed = |why: &String| Some((TargetState::Pending, Some(why.clone())));
@@ -616,14 +621,8 @@ impl Target {
                 Some((TargetState::Rejected, Some(why.clone())))
             }
             (Wanted::Content { .. }, Verdict::Failed(why)) => failed(why),
-            (
-                Wanted::Content {
-                    content,
-                    from_snapshot,
-                },
-                Verdict::Fine,
-            ) => {
-                if !matches!(&self.place, InPlace::Content(md5) if *md5 == content.md5) {
+            (Wanted::Content { from_snapshot, .. }, Verdict::Fine) => {
+                if !self.is_in_place() {
                     return None;
                 }
                 Some(match owes {
@@ -666,7 +665,8 @@ impl Machine for Group {
                 };
                 match (&target.wanted, &target.verdict, &target.good) {
                     (Wanted::Unknown, ..) => {
-                        if target.want(content, true) {
+                        let stirs = target.want(content, true);
+                        if stirs {
                             self.stir(now);
                         }
                     }
@@ -946,6 +946,7 @@ mod tests {
         world.known(0, "b");
         world.pass(60_000);
         assert_eq!(world.state(0), TargetState::Pending);
+        assert!(world.told[&Slot(0)].applied_once, "the file is there");
         let reason = world.told[&Slot(0)].reason.clone().unwrap();
         assert!(reason.contains("exit status 1"), "{reason}");
         let failed = world.reloads.len();

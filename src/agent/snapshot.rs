@@ -177,6 +177,8 @@ impl Snapshots {
         if header != Header::of(key, &content) {
             return Err(damaged("its header names another configuration"));
         }
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(key.clone(), Arc::clone(&content.md5));
         Ok(Some(content))
     }
 

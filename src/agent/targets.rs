@@ -141,8 +141,8 @@ impl Targets {
         });
     }
 
-    /// How every target stands, in the order of [`Targets::set`]. Whoever waits for all of them (`once`) looks for `applied_once`
-    /// or a state that will not become `applied` without a change at the registry: `rejected`, `missing`.
+    /// How every target stands, in the order of [`Targets::set`]. `applied_once` says that the file was in place once, also while
+    /// its reload is still due; `rejected` and `missing` will not change without a change at the registry.
     #[must_use]
     pub fn views(&self) -> watch::Receiver<Arc<Vec<TargetView>>> {
         self.board.shown.subscribe()

@@ -379,7 +379,13 @@ mod tests {
             // A copy that was just written may still be open for writing in a child of another test.
             for _ in 0..100 {
                 if let Ok(child) = Command::new(program).arg("600").spawn() {
-                    return Self(child);
+                    let started = Self(child);
+                    // Starting returns a moment before the kernel gives the process its new name.
+                    let name = program.file_name().unwrap().to_str().unwrap();
+                    while is(started.pid(), name) != Some(true) {
+                        std::thread::yield_now();
+                    }
+                    return started;
                 }
                 std::thread::yield_now();
             }

@@ -535,7 +535,9 @@ fn starts_from_its_snapshot_while_the_registry_is_away() {
             other => Err(other),
         }
     });
-    assert!(agent.admin("GET", "/startupz").is_ok());
+    until("started", LONG, || {
+        agent.admin("GET", "/startupz").map(drop)
+    });
 }
 
 #[test]
