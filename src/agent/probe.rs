@@ -42,6 +42,18 @@ struct Failure {
     short: String,
     /// One sentence.
     long: String,
+    /// A command was killed at its time limit.
+    killed: bool,
+}
+
+impl Failure {
+    fn new(short: impl Into<String>, long: String) -> Self {
+        Self {
+            short: short.into(),
+            long,
+            killed: false,
+        }
+    }
 }
 
 /// Starts to probe as a task of `tasks`, until they stop.
@@ -89,6 +101,9 @@ pub fn start(parts: &Parts, tasks: &Tasks, probe: Probe) -> watch::Receiver<Heal
                     Err(_) => run.load(Ordering::Relaxed).saturating_add(1),
                 };
                 run.store(failures, Ordering::Relaxed);
+                if result.as_ref().is_err_and(|failure| failure.killed) {
+                    parts.metrics.command_timeouts.inc();
+                }
                 parts
                     .metrics
                     .probes
@@ -161,8 +176,8 @@ async fn once(
                 run_as: words.run_as.as_deref(),
             };
             return command::run(run).await.map_err(|failure| Failure {
-                short: "failed".to_owned(),
-                long: failure.to_string(),
+                killed: failure.timed_out(),
+                ..Failure::new("failed", failure.to_string())
             });
         }
         ProbeKind::Tcp { host, port } => (
@@ -175,10 +190,8 @@ async fn once(
         ),
     };
     asked.unwrap_or_else(|_| {
-        Err(Failure {
-            short: "timed out".to_owned(),
-            long: format!("{target} did not answer within {:?}", probe.timeout),
-        })
+        let long = format!("{target} did not answer within {:?}", probe.timeout);
+        Err(Failure::new("timed out", long))
     })
 }
 
@@ -204,23 +217,16 @@ async fn connect(host: IpAddr, port: u16) -> Result<(), Failure> {
 }
 
 fn nothing_listens(target: SocketAddr) -> Failure {
-    Failure {
-        short: "refused".to_owned(),
-        long: format!("nothing listens on {target}"),
-    }
+    Failure::new("refused", format!("nothing listens on {target}"))
 }
 
 fn io_failure(target: SocketAddr, error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => nothing_listens(target),
-        io::ErrorKind::ConnectionReset => Failure {
-            short: "reset".to_owned(),
-            long: format!("{target} reset the connection"),
-        },
-        _ => Failure {
-            short: "failed".to_owned(),
-            long: format!("cannot connect to {target}: {error}"),
-        },
+        io::ErrorKind::ConnectionReset => {
+            Failure::new("reset", format!("{target} reset the connection"))
+        }
+        _ => Failure::new("failed", format!("cannot connect to {target}: {error}")),
     }
 }
 
@@ -231,10 +237,7 @@ async fn get(
     path: &str,
 ) -> Result<(), Failure> {
     let target = SocketAddr::new(host, port);
-    let failed = |long: String| Failure {
-        short: "failed".to_owned(),
-        long,
-    };
+    let failed = |long: String| Failure::new("failed", long);
     let client = match client {
         Some(Ok(client)) => client,
         Some(Err(why)) => return Err(failed(why.clone())),
@@ -242,14 +245,12 @@ async fn get(
     };
     match client.get(format!("http://{target}{path}")).send().await {
         Ok(answer) if answer.status().is_success() => Ok(()),
-        Ok(answer) => Err(Failure {
-            short: answer.status().as_u16().to_string(),
-            long: format!(
-                "GET {} on {target} answered {}",
-                Foreign::from(path),
-                answer.status().as_u16()
-            ),
-        }),
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            let path = Foreign::from(path);
+            let long = format!("GET {path} on {target} answered {status}");
+            Err(Failure::new(status.to_string(), long))
+        }
         Err(error) if error.is_connect() => Err(nothing_listens(target)),
         Err(_) => Err(failed(format!("{target} broke off an HTTP request"))),
     }

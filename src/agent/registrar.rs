@@ -217,6 +217,9 @@ impl Registrar {
             (None, None) => {}
             (Some(sent), wanted) if wanted.as_ref().is_none_or(|w| w.key != sent.key) => {
                 self.under_way = true;
+                // Whatever becomes of it, the transport keeps it no longer: if it is wanted again, it is published again.
+                self.accepted = false;
+                self.read_at = None;
                 self.due.push_back(Effect::Withdraw(sent.clone()));
             }
             (sent, Some(wanted)) if !self.accepted || sent.as_ref() != Some(&wanted) => {

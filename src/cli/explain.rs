@@ -348,12 +348,45 @@ mod tests {
         let what = Subject::Service {
             name: "billing".to_owned(),
         };
-        insta::assert_snapshot!(said(Lang::En, Some(&what)), @"");
+        insta::assert_snapshot!(said(Lang::En, Some(&what)), @r#"
+service billing
+  wanted    listed as PAYMENTS@@billing in namespace public on port 9090 while its probe passes
+  actual    unhealthy for 40 s
+  why       nothing listens on 127.0.0.1:9090
+  next      look at the application: it comes back into the registry by itself once its probe passes
+  address   10.0.3.7:9090 (route to nacos-1:8848)
+  probe     tcp refused x 3
+"#);
     }
 
     #[test]
     fn everything_in_chinese() {
-        insta::assert_snapshot!(said(Lang::Zh, None), @"");
+        insta::assert_snapshot!(said(Lang::Zh, None), @r#"
+注册中心 http://nacos-1:8848
+  现状      connected，已持续 3 d
+
+服务 orders
+  期望      探测通过期间，以 DEFAULT_GROUP@@orders 注册在命名空间 public，端口 8080
+  现状      registered，已持续 2 h
+  地址      10.0.3.7:8080 (route to nacos-1:8848)
+  探测      tcp ok, 0.2 ms
+  经过
+    05:20:00    registered
+
+服务 billing
+  期望      探测通过期间，以 PAYMENTS@@billing 注册在命名空间 public，端口 9090
+  现状      unhealthy，已持续 40 s
+  原因      nothing listens on 127.0.0.1:9090
+  下一步    请检查应用：探测恢复通过后会自动重新注册
+  地址      10.0.3.7:9090 (route to nacos-1:8848)
+  探测      tcp refused x 3
+
+配置 orders.yaml
+  期望      /run/orders/orders.yaml 的内容是命名空间 public、分组 PAYMENTS 中的 orders.yaml
+  现状      rejected，已持续 12 min
+  原因      not valid yaml: line 2, column 11: a flow sequence is not closed
+  下一步    请发布有效的内容；在此之前文件保持上一份有效内容
+"#);
     }
 
     #[test]

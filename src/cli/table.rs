@@ -237,7 +237,22 @@ pub(super) mod tests {
 
     #[test]
     fn the_screen() {
-        insta::assert_snapshot!(table(&sample(), now(), Paint(false)), @"");
+        insta::assert_snapshot!(table(&sample(), now(), Paint(false)), @r#"
+registry   http://nacos-1:8848 (http, Nacos 2.5.1)   connected for 3 d
+
+SERVICE            INSTANCE       STATE       SINCE  PROBE            WHY
+orders             10.0.3.7:8080  registered  2 h    tcp ok, 0.2 ms
+PAYMENTS@@billing  10.0.3.7:9090  unhealthy   40 s   tcp refused x 3
+    nothing listens on 127.0.0.1:9090
+
+FILE                     FROM                  STATE     SINCE   WHY
+/run/orders/orders.yaml  PAYMENTS/orders.yaml  rejected  12 min
+    not valid yaml: line 2, column 11: a flow sequence is not closed
+
+PROBLEMS
+conf.d/web.yaml:3:5: services[0].prot: unknown key
+  help: did you mean `port`?
+"#);
     }
 
     #[test]

@@ -32,7 +32,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,8 @@ struct Client {
     at_once: Semaphore,
     /// When the next registration may be sent; see [`Client::write_turn`].
     next_write: Mutex<Moment>,
+    /// Another server than before has answered.
+    news: Notify,
     seed: u64,
 }
 
@@ -199,8 +201,11 @@ pub fn start(
         turns: AtomicU64::new(1),
         at_once: Semaphore::new(AT_ONCE),
         next_write: Mutex::new(Moment::ZERO),
+        news: Notify::new(),
         seed,
     });
+    let curious = Arc::clone(&client);
+    tasks.spawn("versions", async move { curious.ask_versions().await });
 
     let machine = match &settings.servers {
         Servers::List(list) => servers::Servers::fixed(list.clone(), seed),
@@ -481,6 +486,34 @@ impl Client {
             _ = self
                 .servers
                 .try_send(servers::Event::Answered(Arc::clone(server)));
+            self.news.notify_one();
+        }
+    }
+
+    /// Asks a server that just came into use what it is; only for `status`, so a failure says nothing.
+    async fn ask_versions(&self) {
+        loop {
+            self.news.notified().await;
+            let Some(server) = self.connection.borrow().server.clone() else {
+                continue;
+            };
+            let call = Call {
+                signed: false,
+                ..self.naming("state", Method::GET, "/v1/console/server/state", Vec::new())
+            };
+            let server: Arc<str> = server.into();
+            let answer = self.ask(&server, &call, None).await;
+            let version = answer.and_then(Answer::ok).ok().and_then(|answer| {
+                let state: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+                Some(Foreign::new(state.get("version")?.as_str()?.to_owned()))
+            });
+            self.connection.send_if_modified(|connection| {
+                let same = connection.server.as_deref() == Some(&*server);
+                if same {
+                    connection.version = version;
+                }
+                same
+            });
         }
     }
 
