@@ -149,7 +149,7 @@ impl Actor {
 /// What one look decides. `good` is what was good before and becomes what is good now.
 fn merge(
     good: &mut BTreeMap<PathBuf, Descriptor>,
-    outcome: Result<Vec<File>, Problem>,
+    outcome: Result<Vec<File>, Box<Problem>>,
     fixed: Option<&(PathBuf, Descriptor)>,
 ) -> Known {
     let mut problems = Vec::new();
@@ -158,7 +158,7 @@ fn merge(
     match outcome {
         // The directory could not be read: that says nothing about the files in it.
         Err(problem) => {
-            problems.push(problem);
+            problems.push(*problem);
             current.clone_from(good);
         }
         Ok(files) => {
@@ -315,7 +315,7 @@ mod tests {
             help: None,
             excerpt: None,
         };
-        let known = merge(&mut good, Err(problem), None);
+        let known = merge(&mut good, Err(Box::new(problem)), None);
         assert_eq!(names(&known), ["orders"]);
     }
 }

@@ -302,7 +302,7 @@ mod tests {
             for status in ["204 No Content", "302 Found", "500 Oops"] {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = [0; 1024];
-                stream.read(&mut head).await.unwrap();
+                assert!(stream.read(&mut head).await.unwrap() > 0);
                 let answer =
                     format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
                 stream.write_all(answer.as_bytes()).await.unwrap();

@@ -46,7 +46,7 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The descriptor says this now.
-    Specified(Service),
+    Specified(Box<Service>),
     /// The address is this now; the error says why there is none.
     Located(Result<IpAddr, String>),
     /// What the probe says; `None` until the gate's first verdict.
@@ -407,7 +407,7 @@ impl Machine for Registrar {
     fn handle(&mut self, now: Moment, event: Event) {
         match event {
             Event::Specified(spec) => {
-                self.spec = spec;
+                self.spec = *spec;
                 self.overridden = None;
                 if self.leaving == Leaving::No {
                     // What was refused may be right now.
@@ -692,7 +692,7 @@ mod tests {
                     }
                     Step::Weight(weight) => {
                         let on_failure = self.machine.spec.on_failure;
-                        self.tell(Event::Specified(spec(weight.into(), on_failure)));
+                        self.tell(Event::Specified(Box::new(spec(weight.into(), on_failure))));
                     }
                     Step::Answer { done, heard } => self.answer(done, heard),
                     Step::Amnesia => self.held.clear(),
@@ -753,7 +753,7 @@ mod tests {
         assert_eq!(report.state, ServiceState::Refused);
         assert_eq!(report.reason.as_deref(), Some("is persistent service"));
         assert!(world.machine.deadline().unwrap() >= Duration::from_secs(30));
-        world.tell(Event::Specified(spec(2.0, OnFailure::Deregister)));
+        world.tell(Event::Specified(Box::new(spec(2.0, OnFailure::Deregister))));
         assert!(matches!(world.under_way, Some(Effect::Publish(_))));
     }
 

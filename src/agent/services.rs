@@ -270,7 +270,7 @@ impl Actor {
                     if probe_changed {
                         start_probe(&self.parts, &self.board, &id, running);
                     }
-                    _ = running.events.send(Event::Specified(spec)).await;
+                    _ = running.events.send(Event::Specified(Box::new(spec))).await;
                 }
                 None => self.start(id, spec),
             }

@@ -30,7 +30,7 @@ pub(super) fn check(flags: &Flags, around: &Surroundings) -> End {
                 }
             }
         }
-        Err(problem) => problems.push(problem),
+        Err(problem) => problems.push(*problem),
     }
     let all: Vec<_> = good.iter().map(|(path, d)| (path.as_path(), d)).collect();
     problems.extend(

@@ -68,7 +68,7 @@ fn read(
     settings: &descriptor::settings::Settings,
     around: &Surroundings,
 ) -> Result<Wanted, Vec<Problem>> {
-    let files = descriptor::read_directory(settings, around).map_err(|problem| vec![problem])?;
+    let files = descriptor::read_directory(settings, around).map_err(|problem| vec![*problem])?;
     let mut problems = Vec::new();
     let mut good = Vec::new();
     for file in files {

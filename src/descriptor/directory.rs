@@ -43,23 +43,28 @@ pub struct File {
 /// # Errors
 ///
 /// The directory cannot be read or holds too many files. What is wrong with one file is that file's.
-#[expect(
-    clippy::result_large_err,
-    reason = "made at most once a reading, and shown as every other problem"
-)]
-pub fn read_directory(settings: &Settings, around: &Surroundings) -> Result<Vec<File>, Problem> {
+pub fn read_directory(
+    settings: &Settings,
+    around: &Surroundings,
+) -> Result<Vec<File>, Box<Problem>> {
     let directory = &settings.catalog.conf_dir;
     let paths = match list(directory) {
         Ok(paths) => paths,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(whole(directory, format!("cannot be read: {error}"), None)),
+        Err(error) => {
+            return Err(Box::new(whole(
+                directory,
+                format!("cannot be read: {error}"),
+                None,
+            )));
+        }
     };
     if paths.len() > MAX_FILES {
-        return Err(whole(
+        return Err(Box::new(whole(
             directory,
             format!("holds more than {MAX_FILES} descriptors"),
             Some("put several services and configurations into one file"),
-        ));
+        )));
     }
     let mut left = MAX_ALL;
     let mut files = Vec::with_capacity(paths.len());

@@ -435,12 +435,14 @@ mod tests {
         ]
     }
 
+    type Parked = (u64, Vec<(ConfigKey, Arc<str>)>);
+
     /// A server and the calls under way to it.
     #[derive(Default)]
     struct World {
         stored: BTreeMap<u8, u32>,
         fetches: Vec<ConfigKey>,
-        parked: Option<(u64, Vec<(ConfigKey, Arc<str>)>)>,
+        parked: Option<Parked>,
         told: BTreeMap<ConfigKey, ConfigState>,
     }
 

@@ -20,10 +20,6 @@ use std::{
 pub(crate) const LONG: Duration = Duration::from_secs(15);
 
 /// Asks `condition` again and again until it answers `Ok`, at most `within`; panics with `what` and the last answer otherwise.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a test waits in real time, with sockets and processes"
-)]
 pub(crate) fn until<T>(
     what: &str,
     within: Duration,
