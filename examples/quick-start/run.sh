@@ -7,6 +7,8 @@ folder=/tmp/outrigger-quick-start
 bin="$here/../../target/release/outrigger"
 rm -rf "$folder" && mkdir "$folder" && cp "$here/alive.sh" "$folder/"
 
+# The descriptor says as whom its probe runs; a variable fills that in, because it is another one on every host.
+HOST_USER=$(id -un) && export HOST_USER
 pids=""
 finish() { for pid in $pids; do kill "$pid" 2>/dev/null || :; done; wait; }
 trap finish EXIT

@@ -61,7 +61,7 @@ pub(super) enum Verb {
         #[command(flatten)]
         files: Files,
         /// Language; else from LANG
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, global = true)]
         lang: Option<Lang>,
         #[command(subcommand)]
         what: Option<Subject>,
@@ -84,10 +84,10 @@ pub(super) enum Verb {
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub(super) struct Files {
     /// Settings [default: /etc/outrigger/outrigger.yaml, which may be absent]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(super) config: Option<PathBuf>,
     /// Directory of descriptors [default: conf.d beside the settings]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub(super) conf_dir: Option<PathBuf>,
 }
 

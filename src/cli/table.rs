@@ -110,7 +110,7 @@ fn table(status: &Status, now: SystemTime, paint: Paint) -> String {
                 };
                 Row {
                     cells: vec![
-                        fit(&config.path, 38, true),
+                        fit(&config.path, 46, true),
                         fit(&from, 28, false),
                         config.state.clone(),
                         ago(&config.since, now),
