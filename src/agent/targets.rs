@@ -224,7 +224,7 @@ impl Board {
             view.required = target.required
                 || (target.on_absent == OnAbsent::Fail && standing.state == TargetState::Missing);
             if is_news {
-                let state = word(standing.state);
+                let state = standing.state.word();
                 let reason = standing.reason.as_deref().unwrap_or_default();
                 log(&want.key, &target.path, standing.state, reason);
                 let sentence = match &standing.reason {
@@ -255,20 +255,9 @@ fn remember(view: &mut TargetView, now: SystemTime, sentence: String) {
     view.history.push((now, sentence));
 }
 
-fn word(state: TargetState) -> &'static str {
-    match state {
-        TargetState::Waiting => "waiting",
-        TargetState::Applied => "applied",
-        TargetState::Pending => "pending",
-        TargetState::Rejected => "rejected",
-        TargetState::Missing => "missing",
-        TargetState::Unreachable => "unreachable",
-    }
-}
-
 /// The one line of a change.
 fn log(key: &ConfigKey, path: &Path, state: TargetState, reason: &str) {
-    let (config, path, word) = (key.to_string(), path.display(), word(state));
+    let (config, path, word) = (key.to_string(), path.display(), state.word());
     match state {
         TargetState::Rejected | TargetState::Unreachable => {
             tracing::warn!(%config, %path, state = word, reason, "configuration");

@@ -126,3 +126,34 @@ pub struct Catalog {
     /// The directory is read again this often, whatever the watch says; 30 s when not written.
     pub rescan: Duration,
 }
+
+/// Every setting, in the order of the documentation.
+pub(super) const KEYS: [&str; 22] = [
+    "registry.servers",
+    "registry.endpoint",
+    "registry.endpoint_refresh",
+    "registry.namespace",
+    "registry.context_path",
+    "registry.auth.username",
+    "registry.auth.password_file",
+    "registry.auth.password",
+    "registry.tls.ca",
+    "registry.connect_timeout",
+    "registry.request_timeout",
+    "registry.long_poll",
+    "registry.write_rate",
+    "state_dir",
+    "admin.socket",
+    "admin.group",
+    "admin.listen",
+    "log.level",
+    "log.format",
+    "catalog.conf_dir",
+    "catalog.rescan",
+    "shutdown_timeout",
+];
+
+/// The variable of a setting: `registry.servers` is `OUTRIGGER_REGISTRY_SERVERS`.
+pub(super) fn variable(key: &str) -> String {
+    format!("OUTRIGGER_{}", key.replace('.', "_").to_ascii_uppercase())
+}

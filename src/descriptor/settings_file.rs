@@ -13,6 +13,8 @@ use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
 use super::reader::shown;
+use super::settings::KEYS;
+use super::settings::variable;
 use super::settings::{
     Admin, Auth, Catalog, Log, Origin, PasswordSource, Registry, Servers, Settings,
 };
@@ -47,37 +49,6 @@ const CALLS: RangeInclusive<Duration> = Duration::from_millis(10)..=secs(300);
 /// Between two looks at something.
 const LOOKS: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(24 * 60 * 60);
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-
-/// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 22] = [
-    "registry.servers",
-    "registry.endpoint",
-    "registry.endpoint_refresh",
-    "registry.namespace",
-    "registry.context_path",
-    "registry.auth.username",
-    "registry.auth.password_file",
-    "registry.auth.password",
-    "registry.tls.ca",
-    "registry.connect_timeout",
-    "registry.request_timeout",
-    "registry.long_poll",
-    "registry.write_rate",
-    "state_dir",
-    "admin.socket",
-    "admin.group",
-    "admin.listen",
-    "log.level",
-    "log.format",
-    "catalog.conf_dir",
-    "catalog.rescan",
-    "shutdown_timeout",
-];
-
-/// The variable of a setting: `registry.servers` is `OUTRIGGER_REGISTRY_SERVERS`.
-pub(super) fn variable(key: &str) -> String {
-    format!("OUTRIGGER_{}", key.replace('.', "_").to_ascii_uppercase())
-}
 
 /// Reads the settings: the file of `--config` (or `/etc/outrigger/outrigger.yaml`, which may be absent), variables, flags.
 ///

@@ -7,8 +7,8 @@ use super::reader::Problems;
 use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
+use super::settings;
 use super::settings::Settings;
-use super::settings_file;
 use super::spec::Descriptor;
 use crate::foreign::Foreign;
 use crate::report::Problem;
@@ -35,9 +35,9 @@ const LINKS: &str =
 
 /// Notes `OUTRIGGER_*` variables that mean nothing, and a ban of something unknown.
 pub(super) fn check(around: &Surroundings, problems: &Problems) {
-    let mut known: Vec<String> = settings_file::KEYS
+    let mut known: Vec<String> = settings::KEYS
         .iter()
-        .map(|key| settings_file::variable(key))
+        .map(|key| settings::variable(key))
         .collect();
     known.extend(SERVICE.iter().map(|(name, _)| (*name).to_owned()));
     known.push(FORBID.to_owned());
@@ -209,7 +209,7 @@ mod tests {
     fn read(variables: &[(&str, &str)]) -> Result<Option<Descriptor>, Vec<Problem>> {
         let none = Surroundings::default();
         let path = Path::new("outrigger.yaml");
-        let settings = settings_file::resolve(path, None, &Flags::default(), &none)?;
+        let settings = super::super::settings_file::resolve(path, None, &Flags::default(), &none)?;
         from_environment(&settings, &around(variables))
     }
 

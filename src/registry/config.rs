@@ -81,7 +81,7 @@ impl Configs {
     ) -> Result<bool, Refusal> {
         // At most four bytes a character: only what could be too long is counted.
         if publish.content.len() > CONTENT && publish.content.encode_utf16().count() > CONTENT {
-            return Err(Refusal::ContentTooLong);
+            return Err(Refusal::ContentTooLong(CONTENT));
         }
         let old = self.kept.get(key);
         let (old_md5, old_bytes) =
@@ -188,7 +188,7 @@ mod tests {
         let over = "x".repeat(CONTENT + 1);
         assert_eq!(
             configs.publish(UNIX_EPOCH, &key("a"), publish(&over, None)),
-            Err(Refusal::ContentTooLong)
+            Err(Refusal::ContentTooLong(CONTENT))
         );
     }
 

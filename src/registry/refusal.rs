@@ -84,8 +84,8 @@ pub(crate) enum Refusal {
     InvalidName(&'static str, String),
     /// Content of nothing but blanks.
     BlankContent(String),
-    /// Content over [`super::config::CONTENT`] characters.
-    ContentTooLong,
+    /// Content over so many characters.
+    ContentTooLong(usize),
     /// `casMd5` is not what is stored.
     Cas,
     /// GET config.
@@ -310,10 +310,7 @@ impl Refusal {
             ),
             Self::InvalidName(name, value) => (400, Words(format!("invalid {name} : {value}"))),
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
-            Self::ContentTooLong => (
-                400,
-                Words(format!("invalid content, over {}", super::config::CONTENT)),
-            ),
+            Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
             Self::Cas => (
                 500,
                 Words("Cas publish fail, server md5 may have changed.".to_owned()),
