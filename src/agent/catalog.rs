@@ -83,7 +83,6 @@ impl Actor {
                     .inspect_err(|error| tracing::debug!(%error, "rescans only"))
                     .ok();
             }
-            let existed = conf_dir.exists();
             self.look().await;
             // Up to a tenth more, so that many agents of one host do not read in step.
             let rescan = self.settings.catalog.rescan;
@@ -101,10 +100,8 @@ impl Actor {
                 }
                 () = tokio::time::sleep_until(rescan) => {}
             }
-            // The watch of a directory that was replaced, or made only now, sees nothing: take a new one.
-            if !existed || !conf_dir.exists() {
-                watch = None;
-            }
+            // The watch of a directory that was replaced, or made only now, sees nothing: take a new one, then look.
+            watch = watch.filter(os_watch::Watch::is_current);
         }
     }
 

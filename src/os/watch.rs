@@ -4,13 +4,42 @@
 //! link `..data` inside it, and a directory that is made or replaced later shows in its parent. What a watch cannot see
 //! (network file systems, exhausted watches) the caller's rescan finds.
 
-use notify::{RecursiveMode, Watcher as _};
-use std::path::Path;
+use notify::{EventKind, RecursiveMode, Watcher as _, event::ModifyKind};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio::sync::mpsc;
 
 /// Watches as long as it lives.
 pub struct Watch {
     _watcher: notify::RecommendedWatcher,
+    directory: PathBuf,
+    /// What was at the path before it was watched.
+    identity: Option<(u64, u64)>,
+    /// Whether the directory itself was made, moved or removed since: a new one may have the number of the old one.
+    moved: Arc<AtomicBool>,
+}
+
+impl Watch {
+    /// Whether what is at the path now is what is watched: a watch holds the directory, not its name. Blocks, shortly.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.identity.is_some()
+            && self.identity == identity(&self.directory)
+            && !self.moved.load(Ordering::Acquire)
+    }
+}
+
+/// Device and number of the directory a path leads to, links followed.
+fn identity(directory: &Path) -> Option<(u64, u64)> {
+    let found = fs::metadata(directory).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Why nothing can be watched; the rescan still finds every change.
@@ -27,12 +56,20 @@ pub struct Error {
 /// # Errors
 /// When neither the directory nor its parent can be watched.
 pub fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Result<Watch, Error> {
-    let watched = directory.to_owned();
+    // Before the watch: what is put there in between then counts as moved.
+    let identity = identity(directory);
+    let moved = Arc::new(AtomicBool::new(false));
+    let (watched, note) = (directory.to_owned(), Arc::clone(&moved));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let ours = match &event {
             // Reading the directory makes access events, which would make the next reading; beside it, others live.
+            Ok(event) if event.kind.is_access() => false,
             Ok(event) => {
-                !event.kind.is_access() && event.paths.iter().any(|path| path.starts_with(&watched))
+                let mode_only = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
+                if !mode_only && event.paths.contains(&watched) {
+                    note.store(true, Ordering::Release);
+                }
+                event.paths.iter().any(|path| path.starts_with(&watched))
             }
             // The watch lost something (an overflow): look.
             Err(_) => true,
@@ -54,6 +91,11 @@ pub fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Result<Watch, Error
             path: directory.display().to_string(),
             source,
         }),
-        _ => Ok(Watch { _watcher: watcher }),
+        _ => Ok(Watch {
+            _watcher: watcher,
+            directory: directory.to_owned(),
+            identity,
+            moved,
+        }),
     }
 }
