@@ -38,6 +38,21 @@ pub(crate) fn until<T>(
     }
 }
 
+/// Asks `condition` again and again for all of `period`; panics with what it says as soon as it does not hold.
+pub(crate) fn stays(
+    what: &str,
+    period: Duration,
+    mut condition: impl FnMut() -> Result<(), String>,
+) {
+    let began = Instant::now();
+    while began.elapsed() < period {
+        if let Err(seen) = condition() {
+            panic!("no longer: {what}; seen: {seen}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// [`until`] for conditions that have nothing to say while they are not met.
 pub(crate) fn eventually<T>(
     what: &str,
