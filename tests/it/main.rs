@@ -11,5 +11,6 @@
 )]
 
 mod agent;
+mod edits;
 mod recorded;
 mod support;
