@@ -218,7 +218,9 @@ impl Actor {
         loop {
             tokio::select! {
                 biased;
-                Some(id) = left.recv() => self.has_left(&id),
+                Some(id) = left.recv() => if self.has_left(&id) {
+                    look = Instant::now();
+                },
                 Some((key, standing)) = standings.recv() => self.stands(&key, standing).await,
                 request = requests.recv() => match request {
                     None => return,
@@ -313,11 +315,13 @@ impl Actor {
         self.running.insert(id, running);
     }
 
-    fn has_left(&mut self, id: &Id) {
+    /// Answers whether it was started again: then it needs an address now.
+    fn has_left(&mut self, id: &Id) -> bool {
         let Some(running) = self.running.get_mut(id) else {
-            return;
+            return false;
         };
         running.left = true;
+        let mut started = false;
         if !self.drained || !self.wanted.contains_key(id) {
             // Removed from its descriptor, not drained: nothing is to be seen of it any more.
             self.running.remove(id);
@@ -325,9 +329,11 @@ impl Actor {
             if let Some(spec) = self.wanted.get(id).filter(|_| !self.drained) {
                 let spec = spec.clone();
                 self.start(id.clone(), spec);
+                started = true;
             }
         }
         self.answer_drains();
+        started
     }
 
     async fn drain(&mut self, done: oneshot::Sender<()>) {
