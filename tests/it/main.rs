@@ -12,5 +12,6 @@
 
 mod agent;
 mod edits;
+mod files;
 mod recorded;
 mod support;
