@@ -15,3 +15,4 @@ mod edits;
 mod files;
 mod recorded;
 mod support;
+mod words;
