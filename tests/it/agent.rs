@@ -1,7 +1,7 @@
 //! The agent as a process against the embedded registry as a process: the main job and its bad moments.
 
 use crate::support::{
-    Agent, App, LONG, Proxy, Registry, admin, form, http, outrigger, said, stays, until,
+    Agent, App, LONG, Proxy, Registry, admin, form, http, outrigger, run_as, said, stays, until,
 };
 use nix::sys::signal::Signal;
 use std::{
@@ -17,11 +17,6 @@ fn service(name: &str, port: u16) -> String {
         "services:\n  - name: {name}\n    port: {port}\n    heartbeat: {{ interval: 200ms, timeout: 600ms, delete_after: 1200ms }}\n    \
          probe: {{ tcp: {{}}, interval: 50ms, rise: 2, fall: 2 }}\n"
     )
-}
-
-/// The words a privileged agent wants for every command; to any other agent they say what is so anyway.
-fn run_as() -> String {
-    format!("run_as: \"{}\"", nix::unistd::geteuid())
 }
 
 fn config(agent: &Agent, data_id: &str, more: &str) -> String {

@@ -78,6 +78,11 @@ pub(crate) fn outrigger() -> Command {
     command
 }
 
+/// The words a privileged agent wants for every command; to any other agent they say what is so anyway.
+pub(crate) fn run_as() -> String {
+    format!("run_as: \"{}\"", nix::unistd::geteuid())
+}
+
 /// What a finished program printed on both ends, for messages.
 pub(crate) fn said(output: &Output) -> String {
     format!(
