@@ -153,6 +153,8 @@ struct Client {
     next_write: Mutex<Moment>,
     /// Another server than before has answered.
     news: Notify,
+    /// The log says that logins fail.
+    login_told: AtomicBool,
     /// The log says that the registry is away.
     down_told: AtomicBool,
     seed: u64,
@@ -204,6 +206,7 @@ pub fn start(
         at_once: Semaphore::new(AT_ONCE),
         next_write: Mutex::new(Moment::ZERO),
         news: Notify::new(),
+        login_told: AtomicBool::new(false),
         down_told: AtomicBool::new(false),
         seed,
     });
@@ -588,10 +591,16 @@ impl Client {
             Ok((text, ttl)) => {
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
+                if self.login_told.swap(false, Ordering::Relaxed) {
+                    tracing::info!(user = %auth.username, "logged in again");
+                }
                 session::Event::LoggedIn { ttl }
             }
             Err(error) => {
-                tracing::warn!(user = %auth.username, %error, "the login failed");
+                // The next tries fail likewise: one line for the first of them.
+                if !self.login_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(user = %auth.username, %error, "the login failed; it is tried again");
+                }
                 session::Event::LoginFailed
             }
         }
