@@ -117,6 +117,14 @@ impl Answer {
         })
     }
 
+    /// Whether it says that there is no such configuration or instance.
+    fn says_absent(&self) -> bool {
+        self.status != 200
+            && (self.status == StatusCode::NOT_FOUND.as_u16()
+                && self.text().raw().contains("config data not exist")
+                || answer::is_no_instance(&self.body))
+    }
+
     fn text(&self) -> Foreign {
         Foreign::new(String::from_utf8_lossy(&self.body).trim().to_owned())
     }
@@ -151,6 +159,8 @@ struct Client {
     at_once: Semaphore,
     /// When the next registration may be sent; see [`Client::write_turn`].
     next_write: Mutex<Moment>,
+    /// Why the last login failed; `None` after one that did not.
+    login_trouble: Mutex<Option<String>>,
     /// Another server than before has answered.
     news: Notify,
     seed: u64,
@@ -201,6 +211,7 @@ pub fn start(
         turns: AtomicU64::new(1),
         at_once: Semaphore::new(AT_ONCE),
         next_write: Mutex::new(Moment::ZERO),
+        login_trouble: Mutex::default(),
         news: Notify::new(),
         seed,
     });
@@ -334,6 +345,8 @@ impl Client {
         let outcome = self.signed_call(call).await;
         let word = match &outcome {
             Ok(answer) => match answer::read(&answer.server, answer.status, &answer.body) {
+                // That there is none is an answer as good as any.
+                _ if answer.says_absent() => "ok",
                 Ok(()) => "ok",
                 Err(error) => error.word(),
             },
@@ -400,9 +413,11 @@ impl Client {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
                 Ok(answer) => {
-                    // 409 is about one configuration, not about the server.
+                    // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
+                    // server.
+                    let spared = if call.what == "login" { 500 } else { 409 };
                     let error = answer::read(server, answer.status, &answer.body).err();
-                    error.filter(|e| matches!(e, Error::Busy { status, .. } if *status != 409))
+                    error.filter(|e| matches!(e, Error::Busy { status, .. } if *status != spared))
                 }
                 Err(error) => Some(error.clone()),
             };
@@ -530,7 +545,7 @@ impl Client {
         });
         if news {
             self.metrics.registry_up.set(0);
-            tracing::warn!(%reason, "the registry does not answer");
+            tracing::warn!(%reason, "the registry cannot be used");
         }
     }
 
@@ -577,12 +592,26 @@ impl Client {
         };
         match self.logged_in(auth).await {
             Ok((text, ttl)) => {
+                *self
+                    .login_trouble
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
                 session::Event::LoggedIn { ttl }
             }
             Err(error) => {
-                tracing::warn!(user = %auth.username, %error, "the login failed");
+                // Wrong credentials stay wrong for long: said once, not at every try.
+                let mut told = self
+                    .login_trouble
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if told.as_deref() == Some(&*error) {
+                    tracing::debug!(user = %auth.username, %error, "the login failed again");
+                } else {
+                    tracing::warn!(user = %auth.username, %error, "the login failed");
+                    *told = Some(error);
+                }
                 session::Event::LoginFailed
             }
         }
@@ -769,11 +798,13 @@ impl Client {
             query.push(("beat", json));
         }
         let call = self.naming("beat", Method::PUT, "/v1/ns/instance/beat", query);
-        let answer: wire::BeatAnswer = self.call(&call).await?.ok()?.json()?;
+        let answer = self.call(&call).await?.ok()?;
+        let server = Arc::clone(&answer.server);
+        let answer: wire::BeatAnswer = answer.json()?;
         match answer.code {
             wire::BEAT_OK | wire::BEAT_NOT_FOUND => Ok(answer),
             code => Err(Error::Garbage {
-                server: String::new(),
+                server: server.to_string(),
                 what: format!("a beat's answer with code {code}"),
             }),
         }
@@ -806,7 +837,7 @@ impl Client {
         query.push(("ephemeral", instance.ephemeral.to_string()));
         let call = self.naming("deregister", Method::DELETE, "/v1/ns/instance", query);
         let answer = self.call(&call).await?;
-        if answer.status != 200 && answer::is_no_instance(&answer.body) {
+        if answer.says_absent() {
             return Ok(());
         }
         answer.ok()?.said_ok()?;
@@ -826,7 +857,7 @@ impl Client {
         let query = identity(key, &instance.cluster);
         let call = self.naming("detail", Method::GET, "/v1/ns/instance", query);
         let answer = self.call(&call).await?;
-        if answer.status != 200 && answer::is_no_instance(&answer.body) {
+        if answer.says_absent() {
             return Ok(None);
         }
         let detail: wire::Detail = answer.ok()?.json()?;
@@ -887,9 +918,7 @@ impl Client {
             ..self.naming("config_get", Method::GET, "/v1/cs/configs", query)
         };
         let answer = self.call(&call).await?;
-        if answer.status == StatusCode::NOT_FOUND.as_u16()
-            && answer.text().raw().contains("config data not exist")
-        {
+        if answer.says_absent() {
             return Ok(None);
         }
         let answer = answer.ok()?;
