@@ -82,11 +82,21 @@ fn dispatch(args: Args, around: Surroundings) -> End {
         Verb::Drain { files, timeout } => ask::drain(&flags(files), &around, timeout),
         Verb::Completions { shell } => {
             let mut out = Vec::new();
-            clap_complete::generate(shell, &mut Args::command(), "outrigger", &mut out);
+            clap_complete::generate(shell, &mut offered(), "outrigger", &mut out);
             print(&String::from_utf8_lossy(&out));
             End::Done
         }
     }
+}
+
+/// The words that are shown to a person; completions would offer the hidden ones too.
+fn offered() -> clap::Command {
+    let all = Args::command();
+    let shown = all.get_subcommands().filter(|verb| !verb.is_hide_set());
+    clap::Command::new("outrigger")
+        .version(env!("CARGO_PKG_VERSION"))
+        .disable_help_subcommand(true)
+        .subcommands(shown.cloned())
 }
 
 /// The one place where the environment is read.

@@ -33,6 +33,20 @@ pub struct Surroundings {
     pub uid: u32,
 }
 
+#[cfg(test)]
+impl Surroundings {
+    /// An unprivileged process with these variables and no others.
+    fn with(variables: &[(&str, &str)]) -> Self {
+        Self {
+            env: variables
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+}
+
 /// What the command line says about settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {

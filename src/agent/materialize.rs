@@ -1,10 +1,11 @@
 //! Decides when a file of a group is written or removed, and when its application is told: one burst, one reload.
 //!
 //! A group is the targets of one descriptor that share a reload; a target without one is a group by itself. What becomes known of a
-//! configuration makes its target *due*. When nothing new came for [`QUIET`] (or [`LONGEST`] after the first), every due target
-//! is put in place; each on its own, so one that fails holds up no other one. Whoever carries out an effect looks at the file
-//! first: a content that is there already, with the right mode and owner, is `Unchanged` and asks for no reload. That makes
-//! every effect safe to repeat, and [`Event::Resync`] simply repeats them: a file that somebody edited is repaired.
+//! configuration makes its target *due*. A target that is alone in its group and had a rest is put in place at once. Otherwise,
+//! when nothing new came for [`QUIET`] (or [`LONGEST`] after the first), every due target is; each on its own, so one that fails
+//! holds up no other one. Whoever carries out an effect looks at the file first: a content that is there already, with the right
+//! mode and owner, is `Unchanged` and asks for no reload. That makes every effect safe to repeat, and [`Event::Resync`] simply
+//! repeats them: a file that somebody edited is repaired.
 //!
 //! The [`Ledger`] counts writes and the last write a successful reload has covered. While the two differ a reload is due, and
 //! stays due through failures, with growing waits, until one that began after the last write succeeded. A write during a reload
@@ -161,6 +162,8 @@ pub struct Group {
     has_reload: bool,
     targets: BTreeMap<Slot, Target>,
     burst: Option<Burst>,
+    /// When something new came last.
+    stirred: Option<Moment>,
     ledger: Ledger,
     reload: Reload,
     seed: u64,
@@ -269,6 +272,7 @@ impl Group {
             has_reload,
             targets: BTreeMap::new(),
             burst: None,
+            stirred: None,
             ledger: Ledger::default(),
             reload: Reload {
                 at: Moment::ZERO,
@@ -283,7 +287,14 @@ impl Group {
     }
 
     /// Something new came: the burst begins, or goes on.
+    ///
+    /// A target that is alone in its group has nobody to wait for: its first change after a rest is put in place at once.
     fn stir(&mut self, now: Moment) {
+        let rested = self.stirred.is_none_or(|last| now > last + LONGEST);
+        self.stirred = Some(now);
+        if rested && self.targets.len() == 1 {
+            return;
+        }
         self.burst.get_or_insert(Burst {
             first: now,
             last: now,
@@ -910,6 +921,18 @@ mod tests {
         assert_eq!((world.written.len(), world.reloads.len()), (3, 1));
         assert_eq!(world.file(0), Some("b"));
         assert!((0..3).all(|slot| world.state(slot) == TargetState::Applied));
+    }
+
+    #[test]
+    fn a_change_of_a_target_that_is_alone_is_in_place_at_once() {
+        let mut world = World::new(true, &[OnAbsent::Keep], 1);
+        for round in 0..5 {
+            world.known(0, &round.to_string());
+            world.pass(10);
+            assert_eq!(world.file(0), Some(&*round.to_string()));
+            world.pass(2_000);
+        }
+        assert_eq!((world.written.len(), world.reloads.len()), (5, 5));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::locate::{self, Considered, Located};
 use super::probe::{self, Health};
 use super::registrar::{Effect, Event, Failure, Registrar, Report};
 use super::view::{History, ServiceView};
-use crate::descriptor::spec::{Probe, Service};
+use crate::descriptor::spec::{Address, AddressRules, Probe, Service};
 use crate::machine::Moment;
 use crate::machine::drive;
 use crate::nacos::Error;
@@ -19,6 +19,7 @@ use crate::os::address;
 use crate::tasks::Tasks;
 use std::{
     collections::BTreeMap,
+    future::Future,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -57,8 +58,8 @@ impl Id {
             },
             port: spec.port,
             ip: match spec.address {
-                crate::descriptor::spec::Address::Explicit(ip) => Some(ip),
-                crate::descriptor::spec::Address::Auto(_) => None,
+                Address::Explicit(ip) => Some(ip),
+                Address::Auto(_) => None,
             },
         }
     }
@@ -215,29 +216,48 @@ impl Actor {
         mut left: mpsc::Receiver<Id>,
     ) {
         let mut look = Instant::now();
+        // Names that do not resolve take seconds; nobody else must wait for them, so a task of its own looks.
+        let (seen_tx, mut seen) = mpsc::channel(1);
+        let mut looking = false;
         loop {
             tokio::select! {
                 biased;
-                Some(id) = left.recv() => self.has_left(&id),
+                Some(id) = left.recv() => if self.has_left(&id) {
+                    self.locate(None).await;
+                    look = Instant::now();
+                },
                 Some((key, standing)) = standings.recv() => self.stands(&key, standing).await,
+                Some(around) = seen.recv() => {
+                    looking = false;
+                    let missing = self.locate(Some(&around)).await;
+                    look = Instant::now() + if missing { LOOK_SOON } else { LOOK };
+                }
                 request = requests.recv() => match request {
                     None => return,
                     Some(Request::Set(services)) => {
                         self.wanted = services.into_iter().map(|spec| (Id::of(&spec), spec)).collect();
                         self.settle().await;
+                        self.locate(None).await;
                         look = Instant::now();
                     }
                     Some(Request::Drain(done)) => self.drain(done).await,
                     Some(Request::Explain(answer)) => {
-                        let auto = crate::descriptor::spec::Address::Auto(Default::default());
-                        let (_, considered) = locate::locate(&auto, &self.surroundings().await);
-                        // Whoever asked may have gone.
-                        _ = answer.send(considered);
+                        let looked = self.surroundings();
+                        self.parts.tasks.spawn("explain addresses", async move {
+                            let auto = Address::Auto(AddressRules::default());
+                            let (_, considered) = locate::locate(&auto, &looked.await);
+                            // Whoever asked may have gone.
+                            _ = answer.send(considered);
+                        });
                     }
                 },
-                () = tokio::time::sleep_until(look), if !self.running.is_empty() => {
-                    let missing = self.locate().await;
-                    look = Instant::now() + if missing { LOOK_SOON } else { LOOK };
+                () = tokio::time::sleep_until(look), if !looking && self.looks() => {
+                    looking = true;
+                    let (looked, seen) = (self.surroundings(), seen_tx.clone());
+                    self.parts.tasks.spawn("look for addresses", async move {
+                        // The actor ends only with the agent.
+                        _ = seen.send(looked.await).await;
+                    });
                 }
             }
         }
@@ -313,10 +333,12 @@ impl Actor {
         self.running.insert(id, running);
     }
 
-    fn has_left(&mut self, id: &Id) {
+    /// Answers whether a new service of this identity was started in its place.
+    fn has_left(&mut self, id: &Id) -> bool {
         let Some(running) = self.running.get_mut(id) else {
-            return;
+            return false;
         };
+        let mut started = false;
         running.left = true;
         if !self.drained || !self.wanted.contains_key(id) {
             // Removed from its descriptor, not drained: nothing is to be seen of it any more.
@@ -325,9 +347,11 @@ impl Actor {
             if let Some(spec) = self.wanted.get(id).filter(|_| !self.drained) {
                 let spec = spec.clone();
                 self.start(id.clone(), spec);
+                started = true;
             }
         }
         self.answer_drains();
+        started
     }
 
     async fn drain(&mut self, done: oneshot::Sender<()>) {
@@ -366,57 +390,64 @@ impl Actor {
 
     // -- addresses
 
-    async fn surroundings(&self) -> locate::Surroundings {
-        let candidates = tokio::task::spawn_blocking(address::candidates).await;
-        let candidates = match candidates {
-            Ok(Ok(candidates)) => candidates,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the addresses of this host cannot be read");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        };
+    /// Whether there is anything to look for: addresses that were written out do not change.
+    fn looks(&self) -> bool {
+        let auto = |running: &Running| matches!(running.spec.address, Address::Auto(_));
+        self.running.values().any(auto)
+    }
+
+    /// Looks at what the host has; owns all it needs, so that it can run beside the actor.
+    fn surroundings(&self) -> impl Future<Output = locate::Surroundings> + Send + 'static {
         let in_use = self.parts.transport.connection().borrow().server.clone();
-        let mut route = None;
-        let mut registry = String::new();
-        for url in in_use.iter().chain(&self.around.servers) {
-            let Some(host) = host_and_port(url) else {
-                continue;
+        let around = self.around.clone();
+        async move {
+            let candidates = match tokio::task::spawn_blocking(address::candidates).await {
+                Ok(Ok(candidates)) => candidates,
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the addresses of this host cannot be read");
+                    Vec::new()
+                }
+                // It panicked, which was printed.
+                Err(_) => Vec::new(),
             };
-            registry.clone_from(&host);
-            if let Ok(Ok(found)) = timeout(RESOLVE, lookup_host(&host)).await {
-                route = found
-                    .into_iter()
-                    .find_map(|target| address::route_to(target).ok());
+            let mut route = None;
+            let mut registry = String::new();
+            for host in in_use
+                .iter()
+                .chain(&around.servers)
+                .filter_map(|url| host_and_port(url))
+            {
+                registry.clone_from(&host);
+                if let Ok(Ok(found)) = timeout(RESOLVE, lookup_host(&host)).await {
+                    route = found
+                        .into_iter()
+                        .find_map(|target| address::route_to(target).ok());
+                }
+                if route.is_some() {
+                    break;
+                }
             }
-            if route.is_some() {
-                break;
+            locate::Surroundings {
+                pod_ip: around.pod_ip,
+                candidates,
+                route,
+                registry,
             }
-        }
-        locate::Surroundings {
-            pod_ip: self.around.pod_ip.clone(),
-            candidates,
-            route,
-            registry,
         }
     }
 
-    /// Tells every registrar its address where it changed; answers whether one has none.
-    async fn locate(&mut self) -> bool {
-        let all_written = self.running.values().all(|running| {
-            matches!(
-                running.spec.address,
-                crate::descriptor::spec::Address::Explicit(_)
-            )
-        });
-        let around = if all_written {
-            locate::Surroundings::default()
-        } else {
-            self.surroundings().await
-        };
+    /// Tells every registrar its address where it changed, without `around` only those whose address was written out; answers
+    /// whether one has none.
+    async fn locate(&mut self, around: Option<&locate::Surroundings>) -> bool {
+        let nothing = locate::Surroundings::default();
         let mut missing = false;
         for (id, running) in &mut self.running {
-            let (located, _) = locate::locate(&running.spec.address, &around);
+            let written = matches!(running.spec.address, Address::Explicit(_));
+            if around.is_none() && !written {
+                missing |= running.located.is_err();
+                continue;
+            }
+            let (located, _) = locate::locate(&running.spec.address, around.unwrap_or(&nothing));
             // An address once found is kept while none is found: a route that flaps must not take a service out.
             let keeps = located.is_err() && running.located.is_ok();
             missing |= located.is_err();

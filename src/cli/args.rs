@@ -6,13 +6,14 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The sidecar for services that have no Nacos SDK
 ///
-/// Registers the applications of this host in a Nacos registry, beats for them, watches their health, and turns their
-/// configurations into files. Try `outrigger demo`.
+/// Registers the applications of this host in a Nacos registry, beats for them, watches their health,
+/// and turns their configurations into files. Try `outrigger demo`.
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
     version,
-    max_term_width = 100,
+    // Lines as they are written here: clap wraps none without a crate more.
+    verbatim_doc_comment,
     disable_help_subcommand = true
 )]
 pub(super) struct Args {
@@ -37,7 +38,7 @@ pub(super) enum Verb {
     DemoApp(demo::app::App),
     /// Say what is wrong with settings and descriptors: everything, with places
     Check(Files),
-    /// Fetch, validate and write every configuration once, then exit: for init containers and cron
+    /// Fetch, validate and write every configuration once: for init containers and cron
     Once {
         #[command(flatten)]
         files: Files,
@@ -76,7 +77,7 @@ pub(super) enum Verb {
     },
     /// Print completions for a shell
     Completions {
-        /// bash, zsh, fish, elvish or powershell
+        /// Which one
         shell: clap_complete::Shell,
     },
 }

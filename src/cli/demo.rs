@@ -246,7 +246,7 @@ impl Stage {
         let greeting = self.greeting().unwrap_or_default();
         self.say(
             "agent",
-            &format!("rejected it; the file is untouched, the app still answers \"{greeting}\""),
+            &format!("rejected it; file untouched, the app still answers \"{greeting}\""),
             Some(took),
         );
         self.publish("greeting: good day\n")?;

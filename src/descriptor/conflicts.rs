@@ -111,19 +111,10 @@ mod tests {
     use super::*;
     use crate::report;
 
-    fn around(variables: &[(&str, &str)]) -> Surroundings {
-        Surroundings {
-            env: variables
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-            ..Surroundings::default()
-        }
-    }
-
     #[test]
     fn the_later_of_two_that_collide_is_told_where_the_first_is() {
-        let around = around(&[("OUTRIGGER_SERVICE", "orders"), ("OUTRIGGER_PORT", "8080")]);
+        let around =
+            Surroundings::with(&[("OUTRIGGER_SERVICE", "orders"), ("OUTRIGGER_PORT", "8080")]);
         let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
         let files = [
             (
@@ -174,7 +165,7 @@ mod tests {
 
     #[test]
     fn two_written_addresses_make_two_instances() {
-        let around = around(&[]);
+        let around = Surroundings::with(&[]);
         let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
         let collisions = |first: &str, second: &str| {
             let text = format!(

@@ -611,19 +611,14 @@ mod tests {
     use crate::report;
     use proptest::prelude::*;
 
-    fn around(variables: &[(&str, &str)]) -> Surroundings {
-        Surroundings {
-            env: variables
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-            ..Surroundings::default()
-        }
-    }
-
     fn read(text: &str, variables: &[(&str, &str)]) -> Result<Settings, Vec<Problem>> {
         let path = Path::new("/etc/outrigger/outrigger.yaml");
-        resolve(path, Some(text), &Flags::default(), &around(variables))
+        resolve(
+            path,
+            Some(text),
+            &Flags::default(),
+            &Surroundings::with(variables),
+        )
     }
 
     fn shown(text: &str, variables: &[(&str, &str)]) -> String {
@@ -680,7 +675,7 @@ mod tests {
             config: None,
             conf_dir: Some("mine".into()),
         };
-        let around = around(&[
+        let around = Surroundings::with(&[
             ("OUTRIGGER_CATALOG_RESCAN", "7s"),
             ("OUTRIGGER_CATALOG_CONF_DIR", "/b"),
             ("RUST_LOG", "warn,outrigger::nacos=trace"),

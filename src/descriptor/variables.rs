@@ -196,21 +196,11 @@ mod tests {
     use crate::report;
     use std::path::Path;
 
-    fn around(variables: &[(&str, &str)]) -> Surroundings {
-        Surroundings {
-            env: variables
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-            ..Surroundings::default()
-        }
-    }
-
     fn read(variables: &[(&str, &str)]) -> Result<Option<Descriptor>, Vec<Problem>> {
         let none = Surroundings::default();
         let path = Path::new("outrigger.yaml");
         let settings = super::super::settings_file::resolve(path, None, &Flags::default(), &none)?;
-        from_environment(&settings, &around(variables))
+        from_environment(&settings, &Surroundings::with(variables))
     }
 
     fn render(problems: &[Problem]) -> String {
@@ -300,7 +290,7 @@ mod tests {
     fn a_variable_nobody_reads_is_refused_with_the_nearest_name() {
         let problems = Problems::default();
         check(
-            &around(&[
+            &Surroundings::with(&[
                 ("OUTRIGGER_REGISTRY_SERVER", "x"),
                 ("OUTRIGGER_SERVICE_HOST", "10.0.0.1"),
                 ("OUTRIGGER_PORT_8848_TCP_ADDR", "10.0.0.1"),

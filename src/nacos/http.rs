@@ -27,7 +27,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -163,6 +163,8 @@ struct Client {
     login_trouble: Mutex<Option<String>>,
     /// Another server than before has answered.
     news: Notify,
+    /// The log says that the registry is away.
+    down_told: AtomicBool,
     seed: u64,
 }
 
@@ -213,6 +215,7 @@ pub fn start(
         next_write: Mutex::new(Moment::ZERO),
         login_trouble: Mutex::default(),
         news: Notify::new(),
+        down_told: AtomicBool::new(false),
         seed,
     });
     let curious = Arc::clone(&client);
@@ -408,7 +411,7 @@ impl Client {
                 return Err(error);
             }
         };
-        let mut last = Err(Error::Stopped);
+        let (mut last, mut why) = (Err(Error::Stopped), None);
         for server in list.iter().take(TRIES) {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
@@ -430,6 +433,10 @@ impl Client {
                 .servers
                 .send(servers::Event::Failed(Arc::clone(server)))
                 .await;
+            why = Some(error);
+        }
+        // One server that fails is not the registry: only when nobody answered usably it is away.
+        if let Some(error) = why {
             self.is_down(&error);
         }
         last
@@ -496,6 +503,7 @@ impl Client {
         });
         if news {
             self.metrics.registry_up.set(1);
+            self.down_told.store(false, Ordering::Relaxed);
             tracing::info!(server = %server, "the registry answers");
             // A full queue is full of failures of the same servers: the next answer tells it again.
             _ = self
@@ -534,16 +542,17 @@ impl Client {
 
     fn is_down(&self, error: &Error) {
         let reason = error.to_string();
-        let news = self.connection.send_if_modified(|connection| {
-            let news = connection.up || connection.reason.as_deref() != Some(&reason);
-            if connection.up {
+        let mut was_up = false;
+        self.connection.send_if_modified(|connection| {
+            was_up = std::mem::replace(&mut connection.up, false);
+            if was_up {
                 connection.since = self.epoch.now();
             }
-            let was_up = std::mem::replace(&mut connection.up, false);
-            connection.reason = Some(reason.clone());
-            was_up || news
+            let before = connection.reason.replace(reason.clone());
+            was_up || before.as_ref() != Some(&reason)
         });
-        if news {
+        // Which server failed how may change with every call; that the registry is away is one piece of news.
+        if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
             tracing::warn!(%reason, "the registry cannot be used");
         }

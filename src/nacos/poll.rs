@@ -25,7 +25,7 @@ const DOUBT: Duration = Duration::from_millis(400);
 /// So many 404 in a row are believed.
 const BELIEVED: u32 = 3;
 /// Quiet before a parked poll is replaced by one with more keys.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Duration::from_millis(10);
 /// Each key is fetched again this often; up to a quarter more by jitter.
 const RESYNC: Duration = Duration::from_secs(240);
 /// So many keys are fetched at a time.

@@ -56,10 +56,15 @@ pub struct Error {
 /// # Errors
 /// When neither the directory nor its parent can be watched.
 pub fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Result<Watch, Error> {
+    // Events have absolute paths, whatever path was watched; and the parent of `conf.d` is then a directory too.
+    let directory = &std::path::absolute(directory).map_err(|source| Error {
+        path: directory.display().to_string(),
+        source: notify::Error::io(source),
+    })?;
     // Before the watch: what is put there in between then counts as moved.
     let identity = identity(directory);
     let moved = Arc::new(AtomicBool::new(false));
-    let (watched, note) = (directory.to_owned(), Arc::clone(&moved));
+    let (watched, note) = (directory.clone(), Arc::clone(&moved));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let ours = match &event {
             // Reading the directory makes access events, which would make the next reading; beside it, others live.
@@ -84,8 +89,9 @@ pub fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Result<Watch, Error
         source,
     })?;
     let inside = watcher.watch(directory, RecursiveMode::NonRecursive);
-    let parent = directory.parent().filter(|p| !p.as_os_str().is_empty());
-    let beside = parent.map(|parent| watcher.watch(parent, RecursiveMode::NonRecursive));
+    let beside = directory
+        .parent()
+        .map(|parent| watcher.watch(parent, RecursiveMode::NonRecursive));
     match (inside, beside) {
         (Err(source), None | Some(Err(_))) => Err(Error {
             path: directory.display().to_string(),
@@ -93,7 +99,7 @@ pub fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Result<Watch, Error
         }),
         _ => Ok(Watch {
             _watcher: watcher,
-            directory: directory.to_owned(),
+            directory: directory.clone(),
             identity,
             moved,
         }),

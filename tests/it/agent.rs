@@ -1,7 +1,7 @@
 //! The agent as a process against the embedded registry as a process: the main job and its bad moments.
 
 use crate::support::{
-    Agent, App, LONG, Proxy, Registry, admin, form, http, outrigger, said, until,
+    Agent, App, LONG, Proxy, Registry, admin, form, http, outrigger, run_as, said, stays, until,
 };
 use nix::sys::signal::Signal;
 use std::{
@@ -17,11 +17,6 @@ fn service(name: &str, port: u16) -> String {
         "services:\n  - name: {name}\n    port: {port}\n    heartbeat: {{ interval: 200ms, timeout: 600ms, delete_after: 1200ms }}\n    \
          probe: {{ tcp: {{}}, interval: 50ms, rise: 2, fall: 2 }}\n"
     )
-}
-
-/// The words a privileged agent wants for every command; to any other agent they say what is so anyway.
-fn run_as() -> String {
-    format!("run_as: \"{}\"", nix::unistd::geteuid())
 }
 
 fn config(agent: &Agent, data_id: &str, more: &str) -> String {
@@ -113,11 +108,11 @@ fn on_failure_unhealthy_keeps_the_instance_listed_as_unhealthy() {
     };
     until("listed as unhealthy", LONG, listed_unhealthy);
     // Longer than the delete time-out: something must keep it listed without healing it.
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(1800) {
-        listed_unhealthy().unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    stays(
+        "listed as unhealthy",
+        Duration::from_millis(1800),
+        listed_unhealthy,
+    );
     let _app = App::start_on(port);
     registry.until_listed("orders", 1, LONG);
 }
@@ -379,8 +374,15 @@ fn drain_takes_everything_out_and_the_agent_goes_on() {
         "conf.d/orders.yaml",
         &format!("{}    weight: 7\n", service("orders", app.port)),
     );
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(registry.hosts("orders").unwrap().len(), 0);
+    agent.admin("POST", "/reload").unwrap();
+    stays(
+        "out of the registry",
+        Duration::from_millis(500),
+        || match registry.hosts("orders") {
+            Ok(hosts) if hosts.is_empty() => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
 }
 
 #[test]

@@ -11,5 +11,8 @@
 )]
 
 mod agent;
+mod edits;
+mod files;
 mod recorded;
 mod support;
+mod words;

@@ -38,6 +38,21 @@ pub(crate) fn until<T>(
     }
 }
 
+/// Asks `condition` again and again for all of `period`; panics with what it says as soon as it does not hold.
+pub(crate) fn stays(
+    what: &str,
+    period: Duration,
+    mut condition: impl FnMut() -> Result<(), String>,
+) {
+    let began = Instant::now();
+    while began.elapsed() < period {
+        if let Err(seen) = condition() {
+            panic!("no longer: {what}; seen: {seen}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// [`until`] for conditions that have nothing to say while they are not met.
 pub(crate) fn eventually<T>(
     what: &str,
@@ -61,6 +76,11 @@ pub(crate) fn outrigger() -> Command {
         .env("PATH", "/usr/bin:/bin")
         .stdin(Stdio::null());
     command
+}
+
+/// The words a privileged agent wants for every command; to any other agent they say what is so anyway.
+pub(crate) fn run_as() -> String {
+    format!("run_as: \"{}\"", nix::unistd::geteuid())
 }
 
 /// What a finished program printed on both ends, for messages.

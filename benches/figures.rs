@@ -1,0 +1,249 @@
+//! The figures of docs/performance.md: the program as processes, seen from outside. `cargo bench --bench figures`.
+//!
+//! Everything is measured in one run on one machine, against the embedded registry on loopback, so figures compare with one
+//! another and not with another day's. Nothing here passes or fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a benchmark that cannot go on stops, and says so; it measures real time"
+)]
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+fn program(words: &[&str]) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
+        .args(words)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn http(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    )
+    .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// Looks again every 0.1 ms; how long it took.
+fn until(mut seen: impl FnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !seen() {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "not seen within a minute"
+        );
+        sleep(Duration::from_micros(100));
+    }
+    began.elapsed()
+}
+
+fn registry() -> (Process, u16) {
+    let port = free_port();
+    let process = program(&["dev", "--listen", &format!("127.0.0.1:{port}")]);
+    until(|| http(port, "GET", "/nacos/v1/console/health/readiness", "").is_some());
+    (process, port)
+}
+
+fn listed(port: u16, service: &str) -> bool {
+    let path = format!("/nacos/v1/ns/instance/list?serviceName={service}");
+    http(port, "GET", &path, "").is_some_and(|list| list.contains("\"healthy\":true"))
+}
+
+fn agent(folder: &Path, registry: u16, descriptor: &str) -> Process {
+    let at = folder.display();
+    fs::create_dir_all(folder.join("conf.d")).unwrap();
+    let settings = format!(
+        "registry: {{ servers: [\"http://127.0.0.1:{registry}\"], write_rate: 1000 }}\n\
+         state_dir: {at}/state\nadmin: {{ socket: {at}/admin.sock }}\n"
+    );
+    fs::write(folder.join("outrigger.yaml"), settings).unwrap();
+    fs::write(folder.join("conf.d/figures.yaml"), descriptor).unwrap();
+    program(&["run", "--config", &format!("{at}/outrigger.yaml")])
+}
+
+/// Resident and private memory in kB.
+fn memory(process: &Process) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    (field("VmRSS:"), field("RssAnon:"))
+}
+
+/// CPU time used so far: ns of the scheduler, all threads.
+fn cpu(process: &Process) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.0.id())).unwrap();
+    let ns = tasks.flatten().map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let first = text
+            .split_whitespace()
+            .next()
+            .and_then(|ns| ns.parse().ok());
+        first.unwrap_or(0_u64)
+    });
+    Duration::from_nanos(ns.sum())
+}
+
+/// The value below which `share` of the sorted times lie.
+fn quantile(times: &mut [Duration], share: f64) -> Duration {
+    times.sort();
+    let last = times.len() - 1;
+    times[(last as f64 * share).round() as usize]
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+fn start_to_registered(port: u16) {
+    let mut times: Vec<Duration> = (0..20)
+        .map(|round| {
+            let folder = tempfile::tempdir().unwrap();
+            let service = format!("start-{round}");
+            let descriptor = format!(
+                "services: [ {{ name: {service}, port: 1, probe: none, address: 127.0.0.1 }} ]\n"
+            );
+            let began = Instant::now();
+            let _agent = agent(folder.path(), port, &descriptor);
+            until(|| listed(port, &service));
+            began.elapsed()
+        })
+        .collect();
+    println!(
+        "start to registered (process start, no probe)   p50 {}  p90 {}  of 20",
+        ms(quantile(&mut times, 0.5)),
+        ms(quantile(&mut times, 0.9))
+    );
+}
+
+fn publish_to_file(port: u16) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("figures.txt");
+    let descriptor = format!(
+        "configs: [ {{ data_id: figures.txt, path: \"{}\" }} ]\n",
+        file.display()
+    );
+    let publish = |content: &str| {
+        let form = format!("dataId=figures.txt&group=DEFAULT_GROUP&content={content}");
+        http(port, "POST", "/nacos/v1/cs/configs", &form).unwrap();
+    };
+    publish("first");
+    let _agent = agent(folder.path(), port, &descriptor);
+    until(|| fs::read_to_string(&file).is_ok_and(|text| text == "first"));
+    let mut times: Vec<Duration> = (0..100)
+        .map(|round| {
+            // A rest, as between the changes of an operator.
+            sleep(Duration::from_millis(600));
+            let content = format!("round-{round}");
+            let began = Instant::now();
+            publish(&content);
+            until(|| fs::read_to_string(&file).is_ok_and(|text| text == content));
+            began.elapsed()
+        })
+        .collect();
+    println!(
+        "publish to file in place                        p50 {}  p99 {}  of 100",
+        ms(quantile(&mut times, 0.5)),
+        ms(quantile(&mut times, 0.99))
+    );
+}
+
+fn at_rest(port: u16) {
+    let folder = tempfile::tempdir().unwrap();
+    let application = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let app_port = application.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in application.incoming() {
+            drop(connection);
+        }
+    });
+    let file = folder.path().join("rest.txt");
+    let descriptor = format!(
+        "services: [ {{ name: rest, port: {app_port} }} ]\nconfigs: [ {{ data_id: rest.txt, path: \"{}\" }} ]\n",
+        file.display()
+    );
+    let agent = agent(folder.path(), port, &descriptor);
+    until(|| listed(port, "rest"));
+    sleep(Duration::from_secs(10));
+    let (before, began) = (cpu(&agent), Instant::now());
+    sleep(Duration::from_secs(60));
+    let used = (cpu(&agent) - before).as_secs_f64() * 60.0 / began.elapsed().as_secs_f64();
+    let (resident, private) = memory(&agent);
+    println!(
+        "at rest: 1 service, tcp probe 1 s, beat 5 s, 1 file   resident {resident} kB, private {private} kB, CPU {:.1} ms a minute",
+        used * 1000.0
+    );
+}
+
+fn a_thousand_services() {
+    let (_registry, port) = registry();
+    let folder = tempfile::tempdir().unwrap();
+    let mut descriptor = "services:\n".to_owned();
+    for at in 0..1000 {
+        descriptor +=
+            &format!("  - {{ name: many-{at}, port: 1, probe: none, address: 127.0.0.1 }}\n");
+    }
+    let agent = agent(folder.path(), port, &descriptor);
+    let took = until(|| (0..10).all(|tenth| listed(port, &format!("many-{}", tenth * 100 + 99))));
+    sleep(Duration::from_secs(12));
+    let (before, began) = (cpu(&agent), Instant::now());
+    sleep(Duration::from_secs(20));
+    let used = (cpu(&agent) - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let (resident, private) = memory(&agent);
+    println!(
+        "1000 services: registered in {}, resident {resident} kB, private {private} kB, 200 beats a second cost {:.1} % of a core",
+        ms(took),
+        used * 100.0
+    );
+}
+
+fn main() {
+    let (registry, port) = registry();
+    start_to_registered(port);
+    publish_to_file(port);
+    at_rest(port);
+    a_thousand_services();
+    let (resident, private) = memory(&registry);
+    println!("embedded registry after all this: resident {resident} kB, private {private} kB");
+}
