@@ -42,7 +42,7 @@ pub struct Options {
 pub enum StartError {
     /// The address is not loopback, and [`Options::open`] was not said.
     #[error(
-        "will not listen on {0}: the registry knows no passwords, so beyond loopback only when opened on purpose"
+        "will not listen on {0}: the registry knows no passwords, so beyond loopback only when opened on purpose (--open)"
     )]
     NotLoopback(SocketAddr),
     /// The address is taken, or is none of this host.

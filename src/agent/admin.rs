@@ -21,7 +21,7 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -65,6 +65,12 @@ pub enum Error {
         "admin.socket: another agent answers on {path}; stop it, or give this one another socket"
     )]
     Taken {
+        /// Path.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("admin.socket: {path} is there and is no socket; name another path")]
+    NoSocket {
         /// Path.
         path: PathBuf,
     },
@@ -149,25 +155,25 @@ async fn bind(settings: &Admin) -> Result<UnixListener, Error> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
     }
-    if path.exists() {
-        if timeout(HEAD, UnixStream::connect(path))
-            .await
-            .is_ok_and(|c| c.is_ok())
-        {
-            return Err(Error::Taken { path: path.clone() });
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            match timeout(HEAD, UnixStream::connect(path)).await {
+                // Left behind by an agent that was killed.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path).map_err(failed("remove the old"))?;
+                }
+                Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("ask who listens on")(error));
+                }
+                Ok(Err(_)) => {}
+                Ok(Ok(_)) | Err(_) => return Err(Error::Taken { path: path.clone() }),
+            }
         }
-        std::fs::remove_file(path).map_err(failed("remove the old"))?;
+        // A slip in the settings must not cost somebody a file.
+        Ok(_) => return Err(Error::NoSocket { path: path.clone() }),
+        Err(_) => {}
     }
-    let gid = match &settings.group {
-        None => None,
-        Some(name) => Some(
-            nix::unistd::Group::from_name(name)
-                .ok()
-                .flatten()
-                .ok_or_else(|| Error::Group(name.clone()))?
-                .gid,
-        ),
-    };
+    let gid = settings.group.as_deref().map(group).transpose()?;
     // Made under another name and mode, so that nobody connects before it is locked.
     let made = beside(path);
     _ = std::fs::remove_file(&made);
@@ -182,6 +188,15 @@ async fn bind(settings: &Admin) -> Result<UnixListener, Error> {
     }
     std::fs::rename(&made, path).map_err(failed("put in place"))?;
     Ok(listener)
+}
+
+/// A group by its name, or by its number as containers without `/etc/group` write it.
+fn group(written: &str) -> Result<nix::unistd::Gid, Error> {
+    let by_name = nix::unistd::Group::from_name(written).ok().flatten();
+    by_name
+        .map(|group| group.gid)
+        .or_else(|| written.parse().ok().map(nix::unistd::Gid::from_raw))
+        .ok_or_else(|| Error::Group(written.to_owned()))
 }
 
 fn beside(path: &Path) -> PathBuf {

@@ -612,7 +612,7 @@ impl Shell {
             tracing::warn!(service = %self.id.service, port = self.id.port, "{note}");
             shown.history.add(now, note.clone());
         } else if old != Some(report.state) {
-            let reason = report.reason.as_deref().unwrap_or_default();
+            let reason = report.reason.as_deref();
             tracing::info!(service = %self.id.service, port = self.id.port, state = word, reason, "service");
             let sentence = match &report.reason {
                 Some(reason) => format!("{word}: {reason}"),

@@ -257,6 +257,7 @@ fn remember(view: &mut TargetView, now: SystemTime, sentence: String) {
 
 /// The one line of a change.
 fn log(key: &ConfigKey, path: &Path, state: TargetState, reason: &str) {
+    let reason = (!reason.is_empty()).then_some(reason);
     let (config, path, word) = (key.to_string(), path.display(), state.word());
     match state {
         TargetState::Rejected | TargetState::Unreachable => {

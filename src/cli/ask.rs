@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// Nobody listens.
-    #[error("no agent answers on {path}; is it running, and may you use its socket?")]
+    #[error("no agent answers on {path} (is it running, and may you use its socket?)")]
     NoAgent {
         /// Socket.
         path: PathBuf,

@@ -15,6 +15,7 @@ pub(super) fn check(flags: &Flags, around: &Surroundings) -> End {
     let mut problems: Vec<Problem> = Vec::new();
     let mut good = Vec::new();
     let mut total = 0;
+    let mut read = BTreeSet::new();
     match descriptor::from_environment(&settings, around) {
         Ok(Some(descriptor)) => good.push((Path::new("OUTRIGGER_SERVICE").to_owned(), descriptor)),
         Ok(None) => {}
@@ -24,6 +25,7 @@ pub(super) fn check(flags: &Flags, around: &Surroundings) -> End {
         Ok(files) => {
             total = files.len();
             for file in files {
+                read.insert(file.path.clone());
                 match file.descriptor {
                     Ok(descriptor) => good.push((file.path, descriptor)),
                     Err(found) => problems.extend(found),
@@ -39,9 +41,14 @@ pub(super) fn check(flags: &Flags, around: &Surroundings) -> End {
             .map(|(_, problem)| problem),
     );
     let wrong: BTreeSet<&Path> = problems.iter().map(|p| p.source.as_path()).collect();
+    // Variables, or the directory itself, count where they are what is wrong: never more wrong ones than there are.
+    total += wrong
+        .iter()
+        .filter(|source| !read.contains(**source))
+        .count();
     let colour = colour(&io::stdout(), around);
     print(&report::render_all(&problems, wrong.len(), total, colour));
-    if total == 0 && problems.is_empty() {
+    if good.is_empty() && problems.is_empty() {
         print(&format!(
             "  note: no descriptors in {}\n",
             settings.catalog.conf_dir.display()

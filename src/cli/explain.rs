@@ -54,7 +54,11 @@ pub(super) fn explain(
                 _ => status.services.iter().map(|s| s.name.as_str()).collect(),
             };
             let none = voice.say("nothing of that name; known:", "没有这个名称；已知：");
-            complain(&format!("outrigger: {none} {}\n", known.join(" ")));
+            let known = match &*known {
+                [] => voice.say("none", "无").to_owned(),
+                known => known.join(" "),
+            };
+            complain(&format!("outrigger: {none} {known}\n"));
             End::Usage
         }
     }
@@ -163,7 +167,7 @@ impl Voice {
             ),
         ];
         let head = format!("{} {server}", self.say("registry", "注册中心"));
-        self.block(&head, &lines, &[])
+        self.block(head.trim_end(), &lines, &[])
     }
 
     fn service(&self, service: &Service) -> String {

@@ -35,7 +35,8 @@ pub(super) fn run(flags: &Flags, around: Surroundings) -> End {
 fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End> {
     let settings = descriptor::read_settings(flags, &around)
         .map_err(|problems| refuse_settings(&problems, &around))?;
-    let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
+    // RUST_LOG is one of the ways to write it; which one wins is decided there, so that `status` shows what is in force.
+    let filter = &settings.log.level;
     if let Err(error) = telemetry::start(filter, settings.log.json) {
         complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
         return Err(fail(End::Settings, &error));

@@ -822,6 +822,16 @@ fn is_secret(key: &str) -> bool {
     !names_file && (secret || distance(&key, "password") <= 2)
 }
 
+/// Whether the password itself was written where something about it belongs.
+fn is_misplaced_secret(key: &str, value: &Node) -> bool {
+    match &value.value {
+        yaml::Value::Scalar { text, .. } => {
+            key == "auth" || key == "password_file" && !text.starts_with('/')
+        }
+        _ => false,
+    }
+}
+
 /// The lines of secret values.
 fn secret_lines(node: &Node, lines: &mut Vec<RangeInclusive<usize>>) {
     match &node.value {
@@ -833,7 +843,7 @@ fn secret_lines(node: &Node, lines: &mut Vec<RangeInclusive<usize>>) {
         }
         yaml::Value::Mapping(entries) => {
             for entry in entries {
-                if is_secret(&entry.key) {
+                if is_secret(&entry.key) || is_misplaced_secret(&entry.key, &entry.value) {
                     lines.push(entry.place.line..=entry.value.last_line.max(entry.place.line));
                     // The copy of an alias stands elsewhere.
                     lines.push(entry.value.place.line..=entry.value.last_line);
@@ -850,10 +860,12 @@ fn mentions_secret(text: &str) -> bool {
         .any(|word| word.len() > 4 && is_secret(word))
 }
 
-/// Whether a line may hold `http://user:password@host`.
+/// Whether a line may hold `http://user:password@host` or `http://host/?accessToken=token`.
 fn holds_credentials(line: &str) -> bool {
-    line.split_once("://")
-        .is_some_and(|(_, rest)| rest.contains('@'))
+    line.split_once("://").is_some_and(|(_, rest)| {
+        let query = rest.split_once('?').map(|(_, query)| query);
+        rest.contains('@') || query.is_some_and(mentions_secret)
+    })
 }
 
 #[cfg(test)]

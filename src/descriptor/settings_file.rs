@@ -392,6 +392,13 @@ impl<'a> Reading<'a> {
         let mut fields = Self::section(registry, "auth", example);
         let username = self.setting(&mut fields, "registry.auth.username", |value| value.text());
         let mut file = self.setting(&mut fields, "registry.auth.password_file", |value| {
+            // What is written here instead of a path is the password itself.
+            if !value.text()?.starts_with('/') {
+                return value.wrong_unseen(
+                    "not an absolute path",
+                    "name a file that holds the password",
+                );
+            }
             value.path()
         });
         let mut inline = self.setting(&mut fields, "registry.auth.password", |value| value.text());
@@ -556,7 +563,11 @@ fn text_of(settings: &Settings, key: &str) -> String {
         },
         "registry.endpoint" => match &registry.servers {
             Servers::List(_) => none(),
-            Servers::Endpoint { url, .. } => url.clone(),
+            // A query may hold a token.
+            Servers::Endpoint { url, .. } => match url.split_once('?') {
+                Some((path, _)) => format!("{path}?…"),
+                None => url.clone(),
+            },
         },
         "registry.endpoint_refresh" => match &registry.servers {
             Servers::List(_) => none(),

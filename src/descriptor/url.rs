@@ -19,11 +19,19 @@ pub(super) fn server(value: &Value<'_>) -> Option<String> {
         Some(at) => rest.split_at(at),
         None => (rest, ""),
     };
+    // In all of it: a password may hold what ends the authority, and is then on the other side of it.
     without_credentials(
         value,
-        authority,
+        rest,
         "write `registry.auth`: username and password_file",
     )?;
+    if path.contains('?') {
+        // Whoever writes one here writes a token.
+        return value.wrong_unseen(
+            "a query does not belong here",
+            "write host and port; credentials are `registry.auth`",
+        );
+    }
     if !matches!(path, "" | "/") {
         return value.wrong(
             format!("`{}` names a path", Foreign::new(&*text)),
@@ -52,6 +60,8 @@ pub(super) fn whole(value: &Value<'_>, example: &str) -> Option<String> {
     without_credentials(value, authority, "leave them out")?;
     let printable = path.chars().all(|c| !c.is_control() && !c.is_whitespace());
     if host_and_port(authority).is_none() || !printable || reqwest::Url::parse(&text).is_err() {
+        // A password with a `/` in it ends the authority before its `@`.
+        without_credentials(value, path, "leave them out")?;
         return value.wrong(format!("`{}` is not a URL", Foreign::new(&*text)), &help);
     }
     Some(text)
@@ -72,8 +82,8 @@ fn scheme_is_spoken(value: &Value<'_>, scheme: &str) -> Option<()> {
     }
 }
 
-fn without_credentials(value: &Value<'_>, authority: &str, help: &str) -> Option<()> {
-    if authority.contains('@') {
+fn without_credentials(value: &Value<'_>, text: &str, help: &str) -> Option<()> {
+    if text.contains('@') {
         return value.wrong_unseen("credentials do not belong in a URL", help);
     }
     Some(())

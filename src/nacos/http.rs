@@ -117,6 +117,14 @@ impl Answer {
         })
     }
 
+    /// Whether it says that there is no such configuration or instance.
+    fn says_absent(&self) -> bool {
+        self.status != 200
+            && (self.status == StatusCode::NOT_FOUND.as_u16()
+                && self.text().raw().contains("config data not exist")
+                || answer::is_no_instance(&self.body))
+    }
+
     fn text(&self) -> Foreign {
         Foreign::new(String::from_utf8_lossy(&self.body).trim().to_owned())
     }
@@ -151,10 +159,10 @@ struct Client {
     at_once: Semaphore,
     /// When the next registration may be sent; see [`Client::write_turn`].
     next_write: Mutex<Moment>,
+    /// Why the last login failed; `None` after one that did not.
+    login_trouble: Mutex<Option<String>>,
     /// Another server than before has answered.
     news: Notify,
-    /// The log says that logins fail.
-    login_told: AtomicBool,
     /// The log says that the registry is away.
     down_told: AtomicBool,
     seed: u64,
@@ -205,8 +213,8 @@ pub fn start(
         turns: AtomicU64::new(1),
         at_once: Semaphore::new(AT_ONCE),
         next_write: Mutex::new(Moment::ZERO),
+        login_trouble: Mutex::default(),
         news: Notify::new(),
-        login_told: AtomicBool::new(false),
         down_told: AtomicBool::new(false),
         seed,
     });
@@ -340,6 +348,8 @@ impl Client {
         let outcome = self.signed_call(call).await;
         let word = match &outcome {
             Ok(answer) => match answer::read(&answer.server, answer.status, &answer.body) {
+                // That there is none is an answer as good as any.
+                _ if answer.says_absent() => "ok",
                 Ok(()) => "ok",
                 Err(error) => error.word(),
             },
@@ -405,10 +415,14 @@ impl Client {
         for server in list.iter().take(TRIES) {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
+                // 1.4.8 says with a 500 that there is no such instance.
+                Ok(answer) if answer.says_absent() => None,
                 Ok(answer) => {
-                    // 409 is about one configuration, not about the server.
+                    // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
+                    // server.
+                    let spared = if call.what == "login" { 500 } else { 409 };
                     let error = answer::read(server, answer.status, &answer.body).err();
-                    error.filter(|e| matches!(e, Error::Busy { status, .. } if *status != 409))
+                    error.filter(|e| matches!(e, Error::Busy { status, .. } if *status != spared))
                 }
                 Err(error) => Some(error.clone()),
             };
@@ -542,7 +556,7 @@ impl Client {
         // Which server failed how may change with every call; that the registry is away is one piece of news.
         if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
-            tracing::warn!(%reason, "the registry does not answer");
+            tracing::warn!(%reason, "the registry cannot be used");
         }
     }
 
@@ -589,17 +603,29 @@ impl Client {
         };
         match self.logged_in(auth).await {
             Ok((text, ttl)) => {
+                let trouble = self
+                    .login_trouble
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
-                if self.login_told.swap(false, Ordering::Relaxed) {
+                if trouble.is_some() {
                     tracing::info!(user = %auth.username, "logged in again");
                 }
                 session::Event::LoggedIn { ttl }
             }
             Err(error) => {
-                // The next tries fail likewise: one line for the first of them.
-                if !self.login_told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(user = %auth.username, %error, "the login failed; it is tried again");
+                // Wrong credentials stay wrong for long: said once, not at every try.
+                let mut told = self
+                    .login_trouble
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if told.as_deref() == Some(&*error) {
+                    tracing::debug!(user = %auth.username, %error, "the login failed again");
+                } else {
+                    tracing::warn!(user = %auth.username, %error, "the login failed");
+                    *told = Some(error);
                 }
                 session::Event::LoginFailed
             }
@@ -787,11 +813,13 @@ impl Client {
             query.push(("beat", json));
         }
         let call = self.naming("beat", Method::PUT, "/v1/ns/instance/beat", query);
-        let answer: wire::BeatAnswer = self.call(&call).await?.ok()?.json()?;
+        let answer = self.call(&call).await?.ok()?;
+        let server = Arc::clone(&answer.server);
+        let answer: wire::BeatAnswer = answer.json()?;
         match answer.code {
             wire::BEAT_OK | wire::BEAT_NOT_FOUND => Ok(answer),
             code => Err(Error::Garbage {
-                server: String::new(),
+                server: server.to_string(),
                 what: format!("a beat's answer with code {code}"),
             }),
         }
@@ -824,7 +852,7 @@ impl Client {
         query.push(("ephemeral", instance.ephemeral.to_string()));
         let call = self.naming("deregister", Method::DELETE, "/v1/ns/instance", query);
         let answer = self.call(&call).await?;
-        if answer.status != 200 && answer::is_no_instance(&answer.body) {
+        if answer.says_absent() {
             return Ok(());
         }
         answer.ok()?.said_ok()?;
@@ -844,7 +872,7 @@ impl Client {
         let query = identity(key, &instance.cluster);
         let call = self.naming("detail", Method::GET, "/v1/ns/instance", query);
         let answer = self.call(&call).await?;
-        if answer.status != 200 && answer::is_no_instance(&answer.body) {
+        if answer.says_absent() {
             return Ok(None);
         }
         let detail: wire::Detail = answer.ok()?.json()?;
@@ -905,9 +933,7 @@ impl Client {
             ..self.naming("config_get", Method::GET, "/v1/cs/configs", query)
         };
         let answer = self.call(&call).await?;
-        if answer.status == StatusCode::NOT_FOUND.as_u16()
-            && answer.text().raw().contains("config data not exist")
-        {
+        if answer.says_absent() {
             return Ok(None);
         }
         let answer = answer.ok()?;

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Output, Stdio},
 };
 
@@ -632,4 +633,330 @@ fn nothing_is_logged_for_beats_and_probes() {
     assert!(before.lines().count() >= 2, "it logs at all: {before}");
     until_beats(beats() + 20);
     assert_eq!(agent.read("agent.log"), before);
+}
+
+/// Exit code, standard output and standard error of a command that must end by itself.
+fn asked(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = run(command);
+    let texts = (
+        text(&output.stdout).to_owned(),
+        text(&output.stderr).to_owned(),
+    );
+    (output.status.code(), texts.0, texts.1)
+}
+
+/// A text without the folder of this test.
+fn placeless(agent: &Agent, text: &str) -> String {
+    text.replace(&agent.folder.path().display().to_string(), "DIR")
+}
+
+#[test]
+fn status_shows_a_broken_descriptor_until_it_is_gone() {
+    let mut agent = alone();
+    agent.write(
+        "conf.d/wrong.yaml",
+        "services:\n  - name: wrong\n    prot: 80\n",
+    );
+    agent.start();
+    until("the agent is ready", LONG, || agent.admin("GET", "/readyz"));
+    let (code, out, _) = asked(&mut agent.command(&["status"]));
+    assert_eq!(code, Some(0));
+    assert!(
+        placeless(&agent, &out).ends_with(
+            "PROBLEMS\nDIR/conf.d/wrong.yaml:3:5: services[0].prot: unknown key\n  help: did you mean `port`?\n"
+        ),
+        "{out}"
+    );
+    fs::remove_file(agent.path("conf.d/wrong.yaml")).unwrap();
+    until("the problem is gone", LONG, || {
+        let (_, out, _) = asked(&mut agent.command(&["status"]));
+        if out.contains("PROBLEMS") {
+            Err(out)
+        } else {
+            Ok(())
+        }
+    });
+}
+
+#[test]
+fn check_of_what_is_right_ends_with_0_and_says_where_nothing_is() {
+    let agent = alone();
+    let (code, out, _) = asked(&mut agent.command(&["check"]));
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        placeless(&agent, &out),
+        "no errors in 0 files\n  note: no descriptors in DIR/conf.d\n"
+    );
+    agent.write(
+        "conf.d/good.yaml",
+        "services:\n  - name: good\n    port: 80\n",
+    );
+    let (code, out, _) = asked(&mut agent.command(&["check"]));
+    assert_eq!((code, out.as_str()), (Some(0), "no errors in 1 file\n"));
+}
+
+#[test]
+fn a_wrong_variable_or_directory_is_counted_among_the_files() {
+    let agent = alone();
+    let (code, out, _) = asked(agent.command(&["check"]).env("OUTRIGGER_SERVICE", "cart"));
+    assert_eq!(code, Some(65));
+    assert!(out.ends_with("1 error in 1 of 1 file\n"), "{out}");
+    let file = agent.path("outrigger.yaml");
+    let (code, out, _) = asked(agent.command(&["check"]).arg("--conf-dir").arg(file));
+    assert_eq!(code, Some(65));
+    assert!(out.ends_with("1 error in 1 of 1 file\n"), "{out}");
+}
+
+#[test]
+fn a_level_that_is_none_is_78_wherever_it_is_written() {
+    let agent = alone();
+    for (name, value) in [
+        ("OUTRIGGER_LOG_LEVEL", "loud"),
+        ("RUST_LOG", "outrigger=lo=ud"),
+    ] {
+        let (code, _, err) = asked(agent.command(&["run"]).env(name, value));
+        assert_eq!(code, Some(78));
+        assert!(
+            err.starts_with(&format!("{name}: `{value}` is not a level\n  help: ")),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn a_password_in_a_wrong_place_is_never_printed() {
+    let agent = alone();
+    for settings in [
+        "registry: { auth: { username: svc, pasword: canary-1 } }",
+        "registry: { auth: { username: svc, Password: canary-1 } }",
+        "registry: { auth: canary-1 }",
+        "registry: { auth: canary-1, lnog_poll: 1s }",
+        "registry: { auth: { username: svc, password_file: canary-1 }, lnog_poll: 1s }",
+        "registry: { endpoint: \"http://nacos/list?accessToken=canary-1\", lnog_poll: 1s }",
+        "registry: { password: canary-1 }",
+        "password: canary-1",
+        "registry: { servers: [\"http://svc:canary-1@nacos:8848\"] }",
+        "registry: { servers: [\"http://svc:can/canary-1@nacos:8848\"] }",
+        "registry: { servers: [\"http://svc:can?canary-1@nacos:8848\"] }",
+        "registry: { servers: [\"http://nacos:8848?accessToken=canary-1\"] }",
+        "registry: { servers: \"http://svc:canary-1@nacos:8848\" }",
+        "registry: { endpoint: \"http://svc:canary-1@nacos/list\" }",
+        "registry: { endpoint: \"http://svc:can/canary-1@nacos/list\" }",
+        "registry: { auth: { username: svc, password_file: canary-1 } }",
+        "registry: { auth: { username: svc, password: [canary-1] } }",
+        "registry: { auth: { username: svc, password: { canary-1: x } } }",
+        "registry: { auth: { password: canary-1 } }",
+        "registry: { auth: { username: svc, password: canary-1, password: canary-1 } }",
+        "registry: { auth: { username: svc, password: canary-1, password_file: /x } }",
+        "registry: { auth: { username: svc, password: canary-1: x } }",
+        "registry: { auth: { username: svc, password: \"canary-1 } }",
+        "registry: { auth: { username: svc, password: !x canary-1 } }",
+        "registry: { auth: { username: svc, password: *canary-1 } }",
+        "registry:\n  auth:\n    username: svc\n   password: canary-1",
+        "registry:\n  auth:\n    username: svc\n    password: \"x\\canary-1\"",
+    ] {
+        agent.write("outrigger.yaml", &format!("{settings}\n"));
+        let (code, out, err) = asked(&mut agent.command(&["check"]));
+        assert_eq!(code, Some(78), "{settings}: {out}{err}");
+        assert!(out.is_empty() && !err.is_empty());
+        assert!(!err.contains("canary"), "{settings}: {err}");
+    }
+    for (name, value) in [
+        ("OUTRIGGER_PASSWORD", "canary-1"),
+        ("OUTRIGGER_REGISTRY_AUTH_PASSWORD", "canary-1"),
+        ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "canary-1"),
+        ("OUTRIGGER_REGISTRY_SERVERS", "http://svc:canary-1@nacos,b"),
+        (
+            "OUTRIGGER_REGISTRY_SERVERS",
+            "http://nacos?accessToken=canary-1",
+        ),
+        (
+            "OUTRIGGER_REGISTRY_ENDPOINT",
+            "http://svc:canary-1@nacos/list",
+        ),
+    ] {
+        let (code, _, err) = asked(outrigger().arg("check").env(name, value));
+        assert_eq!(code, Some(78), "{name}: {err}");
+        assert!(
+            err.contains(name) && !err.contains("canary"),
+            "{name}: {err}"
+        );
+    }
+}
+
+#[test]
+fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
+    let mut agent = Agent::prepare(
+        &["http://127.0.0.1:1".to_owned()],
+        "log: { level: warn, format: json }\ncatalog: { conf_dir: /nonexistent/file, rescan: 7s }\nshutdown_timeout: 5s\n",
+    )
+    .env("OUTRIGGER_CATALOG_CONF_DIR", "/nonexistent/variable")
+    .env("OUTRIGGER_SHUTDOWN_TIMEOUT", "400ms")
+    .env("OUTRIGGER_LOG_FORMAT", "")
+    .env("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc")
+    .env("OUTRIGGER_REGISTRY_AUTH_PASSWORD", "canary-1")
+    .env("RUST_LOG", "error");
+    let mut command = agent.command(&["run"]);
+    command
+        .arg("--conf-dir")
+        .arg(agent.path("conf.d"))
+        .stderr(Stdio::null());
+    agent.process = Some(Process::start(&mut command));
+    let status = until("the agent answers", LONG, || agent.status());
+    let file = agent.path("outrigger.yaml").display().to_string();
+    for (key, value, origin) in [
+        (
+            "registry.servers",
+            "http://127.0.0.1:1".to_owned(),
+            format!("{file}:2"),
+        ),
+        (
+            "registry.namespace",
+            "public".to_owned(),
+            "default".to_owned(),
+        ),
+        (
+            "registry.auth.username",
+            "svc".to_owned(),
+            "variable OUTRIGGER_REGISTRY_AUTH_USERNAME".to_owned(),
+        ),
+        (
+            "registry.auth.password",
+            "[secret]".to_owned(),
+            "variable OUTRIGGER_REGISTRY_AUTH_PASSWORD".to_owned(),
+        ),
+        (
+            "log.level",
+            "error".to_owned(),
+            "variable RUST_LOG".to_owned(),
+        ),
+        ("log.format", "json".to_owned(), format!("{file}:5")),
+        (
+            "catalog.conf_dir",
+            agent.path("conf.d").display().to_string(),
+            "flag --conf-dir".to_owned(),
+        ),
+        ("catalog.rescan", "7s".to_owned(), format!("{file}:6")),
+        (
+            "shutdown_timeout",
+            "400ms".to_owned(),
+            "variable OUTRIGGER_SHUTDOWN_TIMEOUT".to_owned(),
+        ),
+    ] {
+        let settings = status["settings"].as_array().unwrap();
+        let found = settings
+            .iter()
+            .find(|setting| setting["key"] == key)
+            .unwrap();
+        assert_eq!(
+            (found["value"].as_str(), found["origin"].as_str()),
+            (Some(&*value), Some(&*origin)),
+            "{key}"
+        );
+    }
+    assert_eq!(
+        status["settings"].as_array().unwrap().len(),
+        22,
+        "one line of docs/settings.md each"
+    );
+    assert!(!status.to_string().contains("canary"), "{status}");
+}
+
+#[test]
+fn a_file_in_the_place_of_the_socket_is_left_alone() {
+    let agent = alone();
+    agent.write("admin.sock", "somebody's work\n");
+    let (code, _, err) = asked(&mut agent.command(&["run"]));
+    assert_eq!(code, Some(78));
+    assert!(
+        placeless(&agent, &err).contains("admin.socket: DIR/admin.sock is there and is no socket"),
+        "{err}"
+    );
+    assert_eq!(agent.read("admin.sock"), "somebody's work\n");
+}
+
+#[test]
+fn the_group_of_the_socket_may_be_a_number_and_opens_it_for_the_group() {
+    let gid = nix::unistd::getegid();
+    let mut agent = alone().env("OUTRIGGER_ADMIN_GROUP", &gid.to_string());
+    agent.start();
+    until("the agent answers", LONG, || agent.admin("GET", "/livez"));
+    let mode = fs::metadata(agent.path("admin.sock"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let (code, _, err) = asked(
+        agent
+            .command(&["run"])
+            .env("OUTRIGGER_ADMIN_SOCKET", agent.path("other.sock"))
+            .env("OUTRIGGER_ADMIN_GROUP", "nosuchgroup"),
+    );
+    assert_eq!(code, Some(78));
+    assert!(
+        err.contains("admin.group: there is no group nosuchgroup"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_state_dir_that_cannot_be_made_is_78() {
+    let agent = alone();
+    // Below a file: that stops root too.
+    agent.write("file", "");
+    let mut command = agent.command(&["run"]);
+    let (code, _, err) = asked(command.env("OUTRIGGER_STATE_DIR", agent.path("file/state")));
+    assert_eq!(code, Some(78));
+    assert_eq!(
+        placeless(&agent, &err),
+        "outrigger: state_dir: cannot make DIR/file/state: Not a directory (os error 20)\n"
+    );
+}
+
+#[test]
+fn the_level_in_force_is_the_one_that_status_shows() {
+    for (own, usual, origin, talks) in [
+        (Some("info"), "off", "variable OUTRIGGER_LOG_LEVEL", true),
+        (Some("off"), "info", "variable OUTRIGGER_LOG_LEVEL", false),
+        (None, "off", "variable RUST_LOG", false),
+        (None, "", "default", true),
+    ] {
+        let mut agent = alone().env("RUST_LOG", usual);
+        if let Some(own) = own {
+            agent = agent.env("OUTRIGGER_LOG_LEVEL", own);
+        }
+        agent.start();
+        let status = until("the agent answers", LONG, || {
+            agent.admin("GET", "/readyz")?;
+            agent.status()
+        });
+        let settings = status["settings"].as_array().unwrap();
+        let level = settings
+            .iter()
+            .find(|setting| setting["key"] == "log.level")
+            .unwrap();
+        assert_eq!(level["origin"], origin);
+        assert_eq!(
+            !agent.read("agent.log").is_empty(),
+            talks,
+            "{own:?} {usual:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut command = outrigger();
+    command
+        .args(["completions", "zsh"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        said(&output)
+    );
 }
