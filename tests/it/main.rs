@@ -12,6 +12,7 @@
 
 mod agent;
 mod edits;
+mod figures;
 mod files;
 mod recorded;
 mod support;
