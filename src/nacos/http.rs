@@ -415,6 +415,8 @@ impl Client {
         for server in list.iter().take(TRIES) {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
+                // Also in a 500: "no ips found" is what most instances that leave are answered at the end.
+                Ok(answer) if answer.says_absent() => None,
                 Ok(answer) => {
                     // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
                     // server.
