@@ -415,7 +415,7 @@ impl Client {
         for server in list.iter().take(TRIES) {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
-                // 1.4.8 says with a 500 that there is no such instance.
+                // Also in a 500: an instance that has left is answered so when it is read back.
                 Ok(answer) if answer.says_absent() => None,
                 Ok(answer) => {
                     // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the

@@ -63,6 +63,8 @@ fn registers_once_the_probe_passes_and_is_gone_after_term() {
         0,
         "nothing is left after an orderly exit"
     );
+    let log = agent.read("agent.log");
+    assert!(!log.contains("WARN"), "nothing went wrong:\n{log}");
     drop(app);
 }
 

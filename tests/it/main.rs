@@ -13,6 +13,7 @@
 mod agent;
 mod answers;
 mod edits;
+mod figures;
 mod files;
 mod recorded;
 mod support;
