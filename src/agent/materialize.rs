@@ -110,6 +110,9 @@ pub enum Outcome {
     Removed,
     /// There was no file to remove.
     NothingThere,
+    /// The file was as wanted (or as wanted not there), but an earlier target of this path had put it so and its application
+    /// was never told.
+    Inherited,
     /// The content is not valid; the file is as it was. One sentence.
     Rejected(String),
     /// It could not be done; the file is as it was. One sentence.
@@ -358,13 +361,17 @@ impl Group {
             (Doing::Put { repair, .. }, _) => (false, *repair),
             (Doing::Remove, wanted) => (matches!(wanted, Wanted::Absent), false),
         };
-        let wrote = matches!(outcome, Outcome::Written | Outcome::Removed);
+        let wrote = matches!(
+            outcome,
+            Outcome::Written | Outcome::Removed | Outcome::Inherited
+        );
         match outcome {
             Outcome::Unchanged
             | Outcome::Mended
             | Outcome::Written
             | Outcome::Removed
-            | Outcome::NothingThere => {
+            | Outcome::NothingThere
+            | Outcome::Inherited => {
                 match doing {
                     Doing::Put { content, .. } => {
                         target.place = InPlace::Content(Arc::clone(&content.md5));

@@ -10,8 +10,9 @@
 //! it; a changed one gets a new slot, hence a new life; a removed one is let go, and its file stays. The groups only grow and
 //! shrink, so a reload that is due outlives a change of the targets beside it.
 //!
-//! Work on one path takes turns ([`Job::turn`]), from looking at the file to renaming the new one over it: what a target that
-//! was let go had begun is over before its successor looks.
+//! Work on one path takes turns ([`Place`]), from looking at the file to renaming the new one over it: what a target that was
+//! let go had begun is over before its successor looks. The successor also inherits what the application was not told: a reload
+//! that is put right in its descriptor still happens.
 
 use crate::descriptor::spec::{Command, Config, OnAbsent, Process, Reload, Validate};
 use crate::foreign::Foreign;
@@ -27,7 +28,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -51,6 +52,8 @@ const SNAPSHOT_AFTER: Duration = Duration::from_secs(3);
 const QUEUE: usize = 64;
 /// How much history a view has.
 const HISTORY: usize = 16;
+/// How many paths without a target are remembered because their applications were not told.
+const DEBTS: usize = 1024;
 
 /// The targets of all descriptors.
 #[derive(Debug)]
@@ -90,7 +93,7 @@ impl Targets {
             groups: HashMap::new(),
             live: BTreeMap::new(),
             known: BTreeMap::new(),
-            turns: HashMap::new(),
+            places: HashMap::new(),
             keys,
             inbox,
             groups_made: 0,
@@ -335,7 +338,7 @@ struct Router {
     groups: HashMap<GroupKey, Group>,
     live: BTreeMap<Slot, Arc<Want>>,
     known: BTreeMap<ConfigKey, Known>,
-    turns: HashMap<PathBuf, Arc<Semaphore>>,
+    places: HashMap<PathBuf, Arc<Place>>,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
     inbox: mpsc::Sender<Letter>,
     groups_made: u64,
@@ -403,7 +406,12 @@ impl Router {
             }
             !jobs.is_empty()
         });
-        self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        let mut debts = 0;
+        self.places.retain(|_, place| {
+            let in_use = Arc::strong_count(place) > 1;
+            debts += usize::from(!in_use && place.owes());
+            in_use || (place.owes() && debts <= DEBTS)
+        });
         self.keys.send_if_modified(|before| {
             let changed = *before != keys;
             *before = keys;
@@ -440,14 +448,11 @@ impl Router {
         let Some(group) = self.groups.get(&key) else {
             return;
         };
-        let turn = self
-            .turns
-            .entry(target.path.clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(1)));
+        let place = self.places.entry(target.path.clone()).or_default();
         let job = Job {
             want: Arc::clone(want),
             tasks: group.tasks.child(),
-            turn: Arc::clone(turn),
+            place: Arc::clone(place),
             snapshots: Arc::clone(&self.snapshots),
             metrics: self.parts.metrics.clone(),
             looked: AtomicBool::new(false),
@@ -642,6 +647,7 @@ impl Hands {
                 Outcome::Written => board.note(&[slot], "the file was written"),
                 Outcome::Mended => board.note(&[slot], "the file's mode or owner was set right"),
                 Outcome::Removed => board.note(&[slot], "the file was removed"),
+                Outcome::Inherited => board.note(&[slot], "an earlier reload is still due"),
                 _ => {}
             }
             _ = events.send(Event::Done { slot, outcome }).await;
@@ -654,6 +660,14 @@ impl Hands {
         };
         let (group, board, metrics) =
             (self.group.clone(), self.board.clone(), self.metrics.clone());
+        // What is in place before the application is told, it hears of.
+        let before: Vec<(Arc<Place>, u64)> = group
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(|job| (Arc::clone(&job.place), job.place.debt().changes))
+            .collect();
         self.group.tasks.spawn("reload", async move {
             let outcome = tell_application(&reload, &metrics).await;
             let what = match *reload {
@@ -668,6 +682,9 @@ impl Hands {
             metrics.reloads.get_or_create(&counted).inc();
             let answer = match outcome {
                 Ok(how) => {
+                    for (place, changes) in &before {
+                        place.told(*changes);
+                    }
                     let slots: Vec<Slot> = group
                         .jobs
                         .lock()
@@ -685,12 +702,81 @@ impl Hands {
     }
 }
 
+/// A path, whichever target it belongs to now.
+#[derive(Debug)]
+struct Place {
+    /// One at a time works on it.
+    turn: Arc<Semaphore>,
+    debt: Mutex<Debt>,
+}
+
+/// What the application of a path was not told.
+#[derive(Debug, Default)]
+struct Debt {
+    /// How many changes were to be told so far.
+    changes: u64,
+    /// Which target made the last of them, until it was told.
+    by: Option<Slot>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            debt: Mutex::default(),
+        }
+    }
+}
+
+impl Place {
+    fn debt(&self) -> MutexGuard<'_, Debt> {
+        self.debt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owes(&self) -> bool {
+        self.debt().by.is_some()
+    }
+
+    /// Keeps account of work on the path; of a debt that another target has left the outcome is [`Outcome::Inherited`].
+    fn account(&self, want: &Want, outcome: Outcome) -> Outcome {
+        let mut debt = self.debt();
+        if want.config.target.reload.is_none() {
+            // Nobody is to be told any more.
+            debt.by = None;
+            return outcome;
+        }
+        let outcome = match outcome {
+            Outcome::Unchanged | Outcome::Mended | Outcome::NothingThere
+                if debt.by.is_some_and(|by| by != want.slot) =>
+            {
+                Outcome::Inherited
+            }
+            other => other,
+        };
+        if matches!(
+            outcome,
+            Outcome::Written | Outcome::Removed | Outcome::Inherited
+        ) {
+            debt.changes += 1;
+            debt.by = Some(want.slot);
+        }
+        outcome
+    }
+
+    /// The application was told, of everything up to `changes`.
+    fn told(&self, changes: u64) {
+        let mut debt = self.debt();
+        if debt.changes == changes {
+            debt.by = None;
+        }
+    }
+}
+
 /// The work on one target's file.
 struct Job {
     want: Arc<Want>,
     tasks: Tasks,
-    /// One at a time works on a path, whichever target it belongs to.
-    turn: Arc<Semaphore>,
+    place: Arc<Place>,
     snapshots: Arc<Snapshots>,
     metrics: Metrics,
     /// Whether leftovers of a crash were looked for.
@@ -719,7 +805,7 @@ impl Job {
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Outcome> {
-        Arc::clone(&self.turn)
+        Arc::clone(&self.place.turn)
             .acquire_owned()
             .await
             .map_err(|_| Outcome::Failed("the agent is stopping".to_owned()))
@@ -746,8 +832,8 @@ impl Job {
                 if let Some(Validate::Exec(command)) = &self.want.config.target.validate {
                     self.ask(command, &staged).await?;
                 }
-                self.blocking(turn, move |_| match staged.publish() {
-                    Ok(()) => Outcome::Written,
+                self.blocking(turn, move |job| match staged.publish() {
+                    Ok(()) => job.place.account(&job.want, Outcome::Written),
                     Err(error) => Outcome::Failed(error.to_string()),
                 })
                 .await?
@@ -755,7 +841,7 @@ impl Job {
         };
         if matches!(
             outcome,
-            Outcome::Unchanged | Outcome::Mended | Outcome::Written
+            Outcome::Unchanged | Outcome::Mended | Outcome::Written | Outcome::Inherited
         ) {
             let kept = self.blocking(turn, move |job| job.keep(&content)).await;
             if kept.is_err() {
@@ -784,10 +870,12 @@ impl Job {
             && *found.bytes == *content.bytes
         {
             if found.has(target.mode, owner) {
-                return Ok(Step::Over(Outcome::Unchanged));
+                return Ok(Step::Over(
+                    self.place.account(&self.want, Outcome::Unchanged),
+                ));
             }
             publish::mend(path, target.mode, owner)?;
-            return Ok(Step::Over(Outcome::Mended));
+            return Ok(Step::Over(self.place.account(&self.want, Outcome::Mended)));
         }
         if let Some(Validate::Format(format)) = &target.validate
             && let Err(mistake) = formats::check(*format, &content.bytes)
@@ -828,13 +916,17 @@ impl Job {
             Err(outcome) => return outcome,
         };
         let removed = self
-            .blocking(turn, |job| publish::remove(&job.want.config.target.path))
+            .blocking(turn, |job| {
+                let outcome = match publish::remove(&job.want.config.target.path) {
+                    Ok(true) => Outcome::Removed,
+                    Ok(false) => Outcome::NothingThere,
+                    Err(error) => return Outcome::Failed(error.to_string()),
+                };
+                job.place.account(&job.want, outcome)
+            })
             .await;
         match removed {
-            Ok((_, Ok(true))) => Outcome::Removed,
-            Ok((_, Ok(false))) => Outcome::NothingThere,
-            Ok((_, Err(error))) => Outcome::Failed(error.to_string()),
-            Err(outcome) => outcome,
+            Ok((_, outcome)) | Err(outcome) => outcome,
         }
     }
 

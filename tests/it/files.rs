@@ -637,3 +637,46 @@ fn a_content_above_its_max_size_is_rejected_and_an_empty_one_never_gets_into_the
     registry.publish("target", &"x".repeat(1024));
     until_content(&target, &"x".repeat(1024));
 }
+
+#[test]
+fn a_reload_that_was_wrong_and_is_put_right_in_the_descriptor_still_happens() {
+    let registry = Registry::start();
+    let mut agent = Agent::of(&registry);
+    let told = agent.path("told");
+    let target = agent.path("app.conf");
+    let reload = |words: &str| format!("    reload: {{ exec: {words}, {} }}\n", run_as());
+    let wrong = reload("[no-such-program-at-all]");
+    let right = reload(&format!("[sh, -c, \"echo x >> {}\"]", told.display()));
+    registry.publish("app.conf", "1\n");
+    agent.write(
+        "conf.d/a.yaml",
+        &configs(&[entry("app.conf", &target, &wrong)]),
+    );
+    agent.start();
+    until_pending(&agent, "app.conf", &["no-such-program-at-all"]);
+    agent.write(
+        "conf.d/a.yaml",
+        &configs(&[entry("app.conf", &target, &right)]),
+    );
+    agent.until_state("configs", "app.conf", "applied");
+    assert_eq!(agent.read("told"), "x\n", "the application has heard of it");
+
+    // The same when the mode is edited while a reload is due: the target is a new one, its reload is not.
+    agent.write(
+        "conf.d/a.yaml",
+        &configs(&[entry("app.conf", &target, &wrong)]),
+    );
+    agent.until_state("configs", "app.conf", "applied");
+    registry.publish("app.conf", "2\n");
+    until_pending(&agent, "app.conf", &["no-such-program-at-all"]);
+    let edited = format!("{wrong}    mode: \"0600\"\n");
+    agent.write(
+        "conf.d/a.yaml",
+        &configs(&[entry("app.conf", &target, &edited)]),
+    );
+    until("the mode is set", LONG, || match fs::metadata(&target) {
+        Ok(found) if found.permissions().mode() & 0o777 == 0o600 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    until_pending(&agent, "app.conf", &["no-such-program-at-all"]);
+}
