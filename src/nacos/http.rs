@@ -102,6 +102,8 @@ struct Call {
 struct Answer {
     server: Arc<str>,
     status: u16,
+    /// It has a header `Content-MD5`.
+    sealed: bool,
     body: Vec<u8>,
 }
 
@@ -472,6 +474,7 @@ impl Client {
         };
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
+        let sealed = response.headers().contains_key("content-md5");
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(lost)? {
             if body.len() + piece.len() > call.limit {
@@ -485,6 +488,7 @@ impl Client {
         Ok(Answer {
             server: Arc::clone(server),
             status,
+            sealed,
             body,
         })
     }
@@ -933,6 +937,14 @@ impl Client {
             return Ok(None);
         }
         let answer = answer.ok()?;
+        if !answer.sealed {
+            // 1.4.8, 2.5.1 and 3.0.3 all send it; the page of a proxy must not become somebody's file. Its value is not compared:
+            // for an encrypted configuration it is that of another text.
+            return Err(Error::Garbage {
+                server: answer.server.to_string(),
+                what: "a configuration without Content-MD5".to_owned(),
+            });
+        }
         Ok(Some(Content {
             md5: wire::md5_hex(&answer.body).into(),
             bytes: answer.body.into(),
