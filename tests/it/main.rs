@@ -14,6 +14,7 @@ mod agent;
 mod edits;
 mod figures;
 mod files;
+mod hostile;
 mod recorded;
 mod support;
 mod words;
