@@ -271,6 +271,12 @@ fn a_page_for_people_with_status_200_never_becomes_a_file() {
     until_said(
         &agent,
         &bad,
+        "registry",
+        &["something else than Nacos does"],
+    );
+    until_said(
+        &agent,
+        &bad,
         "services",
         &[
             "something else than Nacos does",
@@ -547,23 +553,38 @@ fn a_404_that_is_not_nacos_own_is_no_missing_configuration() {
 
 #[test]
 fn a_bad_server_beside_a_good_one_does_no_harm() {
-    let bad = Bad::start(|_| answer(503, "", "server is STARTING now, please try again later!"));
+    let plays: [fn(&str) -> Play; 4] = [
+        |_| answer(503, "", "server is STARTING now, please try again later!"),
+        |_| ok("<html>Welcome</html>"),
+        |_| answer(404, "", "404 page not found"),
+        |_| Play::Raw(b"220 mail.example ESMTP\r\n".to_vec()),
+    ];
     let good = Registry::start();
     good.publish("orders.yaml", "greeting: hello\n");
-    let nobody = format!("http://127.0.0.1:{}", free_port());
-    let mut agent = Agent::prepare(
-        &[bad.url(), nobody, format!("http://127.0.0.1:{}", good.port)],
-        "  request_timeout: 300ms\n",
-    );
-    agent.write(
-        "conf.d/a.yaml",
-        "services:\n  - name: orders\n    port: 8080\n    probe: none\n",
-    );
-    agent.start();
-    good.until_listed("orders", 1, LONG);
-    agent.until_state("services", "orders", "registered");
-    assert!(
-        !agent.read("agent.log").contains("cannot be used"),
-        "the registry was never away"
-    );
+    for (nth, play) in plays.into_iter().enumerate() {
+        let bad = Bad::start(play);
+        let nobody = format!("http://127.0.0.1:{}", free_port());
+        let mut agent = Agent::prepare(
+            &[bad.url(), nobody, format!("http://127.0.0.1:{}", good.port)],
+            "  request_timeout: 300ms\n",
+        );
+        let name = format!("orders-{nth}");
+        agent.write(
+            "conf.d/a.yaml",
+            &format!(
+                "services:\n  - name: {name}\n    port: 8080\n    probe: none\nconfigs:\n  - data_id: orders.yaml\n    path: {}\n",
+                agent.path("orders.yaml").display()
+            ),
+        );
+        agent.start();
+        good.until_listed(&name, 1, LONG);
+        agent.until_state("services", &name, "registered");
+        agent.until_state("configs", "orders.yaml", "applied");
+        assert_eq!(agent.read("orders.yaml"), "greeting: hello\n");
+        let log = agent.read("agent.log");
+        assert!(
+            !log.contains("cannot be used"),
+            "the registry was never away:\n{log}"
+        );
+    }
 }
