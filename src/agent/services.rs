@@ -63,6 +63,26 @@ impl Id {
             },
         }
     }
+
+    /// Whether both can lead to one instance: an address that is found may be the one that another entry has written out.
+    fn may_be(&self, other: &Self) -> bool {
+        self.service == other.service
+            && self.port == other.port
+            && (self.ip == other.ip || self.ip.is_none() || other.ip.is_none())
+    }
+}
+
+/// The entries of the same service and port, whatever their addresses.
+fn of_service_and_port<'a, T>(
+    map: &'a BTreeMap<Id, T>,
+    id: &'a Id,
+) -> impl Iterator<Item = (&'a Id, &'a T)> {
+    let first = Id {
+        ip: None,
+        ..id.clone()
+    };
+    map.range(first..)
+        .take_while(|(other, _)| other.service == id.service && other.port == id.port)
 }
 
 /// What is shown of one service; the task of the service writes it, `status` reads it.
@@ -292,9 +312,18 @@ impl Actor {
                     }
                     _ = running.events.send(Event::Specified(Box::new(spec))).await;
                 }
-                None => self.start(id, spec),
+                None => _ = self.start_unless_held_up(&id, spec),
             }
         }
+    }
+
+    /// Starts it, unless one that may be the same instance has not left yet: the one would register what the other takes out.
+    fn start_unless_held_up(&mut self, id: &Id, spec: Service) -> bool {
+        let held_up = of_service_and_port(&self.running, id).any(|(other, _)| other.may_be(id));
+        if !held_up {
+            self.start(id.clone(), spec);
+        }
+        !held_up
     }
 
     fn start(&mut self, id: Id, spec: Service) {
@@ -333,21 +362,23 @@ impl Actor {
         self.running.insert(id, running);
     }
 
-    /// Answers whether a new service of this identity was started in its place.
+    /// Answers whether something that waited for this has started: it needs its address.
     fn has_left(&mut self, id: &Id) -> bool {
         let Some(running) = self.running.get_mut(id) else {
             return false;
         };
-        let mut started = false;
         running.left = true;
+        let mut started = false;
         if !self.drained || !self.wanted.contains_key(id) {
             // Removed from its descriptor, not drained: nothing is to be seen of it any more.
             self.running.remove(id);
             locked(&self.board).remove(id);
-            if let Some(spec) = self.wanted.get(id).filter(|_| !self.drained) {
-                let spec = spec.clone();
-                self.start(id.clone(), spec);
-                started = true;
+            let waiting: Vec<(Id, Service)> = of_service_and_port(&self.wanted, id)
+                .filter(|(other, _)| !self.drained && !self.running.contains_key(other))
+                .map(|(other, spec)| (other.clone(), spec.clone()))
+                .collect();
+            for (other, spec) in waiting {
+                started |= self.start_unless_held_up(&other, spec);
             }
         }
         self.answer_drains();

@@ -12,7 +12,7 @@ use crate::nacos::wire::md5_hex;
 use crate::os::publish;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
     io,
     os::unix::fs::DirBuilderExt as _,
@@ -85,6 +85,8 @@ pub struct Snapshots {
     /// What is kept, by MD5: two targets of one configuration save it once. Held while a file is written, so that saving and
     /// forgetting keep their order.
     kept: Mutex<BTreeMap<ConfigKey, Arc<str>>>,
+    /// Whose leftovers of a crash were looked for.
+    swept: Mutex<BTreeSet<ConfigKey>>,
 }
 
 impl Snapshots {
@@ -94,6 +96,7 @@ impl Snapshots {
         Self {
             folder: state_dir.join("snapshots"),
             kept: Mutex::default(),
+            swept: Mutex::default(),
         }
     }
 
@@ -115,6 +118,7 @@ impl Snapshots {
             return Ok(false);
         }
         self.make_folder()?;
+        self.sweep(key);
         let mut bytes = serde_json::to_vec(&Header::of(key, content))
             .map_err(io::Error::from)
             .map_err(|source| Error::Folder {
@@ -127,6 +131,18 @@ impl Snapshots {
         publish::stage(&path, &bytes, 0o600, publish::Owner::default())?.publish()?;
         kept.insert(key.clone(), Arc::clone(&content.md5));
         Ok(true)
+    }
+
+    /// Once for each configuration: what a crash left beside its snapshot is as long and as secret as the snapshot.
+    fn sweep(&self, key: &ConfigKey) {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !swept.insert(key.clone()) {
+            return;
+        }
+        match publish::sweep(&self.path(key)) {
+            Ok(_) | Err(publish::Error::NoDirectory { .. }) => {}
+            Err(error) => tracing::warn!(%error, config = %key, "leftovers cannot be removed"),
+        }
     }
 
     fn make_folder(&self) -> Result<(), Error> {
@@ -146,6 +162,7 @@ impl Snapshots {
     /// # Errors
     /// [`Error::Damaged`] when the file is of another configuration, cut or altered.
     pub fn load(&self, key: &ConfigKey) -> Result<Option<Content>, Error> {
+        self.sweep(key);
         let path = self.path(key);
         let limit = u64::try_from(LIMIT + HEADER).unwrap_or(u64::MAX);
         let found = match publish::current(&path, limit) {
@@ -189,6 +206,7 @@ impl Snapshots {
     pub fn forget(&self, key: &ConfigKey) -> Result<(), Error> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.remove(key);
+        self.sweep(key);
         publish::remove(&self.path(key))?;
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
 use crate::metrics::{Metrics, Outcome as Counted};
 use crate::nacos::model::{ConfigKey, ConfigState, Content, Namespace};
+use crate::nacos::wire;
 use crate::os::command::{self, Run};
 use crate::os::process::{self, Whom};
 use crate::os::publish::{self, Owner, Staged};
@@ -905,7 +906,10 @@ async fn tell_application(reload: &Reload, metrics: &Metrics) -> Result<String, 
 async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, String> {
     let method = reqwest::Method::from_bytes(method.as_bytes())
         .map_err(|_| format!("{} is no HTTP method", Foreign::from(method)))?;
-    let client = http_client(timeout)
+    // Made for each reload: they are rare, and a client that is kept costs memory.
+    let client = wire::http_client(timeout, url.starts_with("https:"))
+        .timeout(timeout)
+        .build()
         .map_err(|error| format!("no HTTP client can be made: {}", error.without_url()))?;
     let said = method.to_string();
     let answer = client.request(method, url).send().await;
@@ -925,19 +929,6 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
     } else {
         Err(format!("{said}: answered {}", status.as_u16()))
     }
-}
-
-/// No redirects, no proxy, `timeout` for everything. Made for each reload: they are rare, and a client kept costs memory.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the client of reloads: it goes to the application, not to the registry, with the same manners"
-)]
-fn http_client(timeout: Duration) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .timeout(timeout)
-        .build()
 }
 
 #[cfg(test)]

@@ -79,12 +79,24 @@ pub fn words(body: &[u8]) -> Foreign {
         .ok()
         .and_then(|page| page.get("message")?.as_str().map(str::to_owned));
     let mut text = page.as_deref().unwrap_or(&text).trim();
-    while let Some(inner) = text
-        .strip_prefix("caused:")
-        .map(|inner| inner.trim().trim_end_matches(';').trim())
-    {
-        text = inner;
+    // Layer by layer, as servers wrap one another's words.
+    loop {
+        let inner = ["Server failed,", "Service name filter error,", "caused:"]
+            .iter()
+            .find_map(|wrapping| text.strip_prefix(wrapping))
+            .or_else(|| {
+                let lower = text.get(..8)?.to_ascii_lowercase();
+                let (_, words) = text.split_once("rrMsg:")?;
+                lower.starts_with("errcode:").then_some(words)
+            });
+        let Some(inner) = inner else { break };
+        text = inner.trim();
     }
+    // The same once more, from the exception's cause.
+    if let Some((words, _)) = text.split_once(";caused:") {
+        text = words;
+    }
+    text = text.trim_end_matches([';', ' ']);
     if text.starts_with('<') {
         // An error page for people, of Tomcat or of a proxy.
         return Foreign::new("(an HTML page)");
@@ -99,6 +111,8 @@ pub fn is_no_instance(body: &[u8]) -> bool {
     ["no matched ip found", "no ips found", "service not found"]
         .iter()
         .any(|phrase| text.contains(phrase))
+        // 1.4.8: `no service G@@S found!`
+        || text.contains("no service ") && text.contains(" found!")
 }
 
 #[cfg(test)]
@@ -159,6 +173,14 @@ mod tests {
         assert_eq!(
             words(br#"{"status":403,"message":"token invalid!"}"#).raw(),
             "token invalid!"
+        );
+        assert_eq!(
+            words(br#"{"message":"Server failed, caused: ErrCode:400, ErrMsg:metadata format incorrect:x;caused: metadata format incorrect:x;"}"#).raw(),
+            "metadata format incorrect:x"
+        );
+        assert_eq!(
+            words(b"errCode: 400, errMsg: Current service a is persistent service. ").raw(),
+            "Current service a is persistent service."
         );
         assert_eq!(words(b"<html>...").raw(), "(an HTML page)");
     }

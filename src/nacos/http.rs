@@ -329,7 +329,7 @@ fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
         Servers::List(list) => list.iter().any(|server| server.starts_with("https:")),
         Servers::Endpoint { .. } => true,
     };
-    let builder = wire::http_client(settings.connect_timeout);
+    let builder = wire::http_client(settings.connect_timeout, https);
     #[cfg(feature = "tls")]
     let builder = match &settings.tls_ca {
         Some(path) => {
@@ -341,12 +341,8 @@ fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
             let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
             builder.tls_certs_only(roots)
         }
-        // A machine without a CA store must not fail where only http:// is spoken.
-        None if !https => builder.tls_certs_only([]),
         None => builder,
     };
-    #[cfg(not(feature = "tls"))]
-    let _unused = https;
     builder.build().map_err(StartError::Client)
 }
 
@@ -634,12 +630,16 @@ impl Client {
         };
         match self.logged_in(auth).await {
             Ok((text, ttl)) => {
-                *self
+                let trouble = self
                     .login_trouble
                     .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = None;
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
+                if trouble.is_some() {
+                    tracing::info!(user = %auth.username, "logged in again");
+                }
                 session::Event::LoggedIn { ttl }
             }
             Err(error) => {

@@ -313,12 +313,13 @@ impl Listening {
 }
 
 /// The beginning of every HTTP client of the program: no redirects, no proxy variables, no delay of small writes, a name.
+/// Without `https` no CA store is looked for: a machine that has none must not fail where only `http://` is spoken.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place where clients begin"
 )]
-pub fn http_client(connect_timeout: Duration) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+pub fn http_client(connect_timeout: Duration, https: bool) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .tcp_nodelay(true)
@@ -326,7 +327,14 @@ pub fn http_client(connect_timeout: Duration) -> reqwest::ClientBuilder {
         // Tomcat closes idle connections after 20 s; beats come every 5 s, so the one connection stays.
         .pool_idle_timeout(Duration::from_secs(15))
         .pool_max_idle_per_host(4)
-        .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")))
+        .user_agent(concat!("outrigger/", env!("CARGO_PKG_VERSION")));
+    #[cfg(feature = "tls")]
+    if !https {
+        return builder.tls_certs_only([]);
+    }
+    #[cfg(not(feature = "tls"))]
+    let _unused = https;
+    builder
 }
 
 /// Lower-case hex MD5, as Nacos compares configurations by it; of nothing known it is the empty text, not this.

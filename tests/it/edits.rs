@@ -1,6 +1,6 @@
 //! Edits of `conf.d` as editors, deployments and Kubernetes make them, told by the watch long before any rescan.
 
-use crate::support::{Agent, LONG, Proxy, Registry, http, until};
+use crate::support::{Agent, LONG, Process, Proxy, Registry, http, stays, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
@@ -425,4 +425,48 @@ fn a_flood_of_edits_starves_nothing_and_the_last_one_wins() {
     )
     .unwrap();
     assert!(began.elapsed().unwrap() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_conf_d_named_from_the_folder_we_are_in_is_watched_too() {
+    let registry = Registry::start();
+    let mut agent = agent(registry.port, NEVER);
+    agent.write("conf.d/orders.yaml", &weighing("orders", 8080, 1));
+    let mut command = agent.command(&["run", "--conf-dir", "conf.d"]);
+    command
+        .current_dir(agent.folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    agent.process = Some(Process::start(&mut command));
+    for weight in 1..4 {
+        agent.write("conf.d/orders.yaml", &weighing("orders", 8080, weight));
+        until_weighs(&registry, "orders", f64::from(weight));
+    }
+}
+
+#[test]
+fn an_address_that_is_written_out_now_and_was_found_before_is_still_one_instance() {
+    let registry = Registry::start();
+    let mut agent = agent(registry.port, NEVER);
+    let found = weighing("orders", 8080, 1);
+    agent.write("conf.d/orders.yaml", &found);
+    agent.start();
+    until_weighs(&registry, "orders", 1.0);
+    for weight in 2..6 {
+        let text = weighing("orders", 8080, weight);
+        let address = ["", "    address: 127.0.0.1\n"][usize::from(weight % 2 == 0)];
+        agent.write("conf.d/orders.yaml", &format!("{text}{address}"));
+        until_weighs(&registry, "orders", f64::from(weight));
+        agent.until_state("services", "orders", "registered");
+        let services = agent.status().unwrap()["services"].clone();
+        assert_eq!(services.as_array().map(Vec::len), Some(1), "{services}");
+        stays(
+            "listed, whatever the old entry took out",
+            Duration::from_millis(300),
+            || match registry.hosts("orders") {
+                Ok(hosts) if hosts.len() == 1 => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+        );
+    }
 }

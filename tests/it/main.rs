@@ -11,6 +11,7 @@
 )]
 
 mod agent;
+mod answers;
 mod edits;
 mod figures;
 mod files;
