@@ -98,10 +98,28 @@ struct Call {
     signed: bool,
 }
 
+impl Call {
+    /// Whether an answer is one of Nacos' to this call, in status and form. That there is no such thing is one.
+    fn check(&self, answer: &Answer) -> Result<(), Error> {
+        if answer.says_absent() {
+            return Ok(());
+        }
+        answer::read(&answer.server, answer.status, &answer.body)?;
+        match self.what {
+            "register" | "deregister" => answer.said_ok(),
+            "beat" => answer.json::<wire::BeatAnswer>().map(|_| ()),
+            "config_get" => answer.is_sealed(),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Its answer, any status.
 struct Answer {
     server: Arc<str>,
     status: u16,
+    /// It has a header `Content-MD5`.
+    sealed: bool,
     body: Vec<u8>,
 }
 
@@ -110,10 +128,22 @@ impl Answer {
         answer::read(&self.server, self.status, &self.body).map(|()| self)
     }
 
-    fn json<T: serde::de::DeserializeOwned>(self) -> Result<T, Error> {
+    fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body).map_err(|e| Error::Garbage {
             server: self.server.to_string(),
             what: Foreign::new(e.to_string()).to_string(),
+        })
+    }
+
+    /// For the content of a configuration: 1.4.8, 2.5.1 and 3.0.3 all send `Content-MD5` with it, and the page of a proxy must
+    /// not become somebody's file. Its value is not compared: for an encrypted configuration it is that of another text.
+    fn is_sealed(&self) -> Result<(), Error> {
+        if self.sealed {
+            return Ok(());
+        }
+        Err(Error::Garbage {
+            server: self.server.to_string(),
+            what: "a configuration without Content-MD5".to_owned(),
         })
     }
 
@@ -130,7 +160,7 @@ impl Answer {
     }
 
     /// For calls that are answered `ok`.
-    fn said_ok(self) -> Result<(), Error> {
+    fn said_ok(&self) -> Result<(), Error> {
         if self.text().raw() == "ok" {
             Ok(())
         } else {
@@ -343,12 +373,9 @@ impl Client {
     async fn call(&self, call: &Call) -> Result<Answer, Error> {
         let outcome = self.signed_call(call).await;
         let word = match &outcome {
-            Ok(answer) => match answer::read(&answer.server, answer.status, &answer.body) {
-                // That there is none is an answer as good as any.
-                _ if answer.says_absent() => "ok",
-                Ok(()) => "ok",
-                Err(error) => error.word(),
-            },
+            Ok(answer) => call
+                .check(answer)
+                .map_or_else(|error| error.word(), |()| "ok"),
             Err(error) => error.word(),
         };
         self.metrics
@@ -411,14 +438,16 @@ impl Client {
         for server in list.iter().take(TRIES) {
             last = self.ask(server, call, token.as_deref()).await;
             let failed = match &last {
-                // Also in a 500: an instance that has left is answered so when it is read back.
-                Ok(answer) if answer.says_absent() => None,
                 Ok(answer) => {
                     // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
                     // server.
                     let spared = if call.what == "login" { 500 } else { 409 };
-                    let error = answer::read(server, answer.status, &answer.body).err();
-                    error.filter(|e| matches!(e, Error::Busy { status, .. } if *status != spared))
+                    call.check(answer).err().filter(|error| match error {
+                        Error::Busy { status, .. } => *status != spared,
+                        // Something else listens there: another server of the list may be one.
+                        Error::Garbage { .. } => true,
+                        _ => false,
+                    })
                 }
                 Err(error) => Some(error.clone()),
             };
@@ -468,6 +497,7 @@ impl Client {
         };
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
+        let sealed = response.headers().contains_key("content-md5");
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(lost)? {
             if body.len() + piece.len() > call.limit {
@@ -481,6 +511,7 @@ impl Client {
         Ok(Answer {
             server: Arc::clone(server),
             status,
+            sealed,
             body,
         })
     }
@@ -933,6 +964,7 @@ impl Client {
             return Ok(None);
         }
         let answer = answer.ok()?;
+        answer.is_sealed()?;
         Ok(Some(Content {
             md5: wire::md5_hex(&answer.body).into(),
             bytes: answer.body.into(),

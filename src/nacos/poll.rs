@@ -26,6 +26,8 @@ const DOUBT: Duration = Duration::from_millis(400);
 const BELIEVED: u32 = 3;
 /// Quiet before a parked poll is replaced by one with more keys.
 const QUIET: Duration = Duration::from_millis(10);
+/// A poll that was answered with nothing sooner was not held.
+const HELD: Duration = Duration::from_secs(1);
 /// Each key is fetched again this often; up to a quarter more by jitter.
 const RESYNC: Duration = Duration::from_secs(240);
 /// So many keys are fetched at a time.
@@ -94,6 +96,10 @@ pub struct Poll {
     /// No new poll before: quiet, or the wait after a failure.
     not_before: Moment,
     failures: Backoff,
+    /// When the poll under way began.
+    began: Moment,
+    /// Polls in a row that were answered at once with nothing.
+    idle_answers: Backoff,
     seed: u64,
     due: VecDeque<Effect>,
 }
@@ -108,6 +114,8 @@ impl Poll {
             number: 0,
             not_before: Moment::ZERO,
             failures: Backoff::new(Pace::NETWORK, seed),
+            began: Moment::ZERO,
+            idle_answers: Backoff::new(Pace::NETWORK, seed.rotate_left(7)),
             seed,
             due: VecDeque::new(),
         }
@@ -150,6 +158,7 @@ impl Poll {
             None if clean.is_empty() => {}
             _ => {
                 self.number += 1;
+                self.began = now;
                 let asked = clean
                     .iter()
                     .filter_map(|key| {
@@ -261,9 +270,13 @@ impl Machine for Poll {
                         entry.fetch_at = now;
                     }
                 }
-                // A server that answers at once without a word, or with keys nobody asked for, must not be asked in a tight loop.
-                if !changed.iter().any(|key| asked.contains(key)) {
-                    self.not_before = self.not_before.max(now + QUIET);
+                // A server that answers at once without a word, or with keys nobody asked for, is asked less and less often.
+                if changed.iter().any(|key| asked.contains(key))
+                    || now.saturating_sub(self.began) >= HELD
+                {
+                    self.idle_answers.reset();
+                } else {
+                    self.not_before = self.not_before.max(now + self.idle_answers.next_wait());
                 }
             }
             Event::PollFailed(number) => {
@@ -514,6 +527,29 @@ mod tests {
                 poll.wake(*now);
             }
         }
+    }
+
+    #[test]
+    fn a_server_that_does_not_hold_is_polled_less_and_less_often() {
+        let mut poll = Poll::new(7);
+        let mut now = Moment::ZERO;
+        poll.handle(now, Event::Wanted([key(1)].into()));
+        let mut polls = 0;
+        while now < Duration::from_secs(300) {
+            while let Some(effect) = poll.effect() {
+                match effect {
+                    Effect::Fetch(key) => poll.handle(now, Event::NotFound(key)),
+                    Effect::Poll(number, _) => {
+                        polls += 1;
+                        poll.handle(now, Event::Answered(number, vec![key(9)]));
+                    }
+                    Effect::Cancel | Effect::Tell(..) => {}
+                }
+            }
+            now = poll.deadline().unwrap().max(now);
+            poll.wake(now);
+        }
+        assert!((5..60).contains(&polls), "{polls} polls in five minutes");
     }
 
     proptest! {

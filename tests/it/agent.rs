@@ -33,14 +33,13 @@ fn registers_once_the_probe_passes_and_is_gone_after_term() {
     let mut agent = Agent::of(&registry);
     agent.write("conf.d/orders.yaml", &service("orders", port));
     agent.start();
-    let waiting = agent.until_state("services", "orders", "waiting");
-    assert!(
-        waiting["reason"]
-            .as_str()
-            .unwrap()
-            .contains(&port.to_string()),
-        "{waiting}"
-    );
+    until("the reason names the port", LONG, || {
+        let waiting = agent.until_state("services", "orders", "waiting");
+        match waiting["reason"].as_str() {
+            Some(reason) if reason.contains(&port.to_string()) => Ok(()),
+            _ => Err(waiting.to_string()),
+        }
+    });
     assert_eq!(
         registry.hosts("orders").unwrap().len(),
         0,
