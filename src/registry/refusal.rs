@@ -29,6 +29,8 @@ pub(crate) enum Refusal {
     Required(&'static str),
     /// A configuration or login parameter is missing.
     RequiredParameter(&'static str),
+    /// A parameter that a service call demands is not there at all.
+    Missing(&'static str),
     /// A number is none.
     NotANumber(String),
     /// `serviceName` is blank.
@@ -187,6 +189,7 @@ impl Refusal {
                     "Required request parameter '{name}' for method parameter type String is not present"
                 )),
             ),
+            Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
             Self::NameWithoutGroup => (
