@@ -102,6 +102,8 @@ pub(crate) enum Refusal {
     NoPath,
     /// Known path elsewhere, other method.
     Method(String),
+    /// The same of configurations.
+    ConfigMethod(String),
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -122,7 +124,7 @@ pub(crate) enum Refusal {
 enum Dress {
     /// A controller's words: bare under `/v1/ns`, `caused: …;` under `/v1/cs`.
     Words(String),
-    /// `caused: …;` everywhere.
+    /// `caused: …;` everywhere, escaped for a page: the console's handler of what no other handles.
     Caused(String),
     /// The parameter check's: CRLF at the end.
     Checked(String),
@@ -158,7 +160,8 @@ impl Refusal {
         let (status, dress) = self.said();
         let (body, content_type) = match dress {
             Dress::Words(text) if half == Half::Naming => (Body::Text(text), Some(TEXT)),
-            Dress::Words(text) | Dress::Caused(text) => (
+            Dress::Words(text) => (Body::Text(format!("caused: {text};")), Some(TEXT)),
+            Dress::Caused(text) => (
                 Body::Text(format!("caused: {};", escape(&text))),
                 Some(TEXT),
             ),
@@ -324,6 +327,9 @@ impl Refusal {
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
             Self::NoPath => (404, Page("No message available".to_owned())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
+            Self::ConfigMethod(method) => {
+                (500, Caused(format!("Request method '{method}' not supported")))
+            }
             Self::Full(what, most) => (
                 503,
                 Words(format!("this registry keeps at most {most} {what}")),

@@ -373,6 +373,49 @@ fn a_client_that_asks_to_be_pushed_is_told_to_look_again_sooner() {
 }
 
 #[test]
+fn configurations_asked_for_by_hand_are_answered_as_there() {
+    play(&[
+        "hand-config-get-empty-dataid",
+        "hand-config-get-blank-group",
+        "hand-config-get-blank-after-dataid",
+        "hand-config-delete-empty-dataid",
+        "hand-config-publish-blank-before-dataid",
+        "hand-config-wrong-method",
+        "hand-config-head-missing",
+        "hand-config-publish",
+        "hand-config-head",
+        "hand-listener-two-words",
+        "hand-listener-five-words",
+        "hand-listener-not-ended",
+        "hand-listener-timeout-text",
+        "hand-listener-timeout-text-changed",
+        "hand-listener-timeout-negative-changed",
+    ]);
+}
+
+#[test]
+fn a_listener_may_name_ten_thousand_configurations_and_not_one_more() {
+    with_registry(|port| {
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Long-Pulling-Timeout", "30000"),
+            ("Long-Pulling-Timeout-No-Hangup", "true"),
+        ];
+        let listen = |count: usize| {
+            let keys: String = (0..count).map(|i| format!("{i}%02g%02%01")).collect();
+            let body = format!("Listening-Configs={keys}");
+            let answer = ask(port, "POST", "/v1/cs/configs/listener", &headers, &body);
+            (answer.status, answer.body)
+        };
+        assert_eq!(listen(10_000), (200, String::new()));
+        assert_eq!(
+            listen(10_001),
+            (400, "caused: invalid probeModify;".to_owned())
+        );
+    });
+}
+
+#[test]
 fn keeps_configurations() {
     play(&[
         "config-get-missing",
