@@ -827,7 +827,11 @@ impl Client {
                 service_name: key.service.grouped(),
                 cluster: instance.cluster.to_string(),
                 weight: instance.weight,
-                metadata: instance.metadata.clone(),
+                metadata: instance
+                    .metadata
+                    .iter()
+                    .map(|(key, value)| (key.clone(), wire::Loose(Some(value.clone()))))
+                    .collect(),
                 scheduled: false,
                 period: i64::try_from(period.as_millis()).unwrap_or(i64::MAX),
                 stopped: false,

@@ -6,7 +6,8 @@
 
 use super::model::{self, Listed};
 use crate::foreign::Foreign;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::value::RawValue;
 use std::{collections::BTreeMap, time::Duration};
 
 /// `code` of a beat's answer: taken.
@@ -15,39 +16,103 @@ pub const BEAT_OK: i64 = 10200;
 pub const BEAT_NOT_FOUND: i64 = 20404;
 
 /// The `beat` parameter of `PUT /v1/ns/instance/beat`: a full beat (client: `BeatInfo`, server: `RsInfo`).
+///
+/// Read as Jackson reads it, from text only: clients written by hand send `"port":"8080"` and metadata that are not texts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Beat {
     /// Address.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "loose_text")]
     pub ip: String,
     /// Port.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "loose_whole")]
     pub port: i64,
-    /// `group@@name`. Without it 2.x and 3.x answer 10200 and let the instance die.
-    #[serde(default, deserialize_with = "null_is_default")]
+    /// `group@@name`; 2.x and 3.x take a bare name to be of `DEFAULT_GROUP`. Without it they answer 10200 and let the instance die.
+    #[serde(default, deserialize_with = "loose_text")]
     pub service_name: String,
     /// Cluster; wins over the parameter `clusterName` when not blank.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "loose_text")]
     pub cluster: String,
     /// Weight, for an instance that the server does not know yet.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "loose_fraction")]
     pub weight: f64,
-    /// Metadata, for an instance that the server does not know yet.
+    /// Metadata, for an instance that the server does not know yet; 2.x and 3.x keep a null value.
     #[serde(default, deserialize_with = "null_is_default")]
-    pub metadata: BTreeMap<String, String>,
-    /// Of the Java client's scheduler; sent as it does.
-    #[serde(default)]
+    pub metadata: BTreeMap<String, Loose>,
+    /// Of the Java client's scheduler; sent as it does, and never read.
+    #[serde(default, skip_deserializing)]
     pub scheduled: bool,
-    /// Milliseconds to the next beat.
-    #[serde(default)]
+    /// Milliseconds to the next beat; never read.
+    #[serde(default, skip_deserializing)]
     pub period: i64,
-    /// Of the Java client's scheduler.
-    #[serde(default)]
+    /// Of the Java client's scheduler; never read.
+    #[serde(default, skip_deserializing)]
     pub stopped: bool,
     /// Kind; true when absent.
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "loose_flag")]
     pub ephemeral: bool,
+}
+
+/// A text, a number or a flag as its text, or null: what Jackson takes where a text belongs. A number keeps its spelling.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Loose(pub Option<String>);
+
+impl<'de> Deserialize<'de> for Loose {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(from)?;
+        let json = raw.get();
+        match json.as_bytes().first() {
+            Some(b'"') => serde_json::from_str(json)
+                .map(Self)
+                .map_err(D::Error::custom),
+            Some(b'{' | b'[') => Err(D::Error::custom(
+                "expected a text, found an object or an array",
+            )),
+            Some(b'n') | None => Ok(Self(None)),
+            Some(_) => Ok(Self(Some(json.to_owned()))),
+        }
+    }
+}
+
+fn loose_text<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(Loose::deserialize(from)?.0.unwrap_or_default())
+}
+
+/// A number, a text that is one, or nothing for 0.
+fn loose_fraction<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    match loose_text(from)?.trim() {
+        "" => Ok(0.0),
+        text => text
+            .parse()
+            .map_err(|_| D::Error::custom("expected a number")),
+    }
+}
+
+/// As [`loose_fraction`], cut to its whole part.
+fn loose_whole<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    let text = loose_text(from)?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(0);
+    }
+    let whole = text.parse().ok().or_else(|| {
+        let number: f64 = text.parse().ok()?;
+        format!("{:.0}", number.trunc()).parse().ok()
+    });
+    whole.ok_or_else(|| D::Error::custom("expected a whole number"))
+}
+
+/// A flag, a text that is one, or nothing for false.
+fn loose_flag<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
+    match loose_text(from)?.trim() {
+        "true" | "True" | "TRUE" => Ok(true),
+        "" | "false" | "False" | "FALSE" => Ok(false),
+        text => text
+            .parse::<i64>()
+            .map(|number| number != 0)
+            .map_err(|_| D::Error::custom("expected true or false")),
+    }
 }
 
 /// The answer to a beat.
@@ -205,10 +270,10 @@ pub struct Detail {
 /// The answer to `GET /v1/ns/service/list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceNames {
-    /// Names without their group.
-    pub doms: Vec<String>,
     /// All, not only this page.
     pub count: i64,
+    /// Names without their group.
+    pub doms: Vec<String>,
 }
 
 /// The answer to a login.

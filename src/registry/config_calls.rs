@@ -3,7 +3,9 @@
 use crate::dates;
 use crate::machine::Machine;
 use crate::nacos::wire;
+use crate::nacos::wire::LINE_SEPARATOR;
 use crate::nacos::wire::Listening;
+use crate::nacos::wire::WORD_SEPARATOR;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::config;
@@ -26,12 +28,12 @@ const KEYS: usize = 10_000;
 /// Answers a call whose route begins with `/v1/cs`.
 pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
     let known = match call.route.as_str() {
-        "/v1/cs/configs" => ["POST", "GET", "DELETE"].as_slice(),
+        "/v1/cs/configs" => ["POST", "GET", "HEAD", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],
         _ => return Err(Refusal::NoPath),
     };
     if !known.contains(&call.method.as_str()) {
-        return Err(Refusal::Method(call.method.clone()));
+        return Err(Refusal::ConfigMethod(call.method.clone()));
     }
     if call.route == "/v1/cs/configs/listener" {
         return listen(keeper, call).await;
@@ -39,22 +41,29 @@ pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusa
     check(&call.params)?;
     match call.method.as_str() {
         "POST" => publish(keeper, &call),
-        "GET" => get(keeper, &call),
+        "GET" | "HEAD" => get(keeper, &call),
         _ => delete(keeper, &call),
     }
 }
 
 /// What `ParamCheckerFilter` does before any controller of configuration.
 fn check(params: &Params) -> Result<(), Refusal> {
-    forms::check_tenant(params.get("tenant"))?;
-    forms::check_plain("dataId", 256, params.get("dataId"))?;
-    forms::check_plain("group", 128, params.get("group"))
+    forms::check_tenant(params.untrimmed("tenant"))?;
+    forms::check_plain("dataId", 256, params.untrimmed("dataId"))?;
+    forms::check_plain("group", 128, params.untrimmed("group"))
 }
 
+/// Which configuration is meant; `params` have passed [`check`].
 fn key(params: &Params) -> Result<ConfigKey, Refusal> {
+    let (data_id, group) = (params.parameter("dataId")?, params.parameter("group")?);
+    for (name, value) in [("dataId", data_id), ("group", group)] {
+        if value.trim().is_empty() {
+            return Err(Refusal::InvalidName(name, value.to_owned()));
+        }
+    }
     Ok(ConfigKey {
-        data_id: params.parameter("dataId")?.trim().to_owned(),
-        group: params.parameter("group")?.trim().to_owned(),
+        data_id: data_id.to_owned(),
+        group: group.to_owned(),
         tenant: params.get("tenant").unwrap_or_default().to_owned(),
     })
 }
@@ -80,14 +89,12 @@ fn publish(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
     if params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty()) {
         return Err(Refusal::NotOffered("variants for tags or beta addresses"));
     }
+    // All three must be there before any is looked at.
+    params.parameter("dataId")?;
+    params.parameter("group")?;
+    let content = params.parameter("content")?;
     let mut key = key(params)?;
     key.tenant = published_tenant(&key.tenant).to_owned();
-    let content = params.parameter("content")?;
-    for (name, value) in [("dataId", &key.data_id), ("group", &key.group)] {
-        if value.is_empty() {
-            return Err(Refusal::InvalidName(name, value.clone()));
-        }
-    }
     if content.trim().is_empty() {
         return Err(Refusal::BlankContent(content.to_owned()));
     }
@@ -180,10 +187,19 @@ fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
         .get("Listening-Configs")
         .ok_or(Refusal::NothingListened)?;
     let text = forms::decode(text);
-    // Without any separator nothing is named, which is not the same as a list of nothing.
-    let entries = Listening::read_asked(&text)
-        .filter(|entries| !entries.is_empty() && entries.len() <= KEYS)
-        .ok_or(Refusal::BadListening)?;
+    // The parameter check's look: pieces by their number of words, those empty at the end left out, as Java splits.
+    let pieces = text.trim_end_matches(LINE_SEPARATOR).split(LINE_SEPARATOR);
+    for piece in pieces {
+        let words = piece.trim_end_matches(WORD_SEPARATOR).split(WORD_SEPARATOR);
+        if !(2..=4).contains(&words.count()) {
+            return Err(Refusal::BadListening);
+        }
+    }
+    // The controller's look: what its separator does not end counts for nothing.
+    let ended = text.rfind(LINE_SEPARATOR).and_then(|end| text.get(..end));
+    let entries = Listening::read_asked(ended.unwrap_or_default())
+        .filter(|entries| entries.len() <= KEYS)
+        .ok_or(Refusal::NothingListened)?;
     entries
         .into_iter()
         .map(|entry| {
@@ -206,18 +222,23 @@ async fn listen(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
         let changed = keeper.changed(asked, None).await?;
         return Ok(short(&changed));
     };
-    let timeout = timeout
+    // Only who is to be held is asked how long: a negative time is the shortest hold.
+    let hold = timeout
         .trim()
-        .parse()
-        .map_err(|_| Refusal::NotANumber(timeout.to_owned()))?;
-    let hold = long_poll::hold(Duration::from_millis(timeout));
+        .parse::<i64>()
+        .map(|millis| long_poll::hold(Duration::from_millis(millis.try_into().unwrap_or(0))))
+        .map_err(|_| Refusal::NotANumber(timeout.to_owned()));
     let hang_up = call
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
     // A held poll keeps its keys, not the form they came in.
     drop(call);
-    let changed = keeper.changed(asked, (!hang_up).then_some(hold)).await?;
+    let held = hold.as_ref().ok().filter(|_| !hang_up).copied();
+    let changed = keeper.changed(asked, held).await?;
     if changed.is_empty() {
+        if !hang_up {
+            hold?;
+        }
         return Ok(Answer {
             content_type: Some(CONFIG),
             ..Answer::text("")

@@ -8,6 +8,7 @@ use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
+use crate::nacos::wire::Loose;
 use crate::registry::naming::Metadata;
 use crate::registry::refusal::Refusal;
 use percent_encoding::percent_decode_str;
@@ -36,6 +37,11 @@ impl Params {
         self.raw(name)
             .map(str::trim)
             .filter(|value| !value.is_empty())
+    }
+
+    /// As it came; `None` when absent or blank.
+    pub(crate) fn untrimmed(&self, name: &str) -> Option<&str> {
+        self.raw(name).filter(|value| !value.trim().is_empty())
     }
 
     /// A parameter that naming cannot do without.
@@ -125,28 +131,25 @@ impl Params {
         })
     }
 
-    /// What `ParamCheckerFilter` and then `ServiceNameFilter` do before any naming controller.
+    /// What `ParamCheckerFilter` and then `ServiceNameFilter` do before any naming controller: a blank around a name is refused
+    /// and not trimmed, except around the service's.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         let metadata = self.metadata()?;
-        check_tenant(self.get("namespaceId"))?;
+        check_tenant(self.untrimmed("namespaceId"))?;
         let name = self.get("serviceName");
         let (group, name) = match name.and_then(|name| name.split_once("@@")) {
             Some((group, name)) => (Some(group), Some(name)),
-            None => (self.get("groupName"), name),
+            None => (self.untrimmed("groupName"), name),
         };
         check_service(name)?;
         check_plain("group", 128, group)?;
-        for clusters in [
-            self.get("clusters"),
-            self.get("clusterName"),
-            self.get("cluster"),
-        ] {
+        for clusters in ["clusters", "clusterName", "cluster"].map(|name| self.untrimmed(name)) {
             for cluster in clusters.unwrap_or_default().split(',') {
                 check_cluster(cluster)?;
             }
         }
-        check_ip(self.get("ip"))?;
-        if let Some(port) = self.get("port") {
+        check_ip(self.untrimmed("ip"))?;
+        if let Some(port) = self.untrimmed("port") {
             check_port(port)?;
         }
         check_metadata(&metadata)?;
@@ -166,29 +169,21 @@ pub(crate) fn decode(text: &str) -> String {
 
 /// Metadata as `UtilsAndCommons.parseMetadata` reads them: a flat JSON object, else `k=v,k=v`.
 pub(crate) fn parse_metadata(text: &str) -> Result<Metadata, Refusal> {
-    use serde_json::Value;
     if text.is_empty() {
         return Ok(Metadata::new());
     }
-    if let Ok(Value::Object(entries)) = serde_json::from_str(text) {
-        let flat: Option<Metadata> = entries
+    if let Ok(flat) = serde_json::from_str::<BTreeMap<String, Loose>>(text) {
+        return Ok(flat
             .into_iter()
-            .map(|(key, value)| {
-                let value = match value {
-                    Value::Null => None,
-                    Value::String(text) => Some(text),
-                    Value::Number(number) => Some(number.to_string()),
-                    Value::Bool(flag) => Some(flag.to_string()),
-                    Value::Array(_) | Value::Object(_) => return None,
-                };
-                Some((Foreign::new(key), value.map(Foreign::new)))
-            })
-            .collect();
-        if let Some(flat) = flat {
-            return Ok(flat);
-        }
+            .map(|(key, value)| (Foreign::new(key), value.0.map(Foreign::new)))
+            .collect());
     }
-    text.trim_end_matches(',')
+    // Java's `split` leaves out what is empty at the end, and so finds nothing at all in commas.
+    let pairs = text.trim_end_matches(',');
+    if pairs.is_empty() {
+        return Ok(Metadata::new());
+    }
+    pairs
         .split(',')
         .map(|pair| {
             let (key, value) = pair.trim_end_matches('=').split_once('=')?;
@@ -217,7 +212,7 @@ fn check(
     value: Option<&str>,
     legal: impl Fn(&str) -> bool,
 ) -> Result<(), Refusal> {
-    match value.filter(|value| !value.is_empty()) {
+    match value.filter(|value| !value.trim().is_empty()) {
         Some(value) if value.encode_utf16().count() > most => Err(Refusal::TooLong(name, most)),
         Some(value) if !legal(value) => Err(Refusal::Characters(name)),
         _ => Ok(()),

@@ -506,10 +506,18 @@ impl Naming {
         }
     }
 
-    /// `GET /service`.
-    pub(crate) fn describe(&self, key: &ServiceKey) -> Option<Settings> {
+    /// `GET /service`: its settings and its clusters, those with instances and those with a checker of their own.
+    pub(crate) fn describe(&self, key: &ServiceKey) -> Option<(Settings, BTreeSet<Arc<str>>)> {
         let service = self.services.get(key)?;
-        Some(service.settings.clone().unwrap_or_default())
+        let settings = service.settings.clone().unwrap_or_default();
+        let clusters = service
+            .instances
+            .values()
+            .map(|record| &record.cluster)
+            .chain(&settings.unchecked)
+            .cloned()
+            .collect();
+        Some((settings, clusters))
     }
 
     /// `PUT /cluster` with checker NONE.

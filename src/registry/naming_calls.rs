@@ -4,6 +4,7 @@ use crate::dates;
 use crate::foreign::Foreign;
 use crate::machine::Machine;
 use crate::machine::Moment;
+use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
@@ -30,6 +31,8 @@ use std::sync::Arc;
 const BEAT: u64 = 5_000;
 /// Milliseconds for which a list may be kept.
 const CACHE: i64 = 10_000;
+/// The same for who asks to be pushed, which is not done here: what 1.4 tells clients that it does not push.
+const CACHE_UNPUSHED: i64 = 3_000;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
@@ -231,8 +234,10 @@ fn instance_id(service: &ServiceKey, address: &Address, cluster: &str) -> String
 fn detail(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
-    let cluster = params.cluster();
-    let record = keeper.with(|state, _| state.naming.detail(&service, &address, cluster))?;
+    // Here alone the original does not know the name `cluster`.
+    let cluster = params.get("clusterName").unwrap_or(DEFAULT_CLUSTER);
+    let mut record = keeper.with(|state, _| state.naming.detail(&service, &address, cluster))?;
+    record.metadata.retain(|_, value| value.is_some());
     Ok(Answer::json(&wire::Detail {
         instance_id: Some(instance_id(&service, &address, &record.cluster)),
         service: service.grouped(),
@@ -274,6 +279,7 @@ fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     let healthy_only = params
         .get("healthyOnly")
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
     let (listing, now) =
         keeper.with(|state, now| (state.naming.list(&service, &clusters, healthy_only), now));
     let persistent = listing.persistent;
@@ -281,7 +287,7 @@ fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
         name: service.grouped(),
         group_name: Some(service.group.to_string()),
         clusters: asked.to_owned(),
-        cache_millis: CACHE,
+        cache_millis: if asks_push { CACHE_UNPUSHED } else { CACHE },
         hosts: listing
             .hosts
             .into_iter()
@@ -307,7 +313,7 @@ fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal
         .map(|(key, value)| {
             (
                 Foreign::from(key.as_str()),
-                Some(Foreign::from(value.as_str())),
+                value.0.as_deref().map(Foreign::from),
             )
         })
         .collect();
@@ -351,15 +357,15 @@ fn beat(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
                 .filter(|cluster| !cluster.is_empty())
                 .unwrap_or_else(|| params.cluster());
             let (address, record) = beaten(&beat, cluster)?;
-            // The original keeps that service alive which the beat itself names, `group@@name`; without it, none.
-            let alive = beat
-                .service_name
-                .split_once("@@")
-                .map(|(group, name)| ServiceKey {
-                    namespace: service.namespace.clone(),
-                    group: group.into(),
-                    name: name.into(),
-                });
+            // The original keeps that service alive which the beat itself names, `group@@name` or a bare name, whatever
+            // `groupName` says; without it, none.
+            let named = beat.service_name.as_str();
+            let (group, name) = named.split_once("@@").unwrap_or((DEFAULT_GROUP, named));
+            let alive = (!named.trim().is_empty()).then(|| ServiceKey {
+                namespace: service.namespace.clone(),
+                group: group.into(),
+                name: name.into(),
+            });
             (address, Some((record, !beat.ephemeral)), alive)
         }
     };
@@ -407,8 +413,16 @@ fn check_selector(params: &Params) -> Result<(), Refusal> {
         .ok_or(Refusal::Selector)
 }
 
+/// The service of the calls that demand the parameter itself, in words of their own.
+fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
+    params
+        .raw("serviceName")
+        .ok_or(Refusal::Missing("serviceName"))?;
+    params.service()
+}
+
 fn create_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
-    let service = params.service()?;
+    let service = service_said(params)?;
     let settings = Settings {
         threshold: threshold(params)?.unwrap_or(0.0),
         metadata: params.metadata()?,
@@ -429,29 +443,37 @@ fn update_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
 }
 
 fn delete_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
-    let service = params.service()?;
+    let service = service_said(params)?;
     keeper.with(|state, _| state.naming.delete(&service))?;
     Ok(Answer::ok())
 }
 
+/// A float as it is written: 0.7 widened would be 0.699999988079071.
+fn shortest(threshold: f32) -> f64 {
+    threshold.to_string().parse().unwrap_or(threshold.into())
+}
+
 fn describe_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
-    let service = params.service()?;
-    let settings = keeper
+    let service = service_said(params)?;
+    let (settings, clusters) = keeper
         .with(|state, _| state.naming.describe(&service))
         .ok_or_else(|| Refusal::ServiceNotFound {
             namespace: service.namespace.to_string(),
             service: service.grouped(),
         })?;
-    let clusters: Vec<_> = settings
-        .unchecked
+    let clusters: Vec<_> = clusters
         .iter()
-        .map(|name| json!({"name": &**name, "healthChecker": {"type": "NONE"}, "metadata": {}}))
+        .map(|name| {
+            let unchecked = settings.unchecked.contains(name);
+            let checker = if unchecked { "NONE" } else { "TCP" };
+            json!({"name": &**name, "healthChecker": {"type": checker}, "metadata": {}})
+        })
         .collect();
     Ok(Answer::json(&json!({
         "namespaceId": service.namespace.naming_id(),
         "groupName": &*service.group,
         "name": &*service.name,
-        "protectThreshold": settings.threshold,
+        "protectThreshold": shortest(settings.threshold),
         "metadata": settings.metadata,
         "selector": {"type": "none", "contextType": "NONE"},
         "clusters": clusters,
@@ -459,17 +481,14 @@ fn describe_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal>
 }
 
 fn list_services(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
-    let page = params
-        .number("pageNo")?
-        .ok_or(Refusal::Required("pageNo"))?;
-    let size = params
-        .number("pageSize")?
-        .ok_or(Refusal::Required("pageSize"))?;
+    // What is no number is 0 to the original.
+    let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
+    let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
     let namespace: Namespace = params.namespace();
     let group = params.get("groupName").unwrap_or(DEFAULT_GROUP);
     let names = keeper.with(|state, _| state.naming.names(&namespace, group));
     let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
-    let size = usize::try_from(size.max(0)).unwrap_or(0);
+    let size = usize::try_from(size).unwrap_or(0);
     let skip = usize::try_from(page.saturating_sub(1).max(0))
         .unwrap_or(0)
         .saturating_mul(size);

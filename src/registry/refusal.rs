@@ -29,6 +29,8 @@ pub(crate) enum Refusal {
     Required(&'static str),
     /// A configuration or login parameter is missing.
     RequiredParameter(&'static str),
+    /// A parameter that a service call demands is not there at all.
+    Missing(&'static str),
     /// A number is none.
     NotANumber(String),
     /// `serviceName` is blank.
@@ -100,6 +102,8 @@ pub(crate) enum Refusal {
     NoPath,
     /// Known path elsewhere, other method.
     Method(String),
+    /// The same of configurations.
+    ConfigMethod(String),
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -120,7 +124,7 @@ pub(crate) enum Refusal {
 enum Dress {
     /// A controller's words: bare under `/v1/ns`, `caused: …;` under `/v1/cs`.
     Words(String),
-    /// `caused: …;` everywhere.
+    /// `caused: …;` everywhere, escaped for a page: the console's handler of what no other handles.
     Caused(String),
     /// The parameter check's: CRLF at the end.
     Checked(String),
@@ -156,7 +160,8 @@ impl Refusal {
         let (status, dress) = self.said();
         let (body, content_type) = match dress {
             Dress::Words(text) if half == Half::Naming => (Body::Text(text), Some(TEXT)),
-            Dress::Words(text) | Dress::Caused(text) => (
+            Dress::Words(text) => (Body::Text(format!("caused: {text};")), Some(TEXT)),
+            Dress::Caused(text) => (
                 Body::Text(format!("caused: {};", escape(&text))),
                 Some(TEXT),
             ),
@@ -187,6 +192,7 @@ impl Refusal {
                     "Required request parameter '{name}' for method parameter type String is not present"
                 )),
             ),
+            Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
             Self::NameWithoutGroup => (
@@ -321,6 +327,9 @@ impl Refusal {
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
             Self::NoPath => (404, Page("No message available".to_owned())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
+            Self::ConfigMethod(method) => {
+                (500, Caused(format!("Request method '{method}' not supported")))
+            }
             Self::Full(what, most) => (
                 503,
                 Words(format!("this registry keeps at most {most} {what}")),

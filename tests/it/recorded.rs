@@ -114,6 +114,9 @@ fn essence(body: &str) -> Value {
     if let Some(hosts) = value.get_mut("hosts").and_then(Value::as_array_mut) {
         hosts.sort_by_key(|host| host["instanceId"].to_string());
     }
+    if let Some(clusters) = value.get_mut("clusters").and_then(Value::as_array_mut) {
+        clusters.sort_by_key(|cluster| cluster["name"].to_string());
+    }
     value
 }
 
@@ -314,6 +317,102 @@ fn keeps_services() {
         "cluster-none-empty-service",
         "service-get-after-none",
     ]);
+}
+
+#[test]
+fn takes_what_clients_write_by_hand() {
+    play(&[
+        "hand-register-unhealthy",
+        // Of a client that names its service without the group: the instance lives.
+        "hand-beat-bare-name",
+        "hand-get-after-bare-name",
+        "hand-beat-loose",
+        "hand-beat-loose-null",
+        "hand-register-metadata-numbers",
+        "hand-register-metadata-commas",
+        "hand-register-cluster-alias",
+        "hand-list",
+        "hand-get-metadata-numbers",
+        "hand-get-cluster-alias",
+        "hand-get-cluster-name",
+        "hand-service-get-clusters",
+        "hand-list-blank-after-name",
+        "hand-service-list-text-page",
+        "hand-service-create",
+        "hand-service-update",
+        "hand-service-get-threshold",
+    ]);
+}
+
+#[test]
+fn refuses_what_is_badly_written_by_hand() {
+    play(&[
+        "hand-register-blank-port",
+        "hand-register-blank-ip",
+        "hand-register-blank-group",
+        "hand-register-blank-namespace",
+        "hand-register-blank-cluster",
+        "hand-list-udp-port-text",
+        "hand-service-get-no-name",
+        "hand-service-delete-no-name",
+        "hand-service-create-no-name",
+    ]);
+}
+
+#[test]
+fn a_client_that_asks_to_be_pushed_is_told_to_look_again_sooner() {
+    with_registry(|port| {
+        let cache = |udp: &str| {
+            let list = format!("/v1/ns/instance/list?serviceName=orders{udp}");
+            essence(&ask(port, "GET", &list, &[], "").body)["cacheMillis"].clone()
+        };
+        assert_eq!(cache(""), 10_000);
+        assert_eq!(cache("&udpPort=0"), 10_000);
+        assert_eq!(cache("&udpPort=54321"), 3_000);
+    });
+}
+
+#[test]
+fn configurations_asked_for_by_hand_are_answered_as_there() {
+    play(&[
+        "hand-config-get-empty-dataid",
+        "hand-config-get-blank-group",
+        "hand-config-get-blank-after-dataid",
+        "hand-config-delete-empty-dataid",
+        "hand-config-publish-blank-before-dataid",
+        "hand-config-wrong-method",
+        "hand-config-head-missing",
+        "hand-config-publish",
+        "hand-config-head",
+        "hand-listener-two-words",
+        "hand-listener-five-words",
+        "hand-listener-not-ended",
+        "hand-listener-timeout-text",
+        "hand-listener-timeout-text-changed",
+        "hand-listener-timeout-negative-changed",
+    ]);
+}
+
+#[test]
+fn a_listener_may_name_ten_thousand_configurations_and_not_one_more() {
+    with_registry(|port| {
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Long-Pulling-Timeout", "30000"),
+            ("Long-Pulling-Timeout-No-Hangup", "true"),
+        ];
+        let listen = |count: usize| {
+            let keys: String = (0..count).map(|i| format!("{i}%02g%02%01")).collect();
+            let body = format!("Listening-Configs={keys}");
+            let answer = ask(port, "POST", "/v1/cs/configs/listener", &headers, &body);
+            (answer.status, answer.body)
+        };
+        assert_eq!(listen(10_000), (200, String::new()));
+        assert_eq!(
+            listen(10_001),
+            (400, "caused: invalid probeModify;".to_owned())
+        );
+    });
 }
 
 #[test]
