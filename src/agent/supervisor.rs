@@ -20,7 +20,7 @@ use crate::os::systemd;
 use crate::tasks::Tasks;
 use std::{
     io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -91,8 +91,10 @@ pub fn make_state_dir(path: &Path) -> Result<(), StartError> {
         .mode(0o700)
         .create(path)
         .and_then(|()| {
-            let mode = std::fs::metadata(path)?.permissions().mode() & 0o7777;
-            if mode & 0o077 == 0 {
+            let found = std::fs::metadata(path)?;
+            let ours = found.uid() == nix::unistd::geteuid().as_raw();
+            if found.permissions().mode() & 0o077 == 0 || !ours {
+                // A volume that somebody else made for us stays as it is; what we put into it is 0700 and 0600 all the same.
                 return Ok(());
             }
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))

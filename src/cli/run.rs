@@ -10,7 +10,13 @@ use crate::registry;
 use crate::report;
 use crate::tasks::Tasks;
 use crate::telemetry;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// What the tasks of a registry may take to end.
 const FINISH: Duration = Duration::from_secs(3);
@@ -97,14 +103,16 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
     let end = if let Some(conf_dir) = dev.files.conf_dir {
-        beside(&mut around, at);
         let flags = Flags {
             config: dev.files.config,
             conf_dir: Some(conf_dir),
         };
-        match prepare(&flags, around) {
-            Ok(start) => agent(start).await,
-            Err(end) => end,
+        match beside(&mut around, at) {
+            Ok(()) => match prepare(&flags, around) {
+                Ok(start) => agent(start).await,
+                Err(end) => end,
+            },
+            Err(error) => fail(End::Settings, &error),
         }
     } else {
         while signals.next().await != Request::Leave {}
@@ -118,13 +126,22 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
 }
 
 /// An agent in the same process asks this registry, and without settings of its own keeps to a folder anybody can make.
-fn beside(around: &mut Surroundings, at: SocketAddr) {
+fn beside(around: &mut Surroundings, at: SocketAddr) -> Result<(), supervisor::StartError> {
     let folder = around
         .env
         .get("XDG_RUNTIME_DIR")
         .or(around.env.get("TMPDIR"))
         .map_or("/tmp", String::as_str);
-    let folder = format!("{folder}/outrigger-dev-{}", at.port());
+    // The user is in the name because the folder above may be everybody's.
+    let folder = format!("{folder}/outrigger-dev-{}-{}", around.uid, at.port());
+    supervisor::make_state_dir(Path::new(&folder))?;
+    let owner = std::fs::metadata(&folder).map(|found| found.uid());
+    if !owner.is_ok_and(|owner| owner == around.uid) {
+        return Err(supervisor::StartError::StateDir {
+            path: folder.into(),
+            source: io::Error::new(io::ErrorKind::AlreadyExists, "it is somebody else's"),
+        });
+    }
     let env = &mut around.env;
     env.remove("OUTRIGGER_REGISTRY_ENDPOINT");
     env.insert("OUTRIGGER_REGISTRY_SERVERS".into(), format!("http://{at}"));
@@ -132,4 +149,5 @@ fn beside(around: &mut Surroundings, at: SocketAddr) {
         .or_insert_with(|| format!("{folder}/state"));
     env.entry("OUTRIGGER_ADMIN_SOCKET".into())
         .or_insert_with(|| format!("{folder}/admin.sock"));
+    Ok(())
 }
