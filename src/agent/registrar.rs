@@ -40,6 +40,8 @@ pub struct Failure {
     pub why: String,
     /// It will not change by itself.
     pub for_good: bool,
+    /// The registry answered no: what it lists is what it listed before.
+    pub untouched: bool,
 }
 
 /// What happened.
@@ -113,6 +115,8 @@ pub struct Registrar {
     passed_once: bool,
     /// What may be listed: everything ever sent and not withdrawn.
     sent: Option<Instance>,
+    /// What `sent` was before the last publication: that is listed where the registry said no to it.
+    before: Option<Instance>,
     /// `sent` was accepted.
     accepted: bool,
     under_way: bool,
@@ -141,6 +145,7 @@ impl Registrar {
             probe_why: None,
             passed_once: false,
             sent: None,
+            before: None,
             accepted: false,
             under_way: false,
             not_before: Moment::ZERO,
@@ -226,7 +231,7 @@ impl Registrar {
                 self.under_way = true;
                 self.accepted = false;
                 self.read_at = None;
-                self.sent = Some(wanted.clone());
+                self.before = self.sent.replace(wanted.clone());
                 self.due.push_back(Effect::Publish(wanted));
             }
             (Some(sent), _) => {
@@ -276,6 +281,9 @@ impl Registrar {
         }
         if let Some(trouble) = trouble.filter(|trouble| trouble.for_good) {
             return (S::Refused, Some(trouble.why.clone()));
+        }
+        if !self.passed_once && self.spec.probe.is_none() {
+            return (S::Registering, None);
         }
         if !self.passed_once {
             let reason = self.probe_why.clone();
@@ -430,7 +438,12 @@ impl Machine for Registrar {
                         self.overridden = None;
                         self.read_at = Some(now + LAG);
                     }
-                    Err(failure) => self.failed(now, failure),
+                    Err(failure) => {
+                        if failure.untouched {
+                            self.sent = self.before.take();
+                        }
+                        self.failed(now, failure);
+                    }
                 }
             }
             Event::Withdrawn(outcome) => {
@@ -469,6 +482,7 @@ impl Machine for Registrar {
                         Failure {
                             why,
                             for_good: true,
+                            untouched: true,
                         },
                     );
                 }
@@ -566,6 +580,8 @@ mod tests {
             done: bool,
             heard: bool,
         },
+        /// The call under way is answered no, if it is a publication.
+        Denied,
         Amnesia,
         Sleep(u64),
     }
@@ -576,6 +592,7 @@ mod tests {
             1 => proptest::option::of(1_u8..4).prop_map(Step::Located),
             1 => (1_u8..4).prop_map(Step::Weight),
             4 => (any::<bool>(), any::<bool>()).prop_map(|(done, heard)| Step::Answer { done, heard }),
+            1 => Just(Step::Denied),
             1 => Just(Step::Amnesia),
             3 => (0_u64..20_000).prop_map(Step::Sleep),
         ]
@@ -638,6 +655,7 @@ mod tests {
             let failed = || Failure {
                 why: "no answer".to_owned(),
                 for_good: false,
+                untouched: false,
             };
             let event = match call {
                 Effect::Publish(instance) => {
@@ -695,6 +713,16 @@ mod tests {
                         self.tell(Event::Specified(Box::new(spec(weight.into(), on_failure))));
                     }
                     Step::Answer { done, heard } => self.answer(done, heard),
+                    Step::Denied => {
+                        if matches!(self.under_way, Some(Effect::Publish(_))) {
+                            self.under_way = None;
+                            self.tell(Event::Published(Err(Failure {
+                                why: "denied".to_owned(),
+                                for_good: false,
+                                untouched: true,
+                            })));
+                        }
+                    }
                     Step::Amnesia => self.held.clear(),
                     Step::Sleep(ms) => {
                         self.now += Duration::from_millis(ms);
@@ -748,6 +776,7 @@ mod tests {
         world.tell(Event::Published(Err(Failure {
             why: "is persistent service".to_owned(),
             for_good: true,
+            untouched: true,
         })));
         let report = world.last.clone().unwrap();
         assert_eq!(report.state, ServiceState::Refused);
@@ -755,6 +784,18 @@ mod tests {
         assert!(world.machine.deadline().unwrap() >= Duration::from_secs(30));
         world.tell(Event::Specified(Box::new(spec(2.0, OnFailure::Deregister))));
         assert!(matches!(world.under_way, Some(Effect::Publish(_))));
+    }
+
+    #[test]
+    fn whoever_was_never_admitted_has_nothing_to_take_out() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![
+            Step::Located(Some(1)),
+            Step::Probed(true),
+            Step::Denied,
+        ]);
+        world.tell(Event::Leave);
+        assert!(world.left && world.under_way.is_none());
     }
 
     #[test]

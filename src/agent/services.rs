@@ -629,5 +629,6 @@ fn failure(error: Error) -> Failure {
     Failure {
         why: error.to_string(),
         for_good: matches!(error.retry(), Retry::Never) && error != Error::Stopped,
+        untouched: matches!(error, Error::Denied { .. } | Error::Refused { .. }),
     }
 }

@@ -356,9 +356,10 @@ fn dev_with_a_conf_dir_keeps_its_services_registered_with_itself() {
         }
     });
     assert_eq!(hosts[0]["port"], 8080);
-    let socket = folder
-        .path()
-        .join(format!("outrigger-dev-{port}/admin.sock"));
+    let socket = folder.path().join(format!(
+        "outrigger-dev-{}-{port}/admin.sock",
+        nix::unistd::geteuid()
+    ));
     assert!(
         admin(&socket, "GET", "/status")
             .unwrap()
