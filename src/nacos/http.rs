@@ -543,15 +543,19 @@ impl Client {
     }
 
     /// Asks a server that just came into use what it is; only for `status`, so a failure says nothing.
+    ///
+    /// The first question goes to whoever is preferred: an agent with nothing to keep knows then too whether somebody is there.
     async fn ask_versions(&self) {
+        let call = Call {
+            signed: false,
+            ..self.naming("state", Method::GET, "/v1/console/server/state", Vec::new())
+        };
+        // What came of it is in the connection's state.
+        _ = self.asked(&call, None).await;
         loop {
             self.news.notified().await;
             let Some(server) = self.connection.borrow().server.clone() else {
                 continue;
-            };
-            let call = Call {
-                signed: false,
-                ..self.naming("state", Method::GET, "/v1/console/server/state", Vec::new())
             };
             let server: Arc<str> = server.into();
             let answer = self.ask(&server, &call, None).await;
