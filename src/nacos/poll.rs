@@ -243,8 +243,11 @@ impl Machine for Poll {
                     self.settle(now, &key, Known::Absent, ConfigState::Absent);
                 } else {
                     entry.fetching = false;
-                    entry.dirty = true;
                     entry.fetch_at = now + DOUBT;
+                    // Of a key that was never there the poll may tell sooner than the next question. One that was there would be
+                    // reported as changed at once, for as long as the doubt lasts.
+                    entry.dirty = entry.known != Known::Nothing;
+                    self.not_before = self.not_before.max(now + QUIET);
                 }
             }
             Event::FetchFailed(key, why) => {
@@ -394,6 +397,12 @@ mod tests {
         effects(&mut poll);
         poll.handle(ms(1), Event::NotFound(key(1)));
         assert_eq!(effects(&mut poll), []);
+        poll.wake(poll.deadline().unwrap());
+        assert_eq!(
+            effects(&mut poll),
+            [Effect::Poll(1, vec![(key(1), "".into())])],
+            "meanwhile the poll waits for it"
+        );
         poll.wake(poll.deadline().unwrap());
         assert_eq!(effects(&mut poll), [Effect::Fetch(key(1))]);
         poll.handle(ms(500), Event::Fetched(key(1), content(1)));
