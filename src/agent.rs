@@ -15,9 +15,12 @@ pub mod supervisor;
 pub mod targets;
 pub mod view;
 
+use crate::descriptor::settings;
 use crate::machine::Epoch;
 use crate::metrics::Metrics;
+use crate::nacos::Standings;
 use crate::nacos::Transport;
+use crate::nacos::http;
 use crate::tasks::Tasks;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
@@ -35,6 +38,30 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Start of all jitter; actors derive their own from it.
     pub seed: u64,
+}
+
+impl Parts {
+    /// Starts the registry client that `registry` describes; `standings` is told how the instances it keeps are doing.
+    ///
+    /// # Errors
+    /// When no HTTP client can be made from the settings.
+    pub fn start(
+        registry: &settings::Registry,
+        tasks: &Tasks,
+        epoch: Epoch,
+        standings: Standings,
+    ) -> Result<Self, http::StartError> {
+        let seed = fastrand::u64(..);
+        let metrics = Metrics::default();
+        let transport = http::start(registry, tasks, epoch, metrics.clone(), seed, standings)?;
+        Ok(Self {
+            tasks: tasks.clone(),
+            epoch,
+            transport,
+            metrics,
+            seed,
+        })
+    }
 }
 
 /// What the operator's door asks of the supervisor; each is answered once.

@@ -13,7 +13,6 @@ use crate::descriptor::settings::{Servers, Settings};
 use crate::descriptor::spec::Descriptor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
-use crate::metrics::Metrics;
 use crate::nacos::http;
 use crate::os::signals::{Listener, Request};
 use crate::os::systemd;
@@ -122,24 +121,8 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
     let settings = Arc::new(start.settings);
     let around = Arc::new(start.around);
     make_state_dir(&settings.state_dir)?;
-    let seed = fastrand::u64(..);
-    let metrics = Metrics::default();
     let (standings_tx, standings) = mpsc::channel(QUEUE);
-    let transport = http::start(
-        &settings.registry,
-        &tasks,
-        epoch,
-        metrics.clone(),
-        seed,
-        standings_tx,
-    )?;
-    let parts = Parts {
-        tasks: tasks.clone(),
-        epoch,
-        transport,
-        metrics,
-        seed,
-    };
+    let parts = Parts::start(&settings.registry, &tasks, epoch, standings_tx)?;
     let services = Services::start(
         &parts,
         standings,

@@ -8,8 +8,6 @@ use crate::agent::view::{TargetState, TargetView};
 use crate::descriptor::spec::{Config, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
-use crate::metrics::Metrics;
-use crate::nacos::http;
 use crate::report;
 use crate::report::Problem;
 use crate::tasks::Tasks;
@@ -101,25 +99,9 @@ async fn write_all(
     let deadline = Instant::now() + within;
     let (tasks, epoch) = (Tasks::new(), Epoch::start());
     let (standings, _nobody) = mpsc::channel(1);
-    let (metrics, seed) = (Metrics::default(), fastrand::u64(..));
-    let transport = http::start(
-        &settings.registry,
-        &tasks,
-        epoch,
-        metrics.clone(),
-        seed,
-        standings,
-    );
-    let transport = match transport {
-        Ok(transport) => transport,
+    let parts = match Parts::start(&settings.registry, &tasks, epoch, standings) {
+        Ok(parts) => parts,
         Err(error) => return fail(End::Settings, &error),
-    };
-    let parts = Parts {
-        tasks: tasks.clone(),
-        epoch,
-        transport,
-        metrics,
-        seed,
     };
     // What a missing configuration means is written in its descriptor.
     let fails: BTreeMap<PathBuf, bool> = wanted

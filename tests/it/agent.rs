@@ -26,6 +26,17 @@ fn config(agent: &Agent, data_id: &str, more: &str) -> String {
     )
 }
 
+/// A registry, an application, and an agent that has just registered it as `orders`.
+fn listed() -> (Registry, App, Agent) {
+    let registry = Registry::start();
+    let app = App::start();
+    let mut agent = Agent::of(&registry);
+    agent.write("conf.d/orders.yaml", &service("orders", app.port));
+    agent.start();
+    registry.until_listed("orders", 1, LONG);
+    (registry, app, agent)
+}
+
 #[test]
 fn registers_once_the_probe_passes_and_is_gone_after_term() {
     let registry = Registry::start();
@@ -120,12 +131,7 @@ fn on_failure_unhealthy_keeps_the_instance_listed_as_unhealthy() {
 
 #[test]
 fn a_registry_that_comes_back_empty_is_told_again() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, _app, agent) = listed();
     let port = registry.port;
     drop(registry);
     agent.until_state("services", "orders", "unreachable");
@@ -136,12 +142,7 @@ fn a_registry_that_comes_back_empty_is_told_again() {
 
 #[test]
 fn an_operators_delete_is_healed_by_a_beat() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, app, _agent) = listed();
     let delete = format!(
         "/nacos/v1/ns/instance?serviceName=orders&ip=127.0.0.1&port={}",
         app.port
@@ -152,12 +153,7 @@ fn an_operators_delete_is_healed_by_a_beat() {
 
 #[test]
 fn a_process_stopped_for_longer_than_its_time_outs_is_back_on_waking() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, _app, agent) = listed();
     agent.signal(Signal::SIGSTOP);
     registry.until_listed("orders", 0, LONG);
     agent.signal(Signal::SIGCONT);
@@ -166,12 +162,7 @@ fn a_process_stopped_for_longer_than_its_time_outs_is_back_on_waking() {
 
 #[test]
 fn a_second_term_exits_at_once() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, _app, mut agent) = listed();
     // A registry that answers nothing makes the orderly way long.
     registry.process.signal(Signal::SIGSTOP);
     agent.signal(Signal::SIGTERM);
@@ -250,12 +241,7 @@ fn an_edit_touches_only_what_changed() {
 
 #[test]
 fn a_broken_edit_keeps_the_last_good_version_running_and_says_so() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, app, agent) = listed();
     agent.write(
         "conf.d/orders.yaml",
         &format!("{}    weight: 20000\n", service("orders", app.port)),
@@ -358,12 +344,7 @@ fn servers_can_come_from_an_address_server() {
 
 #[test]
 fn drain_takes_everything_out_and_the_agent_goes_on() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (registry, app, agent) = listed();
     for _ in 0..2 {
         let drained = agent.command(&["drain"]).output().unwrap();
         assert!(drained.status.success(), "{}", said(&drained));
@@ -681,12 +662,7 @@ fn livez_readyz_startupz_and_metrics_answer() {
 
 #[test]
 fn a_registered_name_with_escapes_prints_harmlessly_wherever_it_is_shown() {
-    let registry = Registry::start();
-    let app = App::start();
-    let mut agent = Agent::of(&registry);
-    agent.write("conf.d/orders.yaml", &service("orders", app.port));
-    agent.start();
-    registry.until_listed("orders", 1, LONG);
+    let (_registry, _app, agent) = listed();
     let status = agent.command(&["status"]).output().unwrap();
     let text = String::from_utf8(status.stdout).unwrap();
     assert!(
