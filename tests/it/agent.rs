@@ -1,7 +1,8 @@
 //! The agent as a process against the embedded registry as a process: the main job and its bad moments.
 
 use crate::support::{
-    Agent, App, LONG, Proxy, Registry, admin, form, http, outrigger, run_as, said, stays, until,
+    Agent, App, LONG, Proxy, Registry, admin, eventually, form, http, outrigger, run_as, said,
+    stays, until,
 };
 use nix::sys::signal::Signal;
 use std::{
@@ -691,4 +692,33 @@ fn the_tour_ends_with_0() {
     ] {
         assert!(text.contains(seen), "{seen}:\n{text}");
     }
+}
+
+#[test]
+fn a_supervisor_that_asks_hears_of_readiness_of_life_and_of_leaving() {
+    let registry = Registry::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    let hear = |wanted: &str| {
+        eventually(wanted, LONG, || {
+            let mut said = [0; 512];
+            let count = socket.recv(&mut said).ok()?;
+            String::from_utf8_lossy(&said[..count])
+                .lines()
+                .any(|line| line == wanted)
+                .then_some(())
+        });
+    };
+    let mut agent = Agent::of(&registry)
+        .env("NOTIFY_SOCKET", path.to_str().unwrap())
+        .env("WATCHDOG_USEC", "400000");
+    agent.start();
+    hear("READY=1");
+    hear("WATCHDOG=1");
+    hear("WATCHDOG=1");
+    agent.signal(Signal::SIGTERM);
+    hear("STOPPING=1");
+    assert!(agent.ended(LONG).success());
 }
