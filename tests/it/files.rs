@@ -457,7 +457,7 @@ fn a_signal_whose_process_is_gone_stays_due_and_reaches_the_next_one() {
     let at = |name: &str| agent.folder.path().join(name);
     let pid_file = at("pid");
     let reload = format!(
-        "    reload: {{ signal: HUP, pid_file: {} }}\n",
+        "    reload: {{ signal: USR1, pid_file: {} }}\n",
         pid_file.display()
     );
     let descriptor = configs(&[entry("orders", &at("orders"), &reload)]);
@@ -475,7 +475,7 @@ fn a_signal_whose_process_is_gone_stays_due_and_reaches_the_next_one() {
     until_pending(&agent, "orders", &[&gone.id().to_string(), "does not run"]);
     until_content(&agent.path("orders"), "content\n");
 
-    let script = "trap 'echo heard >> heard' HUP; echo > ready; while :; do sleep 0.02; done";
+    let script = "trap 'echo heard >> heard' USR1; echo > ready; while :; do sleep 0.02; done";
     let mut application = Command::new("sh");
     application
         .args(["-c", script])
