@@ -51,7 +51,7 @@ pub enum Event {
     Specified(Box<Service>),
     /// The address is this now; the error says why there is none.
     Located(Result<IpAddr, String>),
-    /// What the probe says; `None` until the gate's first verdict.
+    /// What the probe says; without a verdict (a new probe's first results) only the reason is news, and the last verdict holds.
     Probed(Option<bool>, Option<String>),
     /// [`Effect::Publish`] ended.
     Published(Result<(), Failure>),
@@ -425,7 +425,7 @@ impl Machine for Registrar {
             Event::Located(address) => self.address = address,
             Event::Probed(healthy, why) => {
                 self.passed_once |= healthy == Some(true);
-                self.healthy = healthy;
+                self.healthy = healthy.or(self.healthy);
                 self.probe_why = why;
             }
             Event::Published(outcome) => {
@@ -784,6 +784,19 @@ mod tests {
         assert!(world.machine.deadline().unwrap() >= Duration::from_secs(30));
         world.tell(Event::Specified(Box::new(spec(2.0, OnFailure::Deregister))));
         assert!(matches!(world.under_way, Some(Effect::Publish(_))));
+    }
+
+    #[test]
+    fn the_first_failure_of_a_new_probe_is_no_verdict() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1)), Step::Probed(true)]);
+        world.answer(true, true);
+        world.tell(Event::Probed(None, Some("nothing listens".to_owned())));
+        world.calm(Duration::from_secs(2));
+        assert!(world.held.contains_key(&ip(1)), "taken out by one failure");
+        world.tell(Event::Probed(Some(false), None));
+        world.calm(Duration::from_secs(2));
+        assert!(world.held.is_empty());
     }
 
     #[test]
