@@ -1,7 +1,10 @@
 //! What is wrong with something an operator wrote, and how it is shown: place, key path, message, excerpt, next step.
 
 use crate::foreign::Foreign;
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// A place in a file; both count from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +47,19 @@ impl fmt::Display for Problem {
 }
 
 impl Problem {
+    /// Of a whole file or directory.
+    #[must_use]
+    pub fn of_whole(source: &Path, message: String, help: Option<&str>) -> Self {
+        Self {
+            source: source.to_owned(),
+            place: None,
+            key: String::new(),
+            message,
+            help: help.map(str::to_owned),
+            excerpt: None,
+        }
+    }
+
     /// The problem in full, several lines, the last one ended: position, key, message, the line that is meant, the next step.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {

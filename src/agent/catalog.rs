@@ -304,14 +304,8 @@ mod tests {
             descriptor::read_directory(&settings, &around),
             None,
         );
-        let problem = Problem {
-            source: folder.path().join("conf.d"),
-            place: None,
-            key: String::new(),
-            message: "cannot be read".to_owned(),
-            help: None,
-            excerpt: None,
-        };
+        let conf_dir = folder.path().join("conf.d");
+        let problem = Problem::of_whole(&conf_dir, "cannot be read".to_owned(), None);
         let known = merge(&mut good, Err(Box::new(problem)), None);
         assert_eq!(names(&known), ["orders"]);
     }

@@ -208,7 +208,7 @@ impl Services {
                     since: self.parts.epoch.wall(shown.since),
                     probe: health.map_or_else(|| "none".to_owned(), |health| health.words),
                     address_origin: shown.origin.clone(),
-                    history: shown.history.wall(self.parts.epoch),
+                    history: shown.history.clone(),
                 })
             })
             .collect()
@@ -610,7 +610,7 @@ impl Shell {
         let word = report.state.word();
         if let Some(note) = &report.note {
             tracing::warn!(service = %self.id.service, port = self.id.port, "{note}");
-            shown.history.add(now, note.clone());
+            shown.history.add(self.parts.epoch.wall(now), note.clone());
         } else if old != Some(report.state) {
             let reason = report.reason.as_deref();
             tracing::info!(service = %self.id.service, port = self.id.port, state = word, reason, "service");
@@ -618,7 +618,7 @@ impl Shell {
                 Some(reason) => format!("{word}: {reason}"),
                 None => word.to_owned(),
             };
-            shown.history.add(now, sentence);
+            shown.history.add(self.parts.epoch.wall(now), sentence);
             shown.since = now;
         }
         shown.report = Some(report);

@@ -1,7 +1,7 @@
 //! What `status --json` is (the contract), made from the actors' views; `explain` and the table are made from it in turn.
 
 use super::catalog::Known;
-use super::view::{ServiceView, TargetView};
+use super::view::{History, ServiceView, TargetView};
 use crate::dates;
 use crate::descriptor::settings::{Origin, Settings};
 use crate::machine::Epoch;
@@ -141,7 +141,7 @@ pub fn picture(
     targets: &[TargetView],
     known: Option<&Known>,
 ) -> Status {
-    let happened = |history: &[(std::time::SystemTime, String)]| {
+    let happened = |history: &History| {
         history
             .iter()
             .map(|(at, what)| Happened {

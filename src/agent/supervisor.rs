@@ -16,6 +16,7 @@ use crate::machine::Epoch;
 use crate::nacos::http;
 use crate::os::signals::{Listener, Request};
 use crate::os::systemd;
+use crate::os::systemd::Watchdog;
 use crate::tasks::Tasks;
 use std::{
     io,
@@ -194,8 +195,7 @@ struct Agent {
 
 impl Agent {
     async fn live(mut self, signals: &mut Listener, mut commands: mpsc::Receiver<Command>) -> End {
-        let watchdog = systemd::watchdog();
-        let mut bark = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+        let mut watchdog = Watchdog::start();
         loop {
             tokio::select! {
                 biased;
@@ -209,7 +209,7 @@ impl Agent {
                 // The only sender lives in the door, which lives as long as the tasks.
                 Some(command) = commands.recv() => self.obey(command),
                 Ok(()) = self.known.changed() => self.hand_out().await,
-                _ = bark.tick(), if watchdog.is_some() => systemd::alive(),
+                () = watchdog.alive() => {}
             }
         }
     }
@@ -306,8 +306,7 @@ impl Agent {
         systemd::stopping();
         let within = self.settings.shutdown_timeout;
         tracing::info!(?within, "leaving: everything is taken out of the registry");
-        let watchdog = systemd::watchdog();
-        let mut bark = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+        let mut watchdog = Watchdog::start();
         let services = self.services.clone();
         let drain = services.drain(within);
         tokio::pin!(drain);
@@ -320,7 +319,7 @@ impl Agent {
                 },
                 // Status is still answered while leaving.
                 Some(command) = commands.recv() => self.obey(command),
-                _ = bark.tick(), if watchdog.is_some() => systemd::alive(),
+                () = watchdog.alive() => {}
                 clean = &mut drain => break clean,
             }
         };

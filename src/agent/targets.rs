@@ -42,7 +42,7 @@ use super::Parts;
 use super::formats;
 use super::materialize::{self, Effect, Event, Outcome, Rules, Slot, Standing};
 use super::snapshot::Snapshots;
-use super::view::{TargetState, TargetView};
+use super::view::{History, TargetState, TargetView};
 
 /// How often a file is looked at though nothing happened, give or take a fifth.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -50,8 +50,6 @@ const RESYNC: Duration = Duration::from_secs(60);
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(3);
 /// Length of each queue; whoever finds one full waits.
 const QUEUE: usize = 64;
-/// How much history a view has.
-const HISTORY: usize = 16;
 /// How many paths without a target are remembered because their applications were not told.
 const DEBTS: usize = 1024;
 
@@ -203,7 +201,7 @@ impl Board {
                     since: now,
                     applied_once: false,
                     md5: None,
-                    history: Vec::new(),
+                    history: History::default(),
                 });
             }
         });
@@ -235,7 +233,7 @@ impl Board {
                     Some(reason) => format!("{state}: {reason}"),
                     None => state.to_owned(),
                 };
-                remember(view, now, sentence);
+                view.history.add(now, sentence);
             }
         });
     }
@@ -245,18 +243,11 @@ impl Board {
         self.change(|_, views| {
             for slot in slots {
                 if let Some(view) = views.get_mut(slot) {
-                    remember(view, now, sentence.to_owned());
+                    view.history.add(now, sentence.to_owned());
                 }
             }
         });
     }
-}
-
-fn remember(view: &mut TargetView, now: SystemTime, sentence: String) {
-    if view.history.len() >= HISTORY {
-        view.history.remove(0);
-    }
-    view.history.push((now, sentence));
 }
 
 /// The one line of a change.
@@ -1212,7 +1203,7 @@ mod tests {
         assert!(!reason.contains("secret"), "{reason}");
         assert_eq!(house.read("a.yaml").as_deref(), Some("greeting: hello\n"));
         assert_eq!(
-            view.history.last().unwrap().1,
+            view.history.iter().last().unwrap().1,
             format!("rejected: {reason}")
         );
         house.publish("a.yaml", "greeting: again\n").await;

@@ -1,7 +1,5 @@
 //! What is true now, as `status`, `explain` and `/metrics` show it: plain values that actors publish and nobody else changes.
 
-use crate::machine::Epoch;
-use crate::machine::Moment;
 use crate::nacos::model::{ConfigKey, InstanceKey, ServiceKey};
 use std::{collections::VecDeque, path::PathBuf, time::SystemTime};
 
@@ -10,24 +8,20 @@ const KEPT: usize = 16;
 
 /// The last things that happened, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History(VecDeque<(Moment, String)>);
+pub struct History(VecDeque<(SystemTime, String)>);
 
 impl History {
     /// Adds one sentence; the oldest gives way.
-    pub fn add(&mut self, now: Moment, sentence: String) {
+    pub fn add(&mut self, now: SystemTime, sentence: String) {
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
         self.0.push_back((now, sentence));
     }
 
-    /// As `explain` shows it.
-    #[must_use]
-    pub fn wall(&self, epoch: Epoch) -> Vec<(SystemTime, String)> {
-        self.0
-            .iter()
-            .map(|(at, sentence)| (epoch.wall(*at), sentence.clone()))
-            .collect()
+    /// When, and one sentence.
+    pub fn iter(&self) -> impl Iterator<Item = &(SystemTime, String)> {
+        self.0.iter()
     }
 }
 
@@ -120,8 +114,8 @@ pub struct ServiceView {
     pub probe: String,
     /// How the address was chosen, in words: `explicit`, `POD_IP`, `route to 10.0.0.5`.
     pub address_origin: Option<String>,
-    /// The last things that happened, newest last, at most 16: when, and one sentence.
-    pub history: Vec<(SystemTime, String)>,
+    /// The last things that happened.
+    pub history: History,
 }
 
 /// One target.
@@ -143,6 +137,6 @@ pub struct TargetView {
     pub applied_once: bool,
     /// MD5 of the content in the file, where known.
     pub md5: Option<String>,
-    /// The last things that happened, newest last, at most 16.
-    pub history: Vec<(SystemTime, String)>,
+    /// The last things that happened.
+    pub history: History,
 }

@@ -1,5 +1,6 @@
 //! `outrigger once`: every configuration fetched, validated and written, then the exit code says how it went.
 
+use super::check::{Read, read_all};
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::Parts;
 use crate::agent::supervisor;
@@ -66,21 +67,7 @@ fn read(
     settings: &descriptor::settings::Settings,
     around: &Surroundings,
 ) -> Result<Wanted, Vec<Problem>> {
-    let files = descriptor::read_directory(settings, around).map_err(|problem| vec![*problem])?;
-    let mut problems = Vec::new();
-    let mut good = Vec::new();
-    for file in files {
-        match file.descriptor {
-            Ok(descriptor) => good.push((file.path, descriptor)),
-            Err(found) => problems.extend(found),
-        }
-    }
-    let all: Vec<_> = good.iter().map(|(path, d)| (path.as_path(), d)).collect();
-    problems.extend(
-        descriptor::conflicts(&all)
-            .into_iter()
-            .map(|(_, problem)| problem),
-    );
+    let Read { good, problems, .. } = read_all(settings, around, Vec::new());
     if problems.is_empty() {
         Ok(good
             .into_iter()

@@ -52,7 +52,7 @@ pub fn read_directory(
         Ok(paths) => paths,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            return Err(Box::new(whole(
+            return Err(Box::new(Problem::of_whole(
                 directory,
                 format!("cannot be read: {error}"),
                 None,
@@ -60,7 +60,7 @@ pub fn read_directory(
         }
     };
     if paths.len() > MAX_FILES {
-        return Err(Box::new(whole(
+        return Err(Box::new(Problem::of_whole(
             directory,
             format!("holds more than {MAX_FILES} descriptors"),
             Some("put several services and configurations into one file"),
@@ -76,7 +76,7 @@ pub fn read_directory(
                     Ok(text) => parse(&path, text, settings, around),
                     Err(error) => {
                         let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
-                        Err(vec![whole(&path, message, None)])
+                        Err(vec![Problem::of_whole(&path, message, None)])
                     }
                 };
                 (Md5::digest(&bytes).into(), descriptor)
@@ -117,8 +117,14 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// A file's content; `None` for what is no regular file, or gone since the directory was listed.
 fn read(path: &Path, left: u64, around: &Surroundings) -> Result<Option<Vec<u8>>, Box<Problem>> {
-    let failed = |error: io::Error| Box::new(whole(path, format!("cannot be read: {error}"), None));
-    let wrong = |message: String, help| Err(Box::new(whole(path, message, Some(help))));
+    let failed = |error: io::Error| {
+        Box::new(Problem::of_whole(
+            path,
+            format!("cannot be read: {error}"),
+            None,
+        ))
+    };
+    let wrong = |message: String, help| Err(Box::new(Problem::of_whole(path, message, Some(help))));
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => return Ok(None),
         Ok(_) => {}
@@ -174,17 +180,6 @@ fn read(path: &Path, left: u64, around: &Surroundings) -> Result<Option<Vec<u8>>
         );
     }
     Ok(Some(bytes))
-}
-
-fn whole(path: &Path, message: String, help: Option<&str>) -> Problem {
-    Problem {
-        source: path.to_owned(),
-        place: None,
-        key: String::new(),
-        message,
-        help: help.map(str::to_owned),
-        excerpt: None,
-    }
 }
 
 #[cfg(test)]

@@ -57,16 +57,8 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 /// Everything that is wrong, with its line or its variable.
 pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, Vec<Problem>> {
     let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
-    let unreadable = |message: String, help: Option<&str>| {
-        Err(vec![Problem {
-            source: path.to_owned(),
-            place: None,
-            key: String::new(),
-            message,
-            help: help.map(str::to_owned),
-            excerpt: None,
-        }])
-    };
+    let unreadable =
+        |message: String, help: Option<&str>| Err(vec![Problem::of_whole(path, message, help)]);
     let mut bytes = Vec::new();
     let most = u64::try_from(yaml::MAX_BYTES).unwrap_or(u64::MAX);
     let read = std::fs::File::open(path)

@@ -121,6 +121,8 @@ struct Answer {
     /// It has a header `Content-MD5`.
     sealed: bool,
     body: Vec<u8>,
+    /// What [`Call::check`] says of it, once.
+    verdict: Result<(), Error>,
 }
 
 impl Answer {
@@ -373,10 +375,14 @@ impl Client {
     async fn call(&self, call: &Call) -> Result<Answer, Error> {
         let outcome = self.signed_call(call).await;
         let word = match &outcome {
-            Ok(answer) => call
-                .check(answer)
-                .map_or_else(|error| error.word(), |()| "ok"),
-            Err(error) => error.word(),
+            Ok(Answer {
+                verdict: Ok(()), ..
+            }) => "ok",
+            Ok(Answer {
+                verdict: Err(error),
+                ..
+            })
+            | Err(error) => error.word(),
         };
         self.metrics
             .registry_calls
@@ -442,7 +448,7 @@ impl Client {
                     // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
                     // server.
                     let spared = if call.what == "login" { 500 } else { 409 };
-                    call.check(answer).err().filter(|error| match error {
+                    answer.verdict.clone().err().filter(|error| match error {
                         Error::Busy { status, .. } => *status != spared,
                         // Something else listens there: another server of the list may be one.
                         Error::Garbage { .. } => true,
@@ -508,12 +514,15 @@ impl Client {
             }
             body.extend_from_slice(&piece);
         }
-        Ok(Answer {
+        let mut answer = Answer {
             server: Arc::clone(server),
             status,
             sealed,
             body,
-        })
+            verdict: Ok(()),
+        };
+        answer.verdict = call.check(&answer);
+        Ok(answer)
     }
 
     fn is_up(&self, server: &Arc<str>) {

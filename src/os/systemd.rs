@@ -1,7 +1,7 @@
 //! Readiness, status line and watchdog for systemd, when the environment asks for them (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
 
 use sd_notify::NotifyState;
-use std::time::Duration;
+use tokio::time::{Interval, interval};
 
 /// Says that the agent is up: descriptors are read and the registry client runs.
 pub fn ready() {
@@ -18,15 +18,27 @@ pub fn status(line: &str) {
     tell(&[NotifyState::Status(line)]);
 }
 
-/// Says that the loops make progress.
-pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
-}
+/// Says that the loops make progress, as often as the unit's `WatchdogSec` asks for; never where nobody watches.
+pub struct Watchdog(Option<Interval>);
 
-/// How often [`alive`] must be called: half of what the unit's `WatchdogSec` allows; `None` when nobody watches.
-#[must_use]
-pub fn watchdog() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
+impl Watchdog {
+    /// Begins with the first call of [`Watchdog::alive`].
+    #[must_use]
+    pub fn start() -> Self {
+        // Twice in the time allowed, so that one late turn of the loop is no alarm.
+        Self(sd_notify::watchdog_enabled().map(|limit| interval(limit / 2)))
+    }
+
+    /// Waits until it is due, then says so. To be called from the loop whose progress is meant; may be dropped at any time.
+    pub async fn alive(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+                tell(&[NotifyState::Watchdog]);
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 fn tell(states: &[NotifyState<'_>]) {
