@@ -5,6 +5,7 @@
 //! The other modules are one mechanism each and import no room.
 
 pub mod agent;
+pub mod authority;
 pub mod backoff;
 pub mod cli;
 pub mod dates;

@@ -27,6 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// One mechanism each, importing nothing of the rooms.
 const MECHANISMS: &[&str] = &[
+    "authority",
     "backoff",
     "dates",
     "foreign",

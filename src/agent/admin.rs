@@ -7,6 +7,7 @@
 use super::Command;
 use super::Parts;
 use super::status::Status;
+use crate::authority;
 use crate::descriptor::settings::Admin;
 use crate::metrics::Metrics;
 use http_body_util::Full;
@@ -20,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -246,20 +247,14 @@ fn serve(
 
 /// Whether a request over TCP names this host: a page of somebody else's name, opened in a browser here, does not.
 fn invited(headers: &HeaderMap, at: SocketAddr) -> bool {
-    let ours = |authority: &str| {
-        let host = authority
-            .rsplit_once(':')
-            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
-            .map_or(authority, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host.eq_ignore_ascii_case("localhost")
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback() || ip == at.ip() || at.ip().is_unspecified())
+    let ours = |text: &str| {
+        authority::is_this_host(authority::host(text), |ip| {
+            ip == at.ip() || at.ip().is_unspecified()
+        })
     };
     let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     let host = header(HOST).is_none_or(ours);
-    let origin = header(ORIGIN).is_none_or(|origin| origin.split("://").nth(1).is_some_and(ours));
+    let origin = header(ORIGIN).is_none_or(|origin| authority::of_origin(origin).is_some_and(ours));
     host && origin
 }
 

@@ -4,6 +4,7 @@
 //! from the first `/v1/` of the path on, so any context path works. A stop is an ordered story: no new connection, held polls
 //! answered empty, answers under way finished, then what is left is cut.
 
+use crate::authority;
 use crate::machine::Epoch;
 use crate::registry::Options;
 use crate::registry::StartError;
@@ -302,9 +303,7 @@ impl Door {
         match headers.get(ORIGIN).map(HeaderValue::to_str) {
             None => Ok(()),
             Some(Ok(origin))
-                if origin
-                    .split_once("://")
-                    .is_some_and(|(_, host)| self.ours(local, host)) =>
+                if authority::of_origin(origin).is_some_and(|host| self.ours(local, host)) =>
             {
                 Ok(())
             }
@@ -314,26 +313,13 @@ impl Door {
 
     /// Whether `authority` (host, perhaps with port) is loopback, the address listened on, or allowed by name.
     fn ours(&self, local: IpAddr, authority: &str) -> bool {
-        let host = host_of(authority);
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return ip.is_loopback() || ip == local || ip == self.address.ip();
-        }
-        host.eq_ignore_ascii_case("localhost")
+        let host = authority::host(authority);
+        authority::is_this_host(host, |ip| ip == local || ip == self.address.ip())
             || self
                 .allow_hosts
                 .iter()
                 .any(|allowed| host.eq_ignore_ascii_case(allowed))
     }
-}
-
-/// The host of `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host_of(authority: &str) -> &str {
-    if let Some(v6) = authority.strip_prefix('[') {
-        return v6.split_once(']').map_or("", |(host, _)| host);
-    }
-    authority
-        .split_once(':')
-        .map_or(authority, |(host, _)| host)
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
