@@ -36,7 +36,7 @@ impl Pace {
 pub struct Backoff {
     pace: Pace,
     failures: u32,
-    state: u64,
+    dice: Dice,
 }
 
 impl Backoff {
@@ -46,7 +46,7 @@ impl Backoff {
         Self {
             pace,
             failures: 0,
-            state: seed,
+            dice: Dice::new(seed),
         }
     }
 
@@ -59,7 +59,7 @@ impl Backoff {
         let ceiling = doubled.min(self.pace.cap).max(self.pace.floor);
         self.failures = self.failures.saturating_add(1);
         let span = ceiling.saturating_sub(self.pace.floor);
-        self.pace.floor + span.mul_f64(self.draw())
+        self.pace.floor + span.mul_f64(self.dice.draw())
     }
 
     /// Forgets the failures: the next wait is a first one again.
@@ -72,16 +72,38 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
 
-    /// Uniform in [0, 1), by SplitMix64.
-    fn draw(&mut self) -> f64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
+/// Chance as a pure value: the same seed, the same throws (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// All throws follow from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A seed for somebody else: what follows from it has nothing to do with what follows here.
+    pub fn seed(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [0, 1).
+    pub fn draw(&mut self) -> f64 {
         // 53 bits: what a double holds exactly.
-        (z >> 11) as f64 / (1_u64 << 53) as f64
+        (self.seed() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Uniform below `end`; 0 for an `end` of 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        // Cut, not rounded: always below.
+        (self.draw() * end as f64) as usize
     }
 }
 

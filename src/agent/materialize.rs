@@ -15,7 +15,7 @@
 //! A rejected content leaves the file as it is and is not tried again before the source changes, unless its validator is a
 //! command, whose mind may change: then with growing waits.
 
-use crate::backoff::{Backoff, Pace};
+use crate::backoff::{Backoff, Dice, Pace};
 use crate::descriptor::spec::OnAbsent;
 use crate::machine::{Machine, Moment};
 use crate::nacos::model::{ConfigState, Content};
@@ -169,7 +169,7 @@ pub struct Group {
     stirred: Option<Moment>,
     ledger: Ledger,
     reload: Reload,
-    seed: u64,
+    dice: Dice,
     due: VecDeque<Effect>,
 }
 
@@ -284,7 +284,7 @@ impl Group {
                 failed: None,
                 backoff: Backoff::new(Pace::RELOAD, seed),
             },
-            seed,
+            dice: Dice::new(!seed),
             due: VecDeque::new(),
         }
     }
@@ -664,7 +664,7 @@ impl Machine for Group {
         match event {
             Event::Wanted { slot, rules } => {
                 // Targets of one group must not try again in step.
-                let seed = self.seed ^ slot.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let seed = self.dice.seed();
                 self.targets.insert(slot, Target::new(rules, seed));
             }
             Event::LetGo { slot } => {

@@ -9,6 +9,7 @@ use super::locate::{self, Considered, Located};
 use super::probe::{self, Health};
 use super::registrar::{Effect, Event, Failure, Registrar, Report};
 use super::view::{History, ServiceView};
+use crate::backoff::Dice;
 use crate::descriptor::spec::{Address, AddressRules, Probe, Service};
 use crate::machine::Moment;
 use crate::machine::drive;
@@ -158,7 +159,7 @@ impl Services {
             draining: None,
             drained: false,
             left_tx,
-            starts: parts.seed,
+            dice: Dice::new(parts.seed),
         };
         parts
             .tasks
@@ -225,7 +226,7 @@ struct Actor {
     draining: Option<Vec<oneshot::Sender<()>>>,
     drained: bool,
     left_tx: mpsc::Sender<Id>,
-    starts: u64,
+    dice: Dice,
 }
 
 impl Actor {
@@ -327,7 +328,6 @@ impl Actor {
     }
 
     fn start(&mut self, id: Id, spec: Service) {
-        self.starts = self.starts.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let (events, events_rx) = mpsc::channel(QUEUE);
         locked(&self.board).insert(
             id.clone(),
@@ -346,7 +346,7 @@ impl Actor {
             events: events.clone(),
             left: self.left_tx.clone(),
         };
-        let machine = Registrar::new(spec.clone(), self.starts);
+        let machine = Registrar::new(spec.clone(), self.dice.seed());
         self.parts
             .tasks
             .spawn("registrar", shell.run(machine, events_rx));

@@ -14,6 +14,7 @@
 //! let go had begun is over before its successor looks. The successor also inherits what the application was not told: a reload
 //! that is put right in its descriptor still happens.
 
+use crate::backoff::Dice;
 use crate::descriptor::spec::{Command, Config, OnAbsent, Process, Reload, Validate};
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
@@ -94,7 +95,7 @@ impl Targets {
             places: HashMap::new(),
             keys,
             inbox,
-            groups_made: 0,
+            dice: Dice::new(parts.seed.rotate_left(47)),
         };
         parts
             .tasks
@@ -332,7 +333,7 @@ struct Router {
     places: HashMap<PathBuf, Arc<Place>>,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
     inbox: mpsc::Sender<Letter>,
-    groups_made: u64,
+    dice: Dice,
 }
 
 impl Router {
@@ -431,8 +432,7 @@ impl Router {
         let target = &want.config.target;
         let key = GroupKey::of(want);
         if !self.groups.contains_key(&key) {
-            self.groups_made += 1;
-            let seed = self.parts.seed ^ self.groups_made.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let seed = self.dice.seed();
             let group = start(&self.parts, &self.board, target.reload.clone(), seed);
             self.groups.insert(key.clone(), group);
         }

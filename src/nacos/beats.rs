@@ -11,6 +11,7 @@
 
 use super::model::{Instance, InstanceKey, Standing, heartbeat, preserved};
 use crate::backoff::Backoff;
+use crate::backoff::Dice;
 use crate::backoff::Pace;
 use crate::machine::Machine;
 use crate::machine::Moment;
@@ -119,7 +120,7 @@ pub struct BeatBook {
     entries: BTreeMap<InstanceKey, Entry>,
     /// The entries by when they are due: with a thousand of them nobody is searched for.
     agenda: BTreeSet<(Moment, InstanceKey)>,
-    seed: u64,
+    dice: Dice,
     due: VecDeque<Effect>,
 }
 
@@ -130,7 +131,7 @@ impl BeatBook {
         Self {
             entries: BTreeMap::new(),
             agenda: BTreeSet::new(),
-            seed,
+            dice: Dice::new(seed),
             due: VecDeque::new(),
         }
     }
@@ -193,7 +194,6 @@ impl Machine for BeatBook {
                     cap: interval,
                     ..Pace::NETWORK
                 };
-                self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 let entry = Entry {
                     instance,
                     turn,
@@ -202,7 +202,7 @@ impl Machine for BeatBook {
                     due: None,
                     began: now,
                     forgotten: false,
-                    failures: Backoff::new(pace, self.seed),
+                    failures: Backoff::new(pace, self.dice.seed()),
                     // Whoever kept it knows that it was registered.
                     standing: Some(Standing::Kept),
                 };

@@ -11,6 +11,7 @@
 
 use super::model::{ConfigKey, ConfigState, Content};
 use crate::backoff::Backoff;
+use crate::backoff::Dice;
 use crate::backoff::Pace;
 use crate::machine::Machine;
 use crate::machine::Moment;
@@ -100,7 +101,7 @@ pub struct Poll {
     began: Moment,
     /// Polls in a row that were answered at once with nothing.
     idle_answers: Backoff,
-    seed: u64,
+    dice: Dice,
     due: VecDeque<Effect>,
 }
 
@@ -116,14 +117,9 @@ impl Poll {
             failures: Backoff::new(Pace::NETWORK, seed),
             began: Moment::ZERO,
             idle_answers: Backoff::new(Pace::NETWORK, seed.rotate_left(7)),
-            seed,
+            dice: Dice::new(seed),
             due: VecDeque::new(),
         }
-    }
-
-    fn next_seed(&mut self) -> u64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        self.seed
     }
 
     /// The keys that belong into a poll at `now`.
@@ -215,7 +211,7 @@ impl Machine for Poll {
             Event::Wanted(keys) => {
                 self.entries.retain(|key, _| keys.contains(key));
                 for key in keys {
-                    let seed = self.next_seed();
+                    let seed = self.dice.seed();
                     self.entries.entry(key).or_insert_with(|| Entry {
                         known: Known::Nothing,
                         dirty: true,

@@ -6,6 +6,7 @@
 //! `refresh`; an empty or broken answer keeps the list that was good.
 
 use crate::backoff::Backoff;
+use crate::backoff::Dice;
 use crate::backoff::Pace;
 use crate::machine::Machine;
 use crate::machine::Moment;
@@ -109,17 +110,9 @@ impl Servers {
         self.out.retain(|known, _| fresh.contains(known));
         fresh.retain(|server| !self.all.contains(server));
         // Fisher-Yates; the draw decides which server of many a first choice falls on.
-        let mut draw = Backoff::new(
-            Pace {
-                base: Duration::from_secs(1),
-                cap: Duration::from_secs(1),
-                floor: Duration::ZERO,
-            },
-            self.seed,
-        );
+        let mut dice = Dice::new(self.seed);
         for last in (1..fresh.len()).rev() {
-            let pick = draw.next_wait().as_nanos() % (last as u128 + 1);
-            fresh.swap(last, usize::try_from(pick).unwrap_or(0));
+            fresh.swap(last, dice.below(last + 1));
         }
         self.all.append(&mut fresh);
     }
