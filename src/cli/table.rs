@@ -4,6 +4,7 @@ use super::text::{Paint, WIDTH, ago, columns, fit, pad, wrap};
 use super::{End, ask, colour, fail, print};
 use crate::agent::status::Status;
 use crate::descriptor::{Flags, Surroundings};
+use crate::foreign;
 use crate::foreign::Foreign;
 use std::{
     io::{self, IsTerminal as _},
@@ -24,7 +25,7 @@ pub(super) fn status(flags: &Flags, around: &Surroundings, json: bool, watch: bo
     loop {
         let text = if json {
             match ask::agent(&socket, "GET", "/status", Duration::from_secs(5)) {
-                Ok(body) => body,
+                Ok(body) => foreign::harmless_json(&body).into_owned(),
                 Err(error) => return fail(End::Unavailable, &error),
             }
         } else {
