@@ -2,9 +2,13 @@
 //!
 //! A line is written here and nowhere else, and it is the last net under everything that is logged: whatever a field holds,
 //! and however it was handed over, everything that could move a cursor or forge a line is escaped, and a line is cut at
-//! [`LONGEST`] bytes. The same words are said once in [`AGAIN`], then with a count of what was left out; beyond that the whole
-//! log has a budget ([`BURST`], then one line a second), so that nobody outside can fill a disk with it. `debug` and `trace`
-//! are asked for by name and are not held back.
+//! [`LONGEST`] bytes.
+//!
+//! What keeps coming is said less and less often. Two lines are the same news when they differ at most in somebody else's words
+//! ([`WORDS`]); the same news is not written again for [`Patience::FIRST`], then for twice as long, and so on. Its latest words
+//! are kept and written when the time is over, with the number of those that were left out, so the last word on anything is
+//! true, if late. Different news share a budget ([`BURST`], then one line a second): nobody outside can fill a disk. `debug` and
+//! `trace` are asked for by name and are not held back.
 //!
 //! Of libraries nothing below `info` is shown, whatever the filter says: their `debug` and `trace` have headers, and with them
 //! tokens.
@@ -18,7 +22,7 @@ use std::{
     fmt::{self, Write as _},
     hash::{Hash as _, Hasher as _},
     io::{self, IsTerminal as _, Write as _},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tracing::{
@@ -35,18 +39,21 @@ use tracing_subscriber::{
 
 /// Bytes of a line, its end included.
 const LONGEST: usize = 8 * 1024;
-/// The same words are not said again within this time.
-const AGAIN: Duration = Duration::from_secs(10);
-/// So many different words are remembered.
-const REMEMBERED: usize = 1024;
+/// Fields that hold words of a server, a system or a command: they may differ each time and are no news by themselves.
+const WORDS: [&str; 3] = ["error", "reason", "what"];
+/// So many different pieces of news are remembered.
+const REMEMBERED: usize = 256;
 /// Lines that may come at once; each second gives one back.
 const BURST: u32 = 2000;
+/// Between two looks for what can be said again.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// Starts logging to standard error: `filter` as `RUST_LOG` takes it (`info`, `outrigger=debug`).
+/// Starts logging to standard error: `filter` as `RUST_LOG` takes it (`info`, `outrigger=debug`). Whoever runs for long lets
+/// [`Journal::run`] run beside; [`Journal::close`] is the end.
 ///
 /// # Errors
-/// When the filter cannot be read. A second call changes nothing.
-pub fn start(filter: &str, json: bool) -> Result<(), ParseError> {
+/// When the filter cannot be read. A second call starts nothing.
+pub fn start(filter: &str, json: bool) -> Result<Journal, ParseError> {
     let form = match (json, io::stderr().is_terminal()) {
         (true, _) => Form::Json,
         (false, coloured) => Form::Text { coloured },
@@ -55,10 +62,10 @@ pub fn start(filter: &str, json: bool) -> Result<(), ParseError> {
         // There is nowhere left to say that this failed.
         _ = io::stderr().lock().write_all(line.as_bytes());
     };
-    let subscriber = subscriber(filter, form, Epoch::start(), write)?;
+    let (subscriber, journal) = subscriber(filter, form, Epoch::start(), write)?;
     // An error means that a subscriber is there already: tests start several agents in one process.
     _ = subscriber.try_init();
-    Ok(())
+    Ok(journal)
 }
 
 /// How a line looks.
@@ -82,60 +89,116 @@ pub fn subscriber(
     form: Form,
     epoch: Epoch,
     write: impl Fn(&str) + Send + Sync + 'static,
-) -> Result<impl Subscriber + Send + Sync + 'static, ParseError> {
+) -> Result<(impl Subscriber + Send + Sync + 'static, Journal), ParseError> {
     let wanted = EnvFilter::builder().parse(filter)?;
     let ours =
         filter_fn(|meta| meta.target().starts_with("outrigger") || *meta.level() <= Level::INFO);
-    let journal = Journal {
+    let journal = Journal(Arc::new(Shared {
         form,
         epoch,
         held: Mutex::default(),
-        write,
-    };
-    Ok(registry().with(journal.with_filter(wanted).with_filter(ours)))
+        write: Box::new(write),
+    }));
+    let layer = journal.clone().with_filter(wanted).with_filter(ours);
+    Ok((registry().with(layer), journal))
 }
 
-struct Journal<W> {
+/// What writes; clones are the same one.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+struct Shared {
     form: Form,
     epoch: Epoch,
     held: Mutex<Held>,
-    write: W,
+    write: Box<dyn Fn(&str) + Send + Sync>,
 }
 
-impl<S: Subscriber, W: Fn(&str) + Send + Sync + 'static> Layer<S> for Journal<W> {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let level = *event.metadata().level();
-        let mut said = Said::default();
-        event.record(&mut said);
-        let now = self.epoch.now();
-        let mut more = 0;
-        if level <= Level::INFO {
-            let mut words = DefaultHasher::new();
-            (level.as_str(), &said.message, &said.fields).hash(&mut words);
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            match held.take(now, words.finish()) {
-                Some(count) => more = count,
-                None => return,
-            }
+impl Journal {
+    /// Writes what was held back when its time is over; until it is stopped.
+    pub async fn run(self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let due = self.held().due(self.0.epoch.now(), false);
+            self.write_all(due);
         }
-        if more > 0 {
-            said.put("left_out", Shown::Bare(more.to_string()));
+    }
+
+    /// Writes all that is still held back: there will be no later.
+    pub fn close(&self) {
+        let due = self.held().due(self.0.epoch.now(), true);
+        self.write_all(due);
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, due: Vec<(Said, u64)>) {
+        for (said, left_out) in due {
+            self.write(&said, left_out);
         }
-        let at = dates::rfc3339(self.epoch.wall(now));
-        let mut line = match self.form {
-            Form::Text { coloured } => said.as_text(&at, level, coloured),
-            Form::Json => said.as_json(&at, level),
+    }
+
+    fn write(&self, said: &Said, left_out: u64) {
+        let at = dates::rfc3339(self.0.epoch.wall(self.0.epoch.now()));
+        let mut line = match self.0.form {
+            Form::Text { coloured } => said.as_text(&at, left_out, coloured),
+            Form::Json => said.as_json(&at, left_out),
         };
         line.push('\n');
-        (self.write)(&line);
+        (self.0.write)(&line);
     }
 }
 
-/// What was said and is not said again yet.
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let level = *event.metadata().level();
+        let mut said = Said::of(level);
+        event.record(&mut said);
+        if level > Level::INFO {
+            return self.write(&said, 0);
+        }
+        let taken = self.held().take(self.0.epoch.now(), said);
+        if let Some((said, left_out)) = taken {
+            self.write(&said, left_out);
+        }
+    }
+}
+
+/// How long the same news waits before it is written again.
+#[derive(Clone, Copy, Debug)]
+struct Patience(Duration);
+
+impl Patience {
+    const FIRST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(600);
+    /// News that did not come for so long is new again, at least.
+    const QUIET: Duration = Duration::from_secs(60);
+
+    fn grown(self) -> Self {
+        Self((self.0 * 2).min(Self::LONGEST))
+    }
+
+    fn is_forgotten_after(self, quiet: Duration) -> bool {
+        quiet >= Self::QUIET.max(self.0 * 2)
+    }
+}
+
+/// A piece of news that was written.
+#[derive(Debug)]
+struct Written {
+    at: Moment,
+    patience: Patience,
+    /// The latest words that were left out since, and how many.
+    since: Option<(Said, u64)>,
+}
+
+/// What was written, and what is held back.
 #[derive(Debug, Default)]
 struct Held {
-    /// By what the words hash to: when they were said, and how often they came since.
-    said: HashMap<u64, (Moment, u64)>,
+    /// By what the news hash to.
+    news: HashMap<u64, Written>,
     /// Lines of the budget that are used up, as of `counted`.
     used: f64,
     counted: Moment,
@@ -144,41 +207,87 @@ struct Held {
 }
 
 impl Held {
-    /// Whether a line is to be written now: then with the number of those that were left out before it.
-    fn take(&mut self, now: Moment, words: u64) -> Option<u64> {
-        if let Some((at, times)) = self.said.get_mut(&words)
-            && now.saturating_sub(*at) < AGAIN
-        {
-            *times += 1;
-            return None;
+    /// What to write now of what is said now, with the number of those that were left out before it.
+    fn take(&mut self, now: Moment, said: Said) -> Option<(Said, u64)> {
+        let key = said.news();
+        let mut patience = Patience(Patience::FIRST);
+        let mut left_out = 0;
+        if let Some(written) = self.news.get_mut(&key) {
+            let quiet = now.saturating_sub(written.at);
+            let (_, count) = written.since.take().unwrap_or((Said::of(Level::INFO), 0));
+            if quiet < written.patience.0 {
+                written.since = Some((said, count + 1));
+                return None;
+            }
+            left_out = count;
+            if count > 0 || !written.patience.is_forgotten_after(quiet) {
+                patience = written.patience.grown();
+            }
         }
-        let back = now.saturating_sub(self.counted).as_secs_f64();
-        self.used = (self.used - back).max(0.0);
-        self.counted = now;
-        if self.used + 1.0 > f64::from(BURST) {
+        if !self.pay(now) {
             self.dropped += 1;
             return None;
         }
-        self.used += 1.0;
-        if self.said.len() >= REMEMBERED {
-            // What nothing was left out of is forgotten without loss.
-            self.said
-                .retain(|_, (at, times)| *times > 0 || now.saturating_sub(*at) < AGAIN);
+        self.make_room(now);
+        self.news.insert(
+            key,
+            Written {
+                at: now,
+                patience,
+                since: None,
+            },
+        );
+        Some((said, left_out + std::mem::take(&mut self.dropped)))
+    }
+
+    /// What was held back and may be written now, or all of it.
+    fn due(&mut self, now: Moment, all: bool) -> Vec<(Said, u64)> {
+        let mut due = Vec::new();
+        for written in self.news.values_mut() {
+            if (all || now.saturating_sub(written.at) >= written.patience.0)
+                && let Some((said, count)) = written.since.take()
+            {
+                written.at = now;
+                written.patience = written.patience.grown();
+                // It is one of those it stands for.
+                due.push((said, count - 1));
+            }
         }
-        if self.said.len() >= REMEMBERED {
-            let lost: u64 = self.said.drain().map(|(_, (_, times))| times).sum();
-            self.dropped += lost;
+        due.retain(|(_, left_out)| {
+            let paid = self.pay(now);
+            self.dropped += if paid { 0 } else { *left_out + 1 };
+            paid
+        });
+        due
+    }
+
+    fn pay(&mut self, now: Moment) -> bool {
+        let back = now.saturating_sub(self.counted).as_secs_f64();
+        self.used = (self.used - back).max(0.0);
+        self.counted = now;
+        let left = self.used + 1.0 <= f64::from(BURST);
+        self.used += if left { 1.0 } else { 0.0 };
+        left
+    }
+
+    /// Forgets what is not needed any more, and everything where that is not enough.
+    fn make_room(&mut self, now: Moment) {
+        if self.news.len() < REMEMBERED {
+            return;
         }
-        let times = self
-            .said
-            .insert(words, (now, 0))
-            .map_or(0, |(_, times)| times);
-        Some(times + std::mem::take(&mut self.dropped))
+        self.news.retain(|_, written| {
+            let quiet = now.saturating_sub(written.at);
+            written.since.is_some() || !written.patience.is_forgotten_after(quiet)
+        });
+        if self.news.len() >= REMEMBERED {
+            let lost = self.news.drain().filter_map(|(_, written)| written.since);
+            self.dropped += lost.map(|(_, count)| count).sum::<u64>();
+        }
     }
 }
 
 /// A value as it is written.
-#[derive(Hash)]
+#[derive(Debug, Hash)]
 enum Shown {
     /// A number or a truth value.
     Bare(String),
@@ -189,8 +298,9 @@ enum Shown {
 }
 
 /// What an event says, of no greater length than a line may have.
-#[derive(Default)]
+#[derive(Debug)]
 struct Said {
+    level: Level,
     message: String,
     fields: Vec<(&'static str, Shown)>,
     /// Bytes taken so far.
@@ -198,6 +308,25 @@ struct Said {
 }
 
 impl Said {
+    fn of(level: Level) -> Self {
+        Self {
+            level,
+            message: String::new(),
+            fields: Vec::new(),
+            length: 0,
+        }
+    }
+
+    /// A number that is the same for the same news.
+    fn news(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (self.level.as_str(), &self.message).hash(&mut hash);
+        for field in self.fields.iter().filter(|(name, _)| !WORDS.contains(name)) {
+            field.hash(&mut hash);
+        }
+        hash.finish()
+    }
+
     fn put(&mut self, name: &'static str, value: Shown) {
         self.fields.push((name, value));
     }
@@ -224,15 +353,16 @@ impl Said {
         words
     }
 
-    fn as_text(&self, at: &str, level: Level, coloured: bool) -> String {
-        let (colour, end) = match level {
+    fn as_text(&self, at: &str, left_out: u64, coloured: bool) -> String {
+        let (colour, end) = match self.level {
             _ if !coloured => ("", ""),
             Level::ERROR => ("\x1b[31m", "\x1b[0m"),
             Level::WARN => ("\x1b[33m", "\x1b[0m"),
             Level::INFO => ("\x1b[32m", "\x1b[0m"),
             _ => ("\x1b[34m", "\x1b[0m"),
         };
-        let mut line = format!("{at} {colour}{:>5}{end} {}", level.as_str(), self.message);
+        let level = self.level.as_str();
+        let mut line = format!("{at} {colour}{level:>5}{end} {}", self.message);
         for (name, value) in &self.fields {
             // Writing to a String cannot fail.
             _ = match value {
@@ -240,13 +370,16 @@ impl Said {
                 Shown::Quoted(words) => write!(line, " {name}=\"{words}\""),
             };
         }
+        if left_out > 0 {
+            _ = write!(line, " left_out={left_out}");
+        }
         line
     }
 
-    fn as_json(&self, at: &str, level: Level) -> String {
+    fn as_json(&self, at: &str, left_out: u64) -> String {
         let mut line = format!(
             "{{\"timestamp\":\"{at}\",\"level\":\"{}\",\"message\":{}",
-            level.as_str(),
+            self.level.as_str(),
             serde_json::Value::from(self.message.as_str())
         );
         for (name, value) in &self.fields {
@@ -260,6 +393,9 @@ impl Said {
                     )
                 }
             };
+        }
+        if left_out > 0 {
+            _ = write!(line, ",\"left_out\":{left_out}");
         }
         line.push('}');
         line
@@ -319,14 +455,13 @@ mod tests {
     use super::*;
     use crate::foreign::is_harmful;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     /// The lines that `work` logs.
     fn logged(filter: &str, form: Form, work: impl FnOnce()) -> Vec<String> {
         let lines: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = Arc::clone(&lines);
         let write = move |line: &str| kept.lock().unwrap().push(line.to_owned());
-        let subscriber = subscriber(filter, form, Epoch::start(), write).unwrap();
+        let (subscriber, _) = subscriber(filter, form, Epoch::start(), write).unwrap();
         tracing::subscriber::with_default(subscriber, work);
         let lines = lines.lock().unwrap();
         lines.clone()
@@ -337,7 +472,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_an_error_that_names_it() {
-        let wrong = start("outrigger=loud=er", false).unwrap_err().to_string();
+        let wrong = start("outrigger=loud=er", false).err().unwrap().to_string();
         assert!(!wrong.is_empty());
     }
 
@@ -413,44 +548,84 @@ mod tests {
         assert!(!lines.concat().contains("canary"));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_same_words_are_said_once_in_ten_seconds_then_with_a_count() {
-        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
-        let kept = Arc::clone(&lines);
-        let write = move |line: &str| kept.lock().unwrap().push(line.to_owned());
-        let subscriber = subscriber("trace", FORMS[0], Epoch::start(), write).unwrap();
-        let _guard = tracing::subscriber::set_default(subscriber);
-        for second in 0..3600_u64 {
-            tracing::warn!(server = "a", "the registry cannot be used");
-            if second % 2 == 0 {
-                tracing::warn!(server = "b", "the registry cannot be used");
-            }
-            tokio::time::advance(Duration::from_secs(1)).await;
-        }
-        let said = lines.lock().unwrap().clone();
-        assert_eq!(said.len(), 720, "two texts, once in ten seconds each");
-        assert!(!said[0].contains("left_out"), "{}", said[0]);
-        assert!(said[2].ends_with("left_out=9\n"), "{}", said[2]);
-        lines.lock().unwrap().clear();
-        for _ in 0..20 {
-            tracing::debug!("asked for by name");
-        }
-        assert_eq!(lines.lock().unwrap().len(), 20);
+    fn news(n: u64, reason: &str) -> Said {
+        let mut said = Said::of(Level::WARN);
+        said.message = "the registry cannot be used".to_owned();
+        said.put("server", Shown::Bare(n.to_string()));
+        said.put("reason", Shown::Words(reason.to_owned()));
+        said
     }
 
     #[test]
-    fn a_flood_of_different_words_ends_at_the_budget_and_is_counted() {
+    fn the_same_news_is_said_less_and_less_often_and_its_last_word_is_said() {
+        let mut held = Held::default();
+        let mut said = Vec::new();
+        let mut count = 0;
+        for second in 0..3600_u64 {
+            let now = Duration::from_secs(second);
+            // Its words differ each time; it ends after half an hour.
+            if second < 1800 {
+                count += 1;
+                let words = second.to_string();
+                said.extend(held.take(now, news(1, &words)).map(|said| (second, said)));
+            }
+            said.extend(held.due(now, false).into_iter().map(|said| (second, said)));
+        }
+        let when: Vec<u64> = said.iter().map(|(second, _)| *second).collect();
+        assert_eq!(when, [0, 10, 30, 70, 150, 310, 630, 1230, 1830]);
+        let told: u64 = said.iter().map(|(_, (_, left_out))| left_out + 1).sum();
+        // Of those that are written late the words are the latest of what was left out.
+        let (_, (last, left_out)) = said.last().unwrap();
+        assert!(last.as_text("", *left_out, false).contains("reason=1799"));
+        assert_eq!(told, count, "every one is written or counted");
+    }
+
+    #[test]
+    fn news_that_did_not_come_for_a_while_is_new_again() {
+        let mut held = Held::default();
+        let at = |second| Duration::from_secs(second);
+        assert!(held.take(at(0), news(1, "a")).is_some());
+        assert!(held.take(at(5), news(2, "a")).is_some(), "other news");
+        assert!(held.take(at(5), news(1, "b")).is_none());
+        assert_eq!(held.due(at(9), false).len(), 0);
+        assert_eq!(held.due(at(10), false).len(), 1);
+        assert_eq!(held.due(at(1000), true).len(), 0);
+        for second in (100..3000).step_by(100) {
+            let (_, left_out) = held.take(at(second), news(1, "c")).unwrap();
+            assert_eq!(left_out, 0);
+        }
+        assert!(held.take(at(2901), news(1, "d")).is_none());
+        assert_eq!(
+            held.due(at(2902), true).len(),
+            1,
+            "at the end nothing is kept"
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_by_name_is_not_held_back() {
+        let lines = logged("debug", FORMS[0], || {
+            for _ in 0..20 {
+                tracing::debug!("asked for by name");
+                tracing::info!("news");
+            }
+        });
+        assert_eq!(lines.len(), 21);
+    }
+
+    #[test]
+    fn a_flood_of_different_news_ends_at_the_budget_and_is_counted() {
         let mut held = Held::default();
         let mut written = 0;
         let mut last = 0;
         // An hour, a hundred lines a second.
         for n in 0..360_000_u64 {
             let now = Duration::from_millis(n * 10);
-            if let Some(left_out) = held.take(now, n) {
+            if let Some((_, left_out)) = held.take(now, news(n, "")) {
                 written += 1;
                 last = left_out;
             }
-            assert!(held.said.len() <= REMEMBERED);
+            assert!(held.news.len() <= REMEMBERED);
         }
         assert!((BURST..BURST + 3601).contains(&written), "{written}");
         assert!(last > 50, "{last}");

@@ -10,6 +10,7 @@ use crate::registry;
 use crate::report;
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::telemetry::Journal;
 use std::{
     io,
     net::SocketAddr,
@@ -23,30 +24,33 @@ const FINISH: Duration = Duration::from_secs(3);
 
 /// `outrigger run`.
 pub(super) fn run(flags: &Flags, around: Surroundings) -> End {
-    let start = match prepare(flags, around) {
-        Ok(start) => start,
+    let prepared = match prepare(flags, around) {
+        Ok(prepared) => prepared,
         Err(end) => return end,
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),
     };
-    let end = runtime.block_on(agent(start));
+    let end = runtime.block_on(agent(prepared));
     // Nothing that is left may hold up the exit: what had to be confirmed was, or was given up.
     runtime.shutdown_background();
     end
 }
 
 /// Reads everything an agent starts with, and starts to log as the settings say.
-fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End> {
+fn prepare(flags: &Flags, around: Surroundings) -> Result<(supervisor::Start, Journal), End> {
     let settings = descriptor::read_settings(flags, &around)
         .map_err(|problems| refuse_settings(&problems, &around))?;
     // RUST_LOG is one of the ways to write it; which one wins is decided there, so that `status` shows what is in force.
     let filter = &settings.log.level;
-    if let Err(error) = telemetry::start(filter, settings.log.json) {
-        complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
-        return Err(fail(End::Settings, &error));
-    }
+    let journal = match telemetry::start(filter, settings.log.json) {
+        Ok(journal) => journal,
+        Err(error) => {
+            complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
+            return Err(fail(End::Settings, &error));
+        }
+    };
     let fixed = match descriptor::from_environment(&settings, &around) {
         Ok(fixed) => fixed.map(|fixed| (PathBuf::from("OUTRIGGER_SERVICE"), fixed)),
         Err(problems) => {
@@ -54,16 +58,21 @@ fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End
             return Err(End::Descriptor);
         }
     };
-    Ok(supervisor::Start {
+    let start = supervisor::Start {
         settings,
         around,
         flags: flags.clone(),
         fixed,
-    })
+    };
+    Ok((start, journal))
 }
 
-async fn agent(start: supervisor::Start) -> End {
-    match supervisor::run(start, Tasks::new(), Epoch::start()).await {
+async fn agent((start, journal): (supervisor::Start, Journal)) -> End {
+    let tasks = Tasks::new();
+    tasks.spawn("journal", journal.clone().run());
+    let ended = supervisor::run(start, tasks, Epoch::start()).await;
+    journal.close();
+    match ended {
         Ok(supervisor::End::Clean) => End::Done,
         Ok(supervisor::End::Late | supervisor::End::AtOnce) => End::Unavailable,
         Err(error) => fail(End::Settings, &error),
@@ -109,7 +118,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
         };
         match beside(&mut around, at) {
             Ok(()) => match prepare(&flags, around) {
-                Ok(start) => agent(start).await,
+                Ok(prepared) => agent(prepared).await,
                 Err(end) => end,
             },
             Err(error) => fail(End::Settings, &error),

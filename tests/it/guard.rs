@@ -1,6 +1,19 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
+use crate::hostile::{Bad, Play, answer, ok, properly};
 use crate::support::{Agent, LONG, free_port, until};
+use outrigger::{
+    agent::{
+        Parts,
+        services::{self, Services},
+        targets::Targets,
+    },
+    descriptor::{self, Flags, Surroundings},
+    foreign::is_harmful,
+    machine::Epoch,
+    tasks::Tasks,
+    telemetry::{self, Form},
+};
 use rustix::{process::Gid, thread};
 use std::{
     fs,
@@ -11,6 +24,10 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::spawn,
     time::{Duration, Instant},
 };
@@ -330,4 +347,183 @@ fn a_full_listener_lets_nobody_in_for_five_seconds_and_leaves_the_socket_alone()
         "{lasted:?}"
     );
     assert!(said(port, probe).starts_with("HTTP/1.1 200"));
+}
+
+/// What a hostile registry would like a terminal to see.
+const HOSTILE: &str = "evil\u{1b}[2J\u{1b}]0;title\u{7}\r\n2026-01-01T00:00:00Z ERROR forged\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}\u{202e}\u{2066}tail";
+
+#[test]
+fn a_registry_full_of_escapes_prints_harmless_lines_wherever_it_is_shown() {
+    let bad = Bad::start(|line| match line {
+        line if line.starts_with("POST /nacos/v1/ns/instance") => answer(
+            400,
+            "",
+            &format!("caused: Param 'serviceName' is illegal, {HOSTILE};"),
+        ),
+        line if line.starts_with("GET /nacos/v1/cs/configs") => answer(500, "", HOSTILE),
+        line if line.starts_with("GET /nacos/v1/console/server/state") => ok(&format!(
+            "{{\"version\":{}}}",
+            serde_json::Value::from(HOSTILE)
+        )),
+        line => properly(line),
+    });
+    for format in ["text", "json"] {
+        let mut agent = Agent::prepare(&[bad.url()], &format!("log: {{ format: {format} }}\n"));
+        agent.write(
+            "conf.d/a.yaml",
+            &format!(
+                "services: [{{ name: orders, port: 1, probe: none }}]\nconfigs: [{{ data_id: a, path: {} }}]\n",
+                agent.path("a").display()
+            ),
+        );
+        // A key that an operator's own tool made, with the same intentions.
+        agent.write("conf.d/b.yaml", "\"evil\\e[2J\\nforged\\u202etail\": 1\n");
+        agent.start();
+        agent.until_state("services", "orders", "refused");
+        until("the version and the failure are shown", LONG, || {
+            let status = agent.status()?.to_string();
+            match status.matches("evil").count() {
+                0..4 => Err(status),
+                _ => Ok(()),
+            }
+        });
+        let mut shown = vec![
+            ("log", agent.read("agent.log")),
+            ("admin", agent.admin("GET", "/status").unwrap()),
+            ("metrics", agent.admin("GET", "/metrics").unwrap()),
+        ];
+        for words in [
+            ["status", ""],
+            ["status", "--json"],
+            ["explain", ""],
+            ["explain", "--lang=zh"],
+            ["check", ""],
+        ] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let output = agent.command(&words).output().unwrap();
+            let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(text.contains("evil"), "{words:?}: {text}");
+            shown.push((words[0], text));
+        }
+        for (what, text) in shown {
+            let harmful = text.chars().find(|c| *c != '\n' && is_harmful(*c));
+            assert_eq!(harmful, None, "{what}: {text:?}");
+            let forged = text
+                .lines()
+                .any(|line| line.trim_start().starts_with("2026-01-01"));
+            assert!(!forged, "{what}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
+    // Whoever listens on the socket answers what he likes.
+    let agent = alone("");
+    let listener = UnixListener::bind(agent.path("admin.sock")).unwrap();
+    let body = serde_json::json!({
+        "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "reason": HOSTILE,
+            "since": HOSTILE },
+        "services": [{ "name": HOSTILE, "group": HOSTILE, "namespace": HOSTILE, "port": 1, "instance": HOSTILE,
+            "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "address_origin": HOSTILE,
+            "history": [{ "at": HOSTILE, "what": HOSTILE }] }],
+        "configs": [],
+        "subscriptions": [],
+        "problems": [{ "at": HOSTILE, "key": HOSTILE, "message": HOSTILE, "help": HOSTILE }],
+        "settings": [{ "key": HOSTILE, "value": HOSTILE, "origin": HOSTILE }],
+        "version": HOSTILE,
+    });
+    let body = serde_json::to_string(&body).unwrap();
+    spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            _ = stream.read(&mut head);
+            let answer = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{body}");
+            _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    for words in [&["status"][..], &["status", "--json"], &["explain"]] {
+        let output = agent.command(words).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("evil"), "{words:?}: {text}");
+        let harmful = text.chars().find(|c| *c != '\n' && is_harmful(*c));
+        assert_eq!(harmful, None, "{words:?}: {text:?}");
+    }
+}
+
+#[test]
+fn an_hour_of_failures_writes_fewer_than_500_lines() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let bad = Bad::start(move |_| {
+        // Never twice the same words.
+        let count = count.fetch_add(1, Ordering::SeqCst);
+        match count % 3 {
+            0 => answer(500, "", &format!("failure number {count}")),
+            1 => answer(403, "", &format!("denial number {count}")),
+            _ => Play::Raw(b"no HTTP\r\n\r\n".to_vec()),
+        }
+    });
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let agent = Agent::prepare(
+        &[bad.url(), nobody],
+        "  auth: { username: svc, password: canary }\n  request_timeout: 1s\n",
+    );
+    let mut descriptor = "services:\n".to_owned();
+    for n in 0..20 {
+        descriptor += &format!("  - {{ name: s{n}, port: 1, probe: none }}\n");
+    }
+    descriptor += "  - { name: dead, port: 1, probe: { tcp: {}, interval: 5s } }\nconfigs:\n";
+    for n in 0..20 {
+        let path = agent.path(&format!("c{n}"));
+        descriptor += &format!("  - {{ data_id: c{n}, path: {} }}\n", path.display());
+    }
+    agent.write("conf.d/a.yaml", &descriptor);
+    let flags = Flags {
+        config: Some(agent.path("outrigger.yaml")),
+        conf_dir: None,
+    };
+    let around = Surroundings::default();
+    let settings = descriptor::read_settings(&flags, &around).unwrap();
+    let files = descriptor::read_directory(&settings, &around).unwrap();
+    let wanted = files.into_iter().map(|file| file.descriptor.unwrap());
+    let wanted = wanted.into_iter().next().unwrap();
+
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&lines);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    // The clock runs ahead whenever nothing can be done but wait, so an answer may also come too late: one more failure.
+    runtime.block_on(async {
+        let (tasks, epoch) = (Tasks::new(), Epoch::start());
+        let write = move |line: &str| kept.lock().unwrap().push(line.to_owned());
+        let form = Form::Text { coloured: false };
+        let (subscriber, journal) = telemetry::subscriber("info", form, epoch, write).unwrap();
+        tasks.spawn("journal", journal.run());
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let (told, standings) = tokio::sync::mpsc::channel(64);
+        let parts = Parts::start(&settings.registry, &tasks, epoch, told).unwrap();
+        let around = services::Surroundings {
+            pod_ip: Some("10.1.2.3".to_owned()),
+            servers: Vec::new(),
+        };
+        let services = Services::start(&parts, standings, around);
+        services.set(wanted.services).await;
+        let targets = Targets::start(&parts, settings.state_dir.clone());
+        targets.set(vec![("a.yaml".into(), wanted.configs)]);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        _ = tasks.finish(Duration::from_secs(5)).await;
+        assert!(epoch.now() >= Duration::from_secs(3600));
+    });
+    let lines = lines.lock().unwrap();
+    let asked = bad.asked.lock().unwrap().len();
+    assert!(asked > 500, "{asked} calls were made");
+    assert!(
+        (20..500).contains(&lines.len()),
+        "{} lines for {asked} calls:\n{}",
+        lines.len(),
+        lines[..lines.len().min(600)].concat()
+    );
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// What a bad server does with one request.
-enum Play {
+pub(crate) enum Play {
     /// These bytes, then the end of the connection.
     Raw(Vec<u8>),
     /// A 200 whose body never ends.
@@ -25,7 +25,7 @@ enum Play {
 }
 
 /// Any answer as HTTP.
-fn answer(status: u16, headers: &str, body: &str) -> Play {
+pub(crate) fn answer(status: u16, headers: &str, body: &str) -> Play {
     let length = body.len();
     Play::Raw(
         format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
@@ -33,7 +33,7 @@ fn answer(status: u16, headers: &str, body: &str) -> Play {
     )
 }
 
-fn ok(body: &str) -> Play {
+pub(crate) fn ok(body: &str) -> Play {
     answer(200, "", body)
 }
 
@@ -47,7 +47,7 @@ fn parameter<'a>(line: &'a str, name: &str) -> &'a str {
 }
 
 /// What a registry would answer, with just enough memory for one agent: plays override it call by call.
-fn properly(line: &str) -> Play {
+pub(crate) fn properly(line: &str) -> Play {
     let is = |start: &str| line.starts_with(start);
     if is("PUT /nacos/v1/ns/instance/beat") {
         ok(r#"{"clientBeatInterval":200,"code":10200,"lightBeatEnabled":true}"#)
@@ -69,7 +69,7 @@ fn properly(line: &str) -> Play {
     }
 }
 
-fn configuration(content: &str) -> Play {
+pub(crate) fn configuration(content: &str) -> Play {
     answer(
         200,
         "Content-MD5: 0123456789abcdef0123456789abcdef\r\n",
@@ -78,9 +78,9 @@ fn configuration(content: &str) -> Play {
 }
 
 /// A server that plays a bad registry until it is dropped; then its port is free.
-struct Bad {
+pub(crate) struct Bad {
     port: u16,
-    asked: Arc<Mutex<Vec<String>>>,
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
     open: Arc<Mutex<Vec<TcpStream>>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -88,7 +88,7 @@ struct Bad {
 
 impl Bad {
     /// `play` is given the request line.
-    fn start(play: impl Fn(&str) -> Play + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(play: impl Fn(&str) -> Play + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut bad = Self {
             port: listener.local_addr().unwrap().port(),
@@ -117,7 +117,7 @@ impl Bad {
         bad
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
