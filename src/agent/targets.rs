@@ -1044,6 +1044,9 @@ mod tests {
         fn withdraw(&self, _: Instance) -> Reply<()> {
             stopped()
         }
+        fn is_gone(&self, _: Instance) -> Reply<bool> {
+            stopped()
+        }
         fn read_back(&self, _: Instance) -> Reply<Option<Listed>> {
             stopped()
         }
@@ -1146,6 +1149,7 @@ mod tests {
             let content = Content {
                 bytes: text.as_bytes().into(),
                 md5: md5_hex(text.as_bytes()).into(),
+                modified: None,
             };
             self.tell(data_id, ConfigState::Present(content)).await;
         }

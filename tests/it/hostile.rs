@@ -412,7 +412,7 @@ fn a_body_without_end_is_given_up_and_memory_stays_bounded() {
         &agent,
         &bad,
         "services",
-        &["an answer of more than 8388608 bytes"],
+        &["an answer of more than 16777216 bytes"],
     );
     let pid = agent.process.as_ref().unwrap().0.id();
     let about = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
