@@ -4,11 +4,12 @@
 //! and however it was handed over, everything that could move a cursor or forge a line is escaped, and a line is cut at
 //! [`LONGEST`] bytes.
 //!
-//! What keeps coming is said less and less often. Two lines are the same news when they differ at most in somebody else's words
-//! ([`WORDS`]); the same news is not written again for [`Patience::FIRST`], then for twice as long, and so on. Its latest words
-//! are kept and written when the time is over, with the number of those that were left out, so the last word on anything is
-//! true, if late. Different news share a budget ([`BURST`], then one line a second): nobody outside can fill a disk. `debug` and
-//! `trace` are asked for by name and are not held back.
+//! What keeps coming is said less and less often. A line has a subject: its message with all its fields but those that change
+//! ([`CHANGING`]), so all that is said of one service is one subject. Each may say [`LINES`] lines at once, but never the same
+//! one twice within [`AGAIN`]; after that it waits for that time, then for twice as long, and so on. What was said last is kept
+//! meanwhile and written when the time is over, with the number of lines left out: so the last word on anything is true, if
+//! late. All subjects share a budget ([`BURST`], then one line a second): nobody outside can fill a disk. `debug` and `trace`
+//! are asked for by name and are not held back.
 //!
 //! Of libraries nothing below `info` is shown, whatever the filter says: their `debug` and `trace` have headers, and with them
 //! tokens.
@@ -39,9 +40,17 @@ use tracing_subscriber::{
 
 /// Bytes of a line, its end included.
 const LONGEST: usize = 8 * 1024;
-/// Fields that hold words of a server, a system or a command: they may differ each time and are no news by themselves.
-const WORDS: [&str; 3] = ["error", "reason", "what"];
-/// So many different pieces of news are remembered.
+/// Fields that say how something is, and not what: states, and the words of servers, systems and commands.
+const CHANGING: [&str; 5] = ["state", "reason", "error", "what", "server"];
+/// Lines that one subject may say at once.
+const LINES: u32 = 8;
+/// The same line is not said again within this time; also the first wait of a subject that said all its lines.
+const AGAIN: Duration = Duration::from_secs(10);
+/// The longest wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// A subject of which nothing was heard for this long, and for twice its last wait, begins anew.
+const QUIET: Duration = Duration::from_secs(60);
+/// So many subjects are remembered.
 const REMEMBERED: usize = 256;
 /// Lines that may come at once; each second gives one back.
 const BURST: u32 = 2000;
@@ -166,39 +175,53 @@ impl<S: Subscriber> Layer<S> for Journal {
     }
 }
 
-/// How long the same news waits before it is written again.
-#[derive(Clone, Copy, Debug)]
-struct Patience(Duration);
-
-impl Patience {
-    const FIRST: Duration = Duration::from_secs(10);
-    const LONGEST: Duration = Duration::from_secs(600);
-    /// News that did not come for so long is new again, at least.
-    const QUIET: Duration = Duration::from_secs(60);
-
-    fn grown(self) -> Self {
-        Self((self.0 * 2).min(Self::LONGEST))
-    }
-
-    fn is_forgotten_after(self, quiet: Duration) -> bool {
-        quiet >= Self::QUIET.max(self.0 * 2)
-    }
+/// What was said of one subject.
+#[derive(Debug)]
+struct Subject {
+    /// Lines it may still say at once.
+    left: u32,
+    /// How long it waits once it has none.
+    wait: Duration,
+    /// When its last line was written, and what that hashes to.
+    at: Moment,
+    last: u64,
+    /// The latest line that was left out since, and how many were.
+    since: Option<(Said, u64)>,
 }
 
-/// A piece of news that was written.
-#[derive(Debug)]
-struct Written {
-    at: Moment,
-    patience: Patience,
-    /// The latest words that were left out since, and how many.
-    since: Option<(Said, u64)>,
+impl Subject {
+    fn new() -> Self {
+        Self {
+            left: LINES,
+            wait: AGAIN,
+            at: Moment::ZERO,
+            last: 0,
+            since: None,
+        }
+    }
+
+    fn may_speak(&self, now: Moment) -> bool {
+        self.left > 0 || now.saturating_sub(self.at) >= self.wait
+    }
+
+    fn speaks(&mut self, now: Moment) {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => self.wait = (self.wait * 2).min(LONGEST_WAIT),
+        }
+        self.at = now;
+    }
+
+    fn is_over(&self, now: Moment) -> bool {
+        self.since.is_none() && now.saturating_sub(self.at) >= QUIET.max(self.wait * 2)
+    }
 }
 
 /// What was written, and what is held back.
 #[derive(Debug, Default)]
 struct Held {
-    /// By what the news hash to.
-    news: HashMap<u64, Written>,
+    /// By what a subject hashes to.
+    subjects: HashMap<u64, Subject>,
     /// Lines of the budget that are used up, as of `counted`.
     used: f64,
     counted: Moment,
@@ -209,46 +232,37 @@ struct Held {
 impl Held {
     /// What to write now of what is said now, with the number of those that were left out before it.
     fn take(&mut self, now: Moment, said: Said) -> Option<(Said, u64)> {
-        let key = said.news();
-        let mut patience = Patience(Patience::FIRST);
-        let mut left_out = 0;
-        if let Some(written) = self.news.get_mut(&key) {
-            let quiet = now.saturating_sub(written.at);
-            let (_, count) = written.since.take().unwrap_or((Said::of(Level::INFO), 0));
-            if quiet < written.patience.0 {
-                written.since = Some((said, count + 1));
-                return None;
-            }
-            left_out = count;
-            if count > 0 || !written.patience.is_forgotten_after(quiet) {
-                patience = written.patience.grown();
-            }
+        let (key, words) = (said.subject(), said.words_hash());
+        self.make_room(now);
+        let subject = self.subjects.entry(key).or_insert_with(Subject::new);
+        if subject.is_over(now) {
+            *subject = Subject::new();
         }
-        if !self.pay(now) {
-            self.dropped += 1;
+        let again = subject.last == words && now.saturating_sub(subject.at) < AGAIN;
+        let before = subject.since.take().map_or(0, |(_, count)| count);
+        if again || !subject.may_speak(now) {
+            subject.since = Some((said, before + 1));
             return None;
         }
-        self.make_room(now);
-        self.news.insert(
-            key,
-            Written {
-                at: now,
-                patience,
-                since: None,
-            },
-        );
-        Some((said, left_out + std::mem::take(&mut self.dropped)))
+        subject.speaks(now);
+        subject.last = words;
+        if !self.pay(now) {
+            self.dropped += before + 1;
+            return None;
+        }
+        Some((said, before + std::mem::take(&mut self.dropped)))
     }
 
     /// What was held back and may be written now, or all of it.
     fn due(&mut self, now: Moment, all: bool) -> Vec<(Said, u64)> {
         let mut due = Vec::new();
-        for written in self.news.values_mut() {
-            if (all || now.saturating_sub(written.at) >= written.patience.0)
-                && let Some((said, count)) = written.since.take()
+        for subject in self.subjects.values_mut() {
+            let is_time = subject.may_speak(now) && now.saturating_sub(subject.at) >= AGAIN;
+            if (all || is_time)
+                && let Some((said, count)) = subject.since.take()
             {
-                written.at = now;
-                written.patience = written.patience.grown();
+                subject.speaks(now);
+                subject.last = said.words_hash();
                 // It is one of those it stands for.
                 due.push((said, count - 1));
             }
@@ -272,15 +286,12 @@ impl Held {
 
     /// Forgets what is not needed any more, and everything where that is not enough.
     fn make_room(&mut self, now: Moment) {
-        if self.news.len() < REMEMBERED {
+        if self.subjects.len() < REMEMBERED {
             return;
         }
-        self.news.retain(|_, written| {
-            let quiet = now.saturating_sub(written.at);
-            written.since.is_some() || !written.patience.is_forgotten_after(quiet)
-        });
-        if self.news.len() >= REMEMBERED {
-            let lost = self.news.drain().filter_map(|(_, written)| written.since);
+        self.subjects.retain(|_, subject| !subject.is_over(now));
+        if self.subjects.len() >= REMEMBERED {
+            let lost = self.subjects.drain().filter_map(|(_, it)| it.since);
             self.dropped += lost.map(|(_, count)| count).sum::<u64>();
         }
     }
@@ -317,13 +328,24 @@ impl Said {
         }
     }
 
-    /// A number that is the same for the same news.
-    fn news(&self) -> u64 {
+    /// A number that is the same for all that is said of one thing.
+    fn subject(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        (self.level.as_str(), &self.message).hash(&mut hash);
-        for field in self.fields.iter().filter(|(name, _)| !WORDS.contains(name)) {
+        self.message.hash(&mut hash);
+        for field in self
+            .fields
+            .iter()
+            .filter(|(name, _)| !CHANGING.contains(name))
+        {
             field.hash(&mut hash);
         }
+        hash.finish()
+    }
+
+    /// A number that is the same for the same words.
+    fn words_hash(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (self.level.as_str(), &self.message, &self.fields).hash(&mut hash);
         hash.finish()
     }
 
@@ -548,58 +570,97 @@ mod tests {
         assert!(!lines.concat().contains("canary"));
     }
 
-    fn news(n: u64, reason: &str) -> Said {
+    fn said(n: u64, state: &str) -> Said {
         let mut said = Said::of(Level::WARN);
-        said.message = "the registry cannot be used".to_owned();
-        said.put("server", Shown::Bare(n.to_string()));
-        said.put("reason", Shown::Words(reason.to_owned()));
+        said.message = "service".to_owned();
+        said.put("service", Shown::Bare(n.to_string()));
+        said.put("state", Shown::Words(state.to_owned()));
         said
     }
 
-    #[test]
-    fn the_same_news_is_said_less_and_less_often_and_its_last_word_is_said() {
+    /// When something is written of one subject that says `words(second)` every second for half an hour, and the last line.
+    fn half_an_hour(words: impl Fn(u64) -> String) -> (Vec<u64>, String) {
         let mut held = Held::default();
-        let mut said = Vec::new();
-        let mut count = 0;
+        let mut written = Vec::new();
         for second in 0..3600_u64 {
             let now = Duration::from_secs(second);
-            // Its words differ each time; it ends after half an hour.
             if second < 1800 {
-                count += 1;
-                let words = second.to_string();
-                said.extend(held.take(now, news(1, &words)).map(|said| (second, said)));
+                let taken = held.take(now, said(1, &words(second)));
+                written.extend(taken.map(|taken| (second, taken)));
             }
-            said.extend(held.due(now, false).into_iter().map(|said| (second, said)));
+            written.extend(held.due(now, false).into_iter().map(|due| (second, due)));
         }
-        let when: Vec<u64> = said.iter().map(|(second, _)| *second).collect();
-        assert_eq!(when, [0, 10, 30, 70, 150, 310, 630, 1230, 1830]);
-        let told: u64 = said.iter().map(|(_, (_, left_out))| left_out + 1).sum();
-        // Of those that are written late the words are the latest of what was left out.
-        let (_, (last, left_out)) = said.last().unwrap();
-        assert!(last.as_text("", *left_out, false).contains("reason=1799"));
-        assert_eq!(told, count, "every one is written or counted");
+        let told: u64 = written.iter().map(|(_, (_, left_out))| left_out + 1).sum();
+        assert_eq!(told, 1800, "every one is written or counted");
+        let (_, (last, left_out)) = written.last().unwrap();
+        let last = last.as_text("", *left_out, false);
+        (written.iter().map(|(second, _)| *second).collect(), last)
     }
 
     #[test]
-    fn news_that_did_not_come_for_a_while_is_new_again() {
+    fn what_changes_for_ever_is_said_less_and_less_often_and_its_last_word_is_said() {
+        let (when, last) = half_an_hour(|second| second.to_string());
+        let expected = [
+            0, 1, 2, 3, 4, 5, 6, 7, 17, 37, 77, 157, 317, 637, 1237, 1837,
+        ];
+        assert_eq!(when, expected);
+        assert!(last.contains("state=1799 left_out=561"), "{last}");
+    }
+
+    #[test]
+    fn the_same_line_is_said_once_in_ten_seconds_then_less_and_less_often() {
+        let (when, last) = half_an_hour(|_| "unreachable".to_owned());
+        let expected = [
+            0, 10, 20, 30, 40, 50, 60, 70, 80, 100, 140, 220, 380, 700, 1300, 1900,
+        ];
+        assert_eq!(when, expected);
+        assert!(last.contains("state=unreachable left_out=498"), "{last}");
+    }
+
+    #[test]
+    fn the_last_line_of_a_subject_is_the_last_thing_said_of_it() {
         let mut held = Held::default();
-        let at = |second| Duration::from_secs(second);
-        assert!(held.take(at(0), news(1, "a")).is_some());
-        assert!(held.take(at(5), news(2, "a")).is_some(), "other news");
-        assert!(held.take(at(5), news(1, "b")).is_none());
+        let at = Duration::from_millis;
+        let mut states = Vec::new();
+        // A flapping service that ends well: whatever is held back, nothing older comes after something newer.
+        for n in 0..100_u64 {
+            let state = if n == 99 {
+                "registered"
+            } else {
+                ["unhealthy", "registering"][n as usize % 2]
+            };
+            states.extend(held.take(at(n * 50), said(1, state)));
+        }
+        for n in 100..1000_u64 {
+            states.extend(held.due(at(n * 50), false));
+        }
+        let (last, _) = states.last().unwrap();
+        assert!(last.as_text("", 0, false).ends_with("state=registered"));
+        assert_eq!(states.len(), 9);
+    }
+
+    #[test]
+    fn a_subject_that_was_quiet_for_a_while_begins_anew() {
+        let mut held = Held::default();
+        let at = Duration::from_secs;
+        for n in 0..20 {
+            held.take(at(0), said(1, &n.to_string()));
+        }
+        assert!(held.take(at(5), said(2, "a")).is_some(), "another subject");
+        assert!(held.take(at(5), said(1, "b")).is_none());
         assert_eq!(held.due(at(9), false).len(), 0);
         assert_eq!(held.due(at(10), false).len(), 1);
-        assert_eq!(held.due(at(1000), true).len(), 0);
-        for second in (100..3000).step_by(100) {
-            let (_, left_out) = held.take(at(second), news(1, "c")).unwrap();
-            assert_eq!(left_out, 0);
-        }
-        assert!(held.take(at(2901), news(1, "d")).is_none());
+        assert!(held.take(at(11), said(1, "c")).is_none());
         assert_eq!(
-            held.due(at(2902), true).len(),
+            held.due(at(12), true).len(),
             1,
             "at the end nothing is kept"
         );
+        for n in 0..u64::from(LINES) {
+            let (_, left_out) = held.take(at(300), said(1, &n.to_string())).unwrap();
+            assert_eq!(left_out, 0);
+        }
+        assert!(held.take(at(300), said(1, "d")).is_none());
     }
 
     #[test]
@@ -607,25 +668,25 @@ mod tests {
         let lines = logged("debug", FORMS[0], || {
             for _ in 0..20 {
                 tracing::debug!("asked for by name");
-                tracing::info!("news");
+                tracing::info!("once");
             }
         });
         assert_eq!(lines.len(), 21);
     }
 
     #[test]
-    fn a_flood_of_different_news_ends_at_the_budget_and_is_counted() {
+    fn a_flood_of_different_subjects_ends_at_the_budget_and_is_counted() {
         let mut held = Held::default();
         let mut written = 0;
         let mut last = 0;
         // An hour, a hundred lines a second.
         for n in 0..360_000_u64 {
             let now = Duration::from_millis(n * 10);
-            if let Some((_, left_out)) = held.take(now, news(n, "")) {
+            if let Some((_, left_out)) = held.take(now, said(n, "")) {
                 written += 1;
                 last = left_out;
             }
-            assert!(held.news.len() <= REMEMBERED);
+            assert!(held.subjects.len() <= REMEMBERED);
         }
         assert!((BURST..BURST + 3601).contains(&written), "{written}");
         assert!(last > 50, "{last}");

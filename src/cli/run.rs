@@ -51,6 +51,11 @@ fn prepare(flags: &Flags, around: Surroundings) -> Result<(supervisor::Start, Jo
             return Err(fail(End::Settings, &error));
         }
     };
+    if settings.registry.has_plaintext() {
+        tracing::warn!(
+            "the registry's password crosses the network unencrypted; use https:// for it"
+        );
+    }
     let fixed = match descriptor::from_environment(&settings, &around) {
         Ok(fixed) => fixed.map(|fixed| (PathBuf::from("OUTRIGGER_SERVICE"), fixed)),
         Err(problems) => {

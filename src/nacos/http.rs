@@ -449,7 +449,7 @@ impl Client {
         if news {
             self.metrics.registry_up.set(1);
             self.down_told.store(false, Ordering::Relaxed);
-            tracing::info!(server = %server, "the registry answers");
+            tracing::info!(state = "connected", server = %server, "registry");
             // A full queue is full of failures of the same servers: the next answer tells it again.
             _ = self
                 .servers
@@ -497,7 +497,7 @@ impl Client {
         // Which server failed how may change with every call; that the registry is away is one piece of news.
         if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
-            tracing::warn!(%reason, "the registry cannot be used");
+            tracing::warn!(state = "unreachable", %reason, "registry");
         }
     }
 
@@ -552,7 +552,7 @@ impl Client {
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
                 if trouble.is_some() {
-                    tracing::info!(user = %auth.username, "logged in again");
+                    tracing::info!(user = %auth.username, state = "accepted", "login");
                 }
                 session::Event::LoggedIn { ttl }
             }
@@ -563,9 +563,9 @@ impl Client {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
                 if told.as_deref() == Some(&*error) {
-                    tracing::debug!(user = %auth.username, %error, "the login failed again");
+                    tracing::debug!(user = %auth.username, %error, "login failed again");
                 } else {
-                    tracing::warn!(user = %auth.username, %error, "the login failed");
+                    tracing::warn!(user = %auth.username, state = "failed", %error, "login");
                     *told = Some(error);
                 }
                 session::Event::LoginFailed

@@ -1,7 +1,7 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
-use crate::hostile::{Bad, Play, answer, ok, properly};
-use crate::support::{Agent, LONG, free_port, until};
+use crate::hostile::{Bad, answer, ok, properly};
+use crate::support::{Agent, LONG, Registry, free_port, until};
 use outrigger::{
     agent::{
         Parts,
@@ -18,7 +18,7 @@ use rustix::{process::Gid, thread};
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::{
         fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
@@ -422,7 +422,7 @@ fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
     let agent = alone("");
     let listener = UnixListener::bind(agent.path("admin.sock")).unwrap();
     let body = serde_json::json!({
-        "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "reason": HOSTILE,
+        "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "plaintext": true, "reason": HOSTILE,
             "since": HOSTILE },
         "services": [{ "name": HOSTILE, "group": HOSTILE, "namespace": HOSTILE, "port": 1, "instance": HOSTILE,
             "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "address_origin": HOSTILE,
@@ -453,19 +453,31 @@ fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
 
 #[test]
 fn an_hour_of_failures_writes_fewer_than_500_lines() {
-    let count = Arc::new(AtomicUsize::new(0));
-    let bad = Bad::start(move |_| {
-        // Never twice the same words.
-        let count = count.fetch_add(1, Ordering::SeqCst);
-        match count % 3 {
-            0 => answer(500, "", &format!("failure number {count}")),
-            1 => answer(403, "", &format!("denial number {count}")),
-            _ => Play::Raw(b"no HTTP\r\n\r\n".to_vec()),
+    // It keeps no connection: an hour has thousands of them.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let bad = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            _ = stream.read(&mut [0; 4096]);
+            // Never twice the same words.
+            let count = counted.fetch_add(1, Ordering::SeqCst);
+            let (status, body) = match count % 3 {
+                0 => ("HTTP/1.1 500 X", format!("failure number {count}")),
+                1 => ("HTTP/1.1 403 X", format!("denial number {count}")),
+                _ => ("no HTTP", String::new()),
+            };
+            let answer = format!(
+                "{status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            _ = stream.write_all(answer.as_bytes());
         }
     });
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let agent = Agent::prepare(
-        &[bad.url(), nobody],
+        &[bad, nobody],
         "  auth: { username: svc, password: canary }\n  request_timeout: 1s\n",
     );
     let mut descriptor = "services:\n".to_owned();
@@ -518,7 +530,7 @@ fn an_hour_of_failures_writes_fewer_than_500_lines() {
         assert!(epoch.now() >= Duration::from_secs(3600));
     });
     let lines = lines.lock().unwrap();
-    let asked = bad.asked.lock().unwrap().len();
+    let asked = asked.load(Ordering::SeqCst);
     assert!(asked > 500, "{asked} calls were made");
     assert!(
         (20..500).contains(&lines.len()),
@@ -526,4 +538,215 @@ fn an_hour_of_failures_writes_fewer_than_500_lines() {
         lines.len(),
         lines[..lines.len().min(600)].concat()
     );
+}
+
+#[test]
+fn status_says_plaintext_when_a_password_crosses_http() {
+    // An address that is none of loopback, and where a packet goes no further.
+    let open = format!("http://0.0.0.0:{}", free_port());
+    let local = format!("http://127.0.0.1:{}", free_port());
+    let auth = "  auth: { username: svc, password: canary }\n";
+    for (server, more, plain) in [
+        (&open, auth, true),
+        (&open, "", false),
+        (&local, auth, false),
+    ] {
+        let mut agent = Agent::prepare(std::slice::from_ref(server), more);
+        agent.start();
+        let status = until("the agent answers", LONG, || agent.status());
+        assert_eq!(status["registry"]["plaintext"], plain, "{status}");
+        for words in [&["status"][..], &["explain"], &["explain", "--lang=zh"]] {
+            let output = agent.command(words).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let says = text.contains("plaintext") || text.contains("明文");
+            assert_eq!(says, plain, "{words:?}: {text}");
+        }
+        let said = agent
+            .read("agent.log")
+            .matches("crosses the network unencrypted")
+            .count();
+        assert_eq!(said, usize::from(plain));
+    }
+}
+
+#[test]
+fn proxy_variables_are_ignored() {
+    let registry = Registry::start();
+    let proxy = Bad::start(|_| answer(200, "", "a proxy"));
+    let mut agent = Agent::of(&registry);
+    for name in [
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ] {
+        agent = agent.env(name, &proxy.url());
+    }
+    let hook = Bad::start(|_| ok("fine"));
+    agent.write(
+        "conf.d/a.yaml",
+        &format!(
+            "services: [{{ name: orders, port: 1, probe: {{ http: {{ path: /, port: {} }}, interval: 50ms }} }}]\n\
+             configs: [{{ data_id: a.yaml, path: {}, reload: {{ http: \"{}/reload\" }} }}]\n",
+            hook.url().rsplit(':').next().unwrap(),
+            agent.path("a.yaml").display(),
+            hook.url()
+        ),
+    );
+    registry.publish("a.yaml", "a: 1\n");
+    agent.start();
+    registry.until_listed("orders", 1, LONG);
+    agent.until_state("configs", "a.yaml", "applied");
+    let asked = hook.asked.lock().unwrap().join("\n");
+    assert!(
+        asked.contains("/reload") && asked.contains("GET / "),
+        "{asked}"
+    );
+    assert_eq!(*proxy.asked.lock().unwrap(), [""; 0]);
+}
+
+#[test]
+fn the_password_appears_in_no_output_of_a_full_trace_run() {
+    const PASSWORD: &str = "canary-password-7c1e55";
+    const TOKEN: &str = "canary-token-0b51d2";
+    const CONTENT: &str = "canary-content-91ee07";
+    let (denied, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let bad = Bad::start(move |line| match line {
+        line if line.starts_with("POST /nacos/v1/auth/login") => ok(&format!(
+            "{{\"accessToken\":\"{TOKEN}\",\"tokenTtl\":18000}}"
+        )),
+        // Once the token is not good enough, once the server repeats it.
+        line if line.starts_with("GET /nacos/v1/ns/instance?")
+            && denied.fetch_add(1, Ordering::SeqCst) < 1 =>
+        {
+            answer(403, "", "token expired!")
+        }
+        line if line.starts_with("GET /nacos/v1/cs/configs")
+            && failed.fetch_add(1, Ordering::SeqCst) < 1 =>
+        {
+            answer(500, "", "not now")
+        }
+        line if line.starts_with("GET /nacos/v1/cs/configs") => answer(
+            200,
+            "Content-MD5: 0123456789abcdef0123456789abcdef\r\n",
+            &format!("[{CONTENT}\n"),
+        ),
+        line => properly(line),
+    });
+    let mut agent = Agent::prepare(
+        &[bad.url()],
+        "  auth: { username: svc, password_file: PASSWORD }\n",
+    )
+    .env("RUST_LOG", "trace");
+    let file = agent.path("password");
+    let settings = agent.read("outrigger.yaml");
+    agent.write(
+        "outrigger.yaml",
+        &(settings.replace("PASSWORD", &file.display().to_string()) + "shutdown_timeout: 200ms\n"),
+    );
+    agent.write("password", PASSWORD);
+    agent.write(
+        "conf.d/a.yaml",
+        &format!(
+            "services: [{{ name: orders, port: 1, probe: none, heartbeat: {{ interval: 100ms, timeout: 5s, delete_after: 10s }} }}]\n\
+             configs:\n  - {{ data_id: good, path: {} }}\n  - {{ data_id: bad, path: {}, validate: {{ format: json }} }}\n",
+            agent.path("good").display(),
+            agent.path("bad").display()
+        ),
+    );
+    agent.start();
+    agent.until_state("services", "orders", "registered");
+    agent.until_state("configs", "good", "applied");
+    agent.until_state("configs", "bad", "rejected");
+    until("the server has heard the password", LONG, || {
+        match bad
+            .asked
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|line| line.contains("/login"))
+            .count()
+        {
+            0 => Err(String::new()),
+            _ => Ok(()),
+        }
+    });
+    assert!(
+        agent.read("good").contains(CONTENT),
+        "so the check below can fail"
+    );
+    let mut shown = String::new();
+    for path in [
+        "/status",
+        "/metrics",
+        "/addresses",
+        "/livez",
+        "/startupz",
+        "/readyz",
+    ] {
+        shown += &agent.admin("GET", path).unwrap_or_else(|refused| refused);
+    }
+    for words in [
+        &["status"][..],
+        &["status", "--json"],
+        &["explain"],
+        &["explain", "config", "bad"],
+        &["check"],
+        &["once", "--timeout=1s"],
+        &["drain", "--timeout=200ms"],
+    ] {
+        let output = agent.command(words).output().unwrap();
+        shown += &String::from_utf8_lossy(&output.stdout);
+        shown += &String::from_utf8_lossy(&output.stderr);
+    }
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
+    agent.ended(LONG);
+    let log = agent.read("agent.log");
+    assert!(log.contains("DEBUG"), "{log}");
+    shown += &log;
+    assert!(!shown.contains(PASSWORD), "the password is in an output");
+    assert!(!shown.contains(TOKEN), "the token is in an output");
+    assert!(!shown.contains(CONTENT), "a content is in an output");
+    // What is kept for later: contents belong there, credentials do not.
+    let mut kept = Vec::new();
+    let mut folders = vec![agent.path("state")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                kept.push(String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned());
+            }
+        }
+    }
+    let kept = kept.concat();
+    assert!(kept.contains(CONTENT), "the snapshots were looked at");
+    assert!(!kept.contains(PASSWORD) && !kept.contains(TOKEN));
+}
+
+#[test]
+fn registered_names_never_become_metric_labels() {
+    let registry = Registry::start();
+    let mut agent = Agent::of(&registry);
+    let mut text = String::from("services:\n");
+    for n in 0..50 {
+        text += &format!(
+            "  - {{ name: canary-{n}, port: 1, probe: none, metadata: {{ canary: canary }} }}\n"
+        );
+    }
+    agent.write("conf.d/a.yaml", &text);
+    agent.start();
+    registry.until_listed("canary-49", 1, LONG);
+    agent.until_state("services", "canary-49", "registered");
+    let figures = agent.admin("GET", "/metrics").unwrap();
+    assert!(!figures.contains("canary"), "{figures}");
+    // Fifty services make no more series than one.
+    let series = figures
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .count();
+    assert!((3..100).contains(&series), "{figures}");
 }
