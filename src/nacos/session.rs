@@ -28,6 +28,8 @@ pub enum Event {
     },
     /// A login was refused or not answered.
     LoginFailed,
+    /// The servers are others: the token is for none of them.
+    Moved,
     /// A call with the token of this number was denied (401, 403).
     Denied {
         /// Number of the token: old ones are known to be bad already.
@@ -128,7 +130,9 @@ impl Machine for Session {
                 let soon = now + self.failures.next_wait();
                 self.plan(self.next.map_or(soon, |next| next.min(soon)));
             }
-            Event::Denied { .. } => {}
+            Event::Moved if self.serial > 0 && !self.under_way => self.plan(now),
+            // What is under way comes back as failed, or there was no token yet.
+            Event::Moved | Event::Denied { .. } => {}
         }
     }
 
@@ -192,6 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn other_servers_get_a_token_of_their_own() {
+        let mut session = Session::new(1);
+        session.handle(Moment::ZERO, Event::Moved);
+        assert_eq!(session.deadline(), None, "the first login is under way");
+        session.effect();
+        let ttl = Duration::from_secs(18_000);
+        session.handle(Moment::ZERO, Event::LoggedIn { ttl });
+        let now = Duration::from_secs(60);
+        session.handle(now, Event::Moved);
+        assert_eq!(session.deadline(), Some(now));
+    }
+
+    #[test]
     fn a_thousand_denials_are_one() {
         let mut session = Session::new(1);
         session.effect();
@@ -252,7 +269,7 @@ mod tests {
         /// Whatever happens in whatever order: never two logins at a time, always another one to come, and a user whose every
         /// token is denied at once logs in less and less often.
         #[test]
-        fn one_login_at_a_time_and_never_a_storm(seed: u64, steps in prop::collection::vec(0_u8..4, 0..200)) {
+        fn one_login_at_a_time_and_never_a_storm(seed: u64, steps in prop::collection::vec(0_u8..5, 0..200)) {
             let mut session = Session::new(seed);
             let (mut now, mut under_way, mut serial) = (Moment::ZERO, false, 0);
             let mut began: Option<Moment> = None;
@@ -265,6 +282,7 @@ mod tests {
                     serial = next;
                 }
                 match step {
+                    4 => session.handle(now, Event::Moved),
                     0 if under_way => {
                         under_way = false;
                         session.handle(now, Event::LoggedIn { ttl: Duration::from_secs(18_000) });
