@@ -12,7 +12,10 @@
 
 mod agent;
 mod answers;
+mod bad;
+mod cluster;
 mod edits;
+mod facts;
 mod figures;
 mod files;
 mod hostile;
