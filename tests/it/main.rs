@@ -19,6 +19,7 @@ mod facts;
 mod figures;
 mod files;
 mod hostile;
+mod persistent;
 mod recorded;
 mod support;
 mod words;
