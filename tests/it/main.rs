@@ -16,6 +16,7 @@ mod bad;
 mod cluster;
 mod edits;
 mod facts;
+mod faults;
 mod figures;
 mod files;
 mod hostile;
