@@ -16,6 +16,8 @@ mod edits;
 mod figures;
 mod files;
 mod hostile;
+mod manners;
 mod recorded;
+mod scenes;
 mod support;
 mod words;
