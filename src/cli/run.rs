@@ -1,6 +1,6 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
-use super::args::Dev;
+use super::args::{Dev, Generation};
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
@@ -91,6 +91,11 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
         listen: dev.listen,
         open: dev.open,
         allow_hosts: dev.allow_host,
+        like: match dev.like {
+            Generation::V1_4 => registry::Like::V1_4,
+            Generation::V2_5 => registry::Like::V2_5,
+            Generation::V3_0 => registry::Like::V3_0,
+        },
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
