@@ -4,6 +4,8 @@ pub mod address;
 pub mod command;
 pub mod process;
 pub mod publish;
+pub mod rights;
 pub mod signals;
 pub mod systemd;
 pub mod watch;
+pub mod way;

@@ -873,7 +873,16 @@ impl Job {
         {
             return Ok(Step::Over(Outcome::Rejected(mistake.to_string())));
         }
-        publish::stage(path, &content.bytes, target.mode, owner).map(Step::Staged)
+        let mut staged = publish::stage(path, &content.bytes, target.mode, owner)?;
+        if let Some(Validate::Exec(command)) = &target.validate
+            && let Some(user) = &command.run_as
+        {
+            // A user nobody knows is named when the validator is run.
+            if let Ok((uid, gid)) = command::account(user) {
+                staged.show_to(uid, gid)?;
+            }
+        }
+        Ok(Step::Staged(staged))
     }
 
     /// Asks the validator command.

@@ -343,6 +343,14 @@ impl Words {
     }
 }
 
+/// User and group number that a command has which runs as `name`. Blocks.
+///
+/// # Errors
+/// [`Failure::User`] when nobody is called so.
+pub fn account(name: &str) -> Result<(u32, u32), Failure> {
+    Person::find(name).map(|person| (person.uid, person.gid))
+}
+
 /// Whom a command runs as.
 struct Person {
     uid: u32,
