@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod command;
+pub mod input;
 pub mod process;
 pub mod publish;
 pub mod rights;

@@ -965,14 +965,18 @@ async fn run(command: &Command, argv: &[String], metrics: &Metrics) -> Result<()
 /// Reloads; says how, or why not.
 async fn tell_application(reload: &Reload, metrics: &Metrics) -> Result<String, String> {
     match reload {
-        Reload::Signal { signal, process } => {
-            let (name, process) = (signal.clone(), process.clone());
+        Reload::Signal {
+            signal,
+            process,
+            user,
+        } => {
+            let (name, process, user) = (signal.clone(), process.clone(), user.clone());
             let sent = tokio::task::spawn_blocking(move || {
                 let whom = match &process {
                     Process::PidFile(path) => Whom::PidFile(path),
                     Process::Named(name) => Whom::Named(name),
                 };
-                process::signal(whom, &name)
+                process::signal(whom, user.as_deref(), &name)
             })
             .await;
             match sent {

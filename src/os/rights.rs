@@ -35,7 +35,9 @@ pub fn privileged() -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// Root without the right to be somebody else.
-    #[error("cannot act as user {uid}, whose directory it is: grant CAP_SETUID and CAP_SETGID, or run the agent as that user")]
+    #[error(
+        "cannot act as user {uid}, whose directory it is: grant CAP_SETUID and CAP_SETGID, or run the agent as that user"
+    )]
     NotAs {
         /// The owner of the directory.
         uid: u32,

@@ -121,12 +121,8 @@ impl Directory {
     /// # Errors
     /// [`Error::Writable`].
     pub(super) fn is_safe(&self) -> Result<(), Error> {
-        let sticky = self.stat.st_uid == 0 && self.stat.st_mode & 0o1000 != 0;
-        if sticky || !privileged() {
-            return Ok(());
-        }
         let by_all = self.stat.st_mode & 0o002 != 0;
-        match others(&self.stat) {
+        match self.others().filter(|_| privileged()) {
             Some(who) if by_all || matches!(self.rights, Rights::Own) => Err(Error::Writable {
                 directory: self.path.clone(),
                 who,
@@ -136,6 +132,13 @@ impl Directory {
         }
     }
 
+    /// Who beside its owner can put something into it; nobody where root made it sticky, because what is there already cannot be
+    /// exchanged.
+    pub(super) fn others(&self) -> Option<String> {
+        let sticky = self.stat.st_uid == 0 && self.stat.st_mode & 0o1000 != 0;
+        others(&self.stat).filter(|_| !sticky)
+    }
+
     /// Whether its path still leads to it.
     pub(super) fn is_still_there(&self) -> bool {
         Self::open(&self.path).is_ok_and(|now| identity(&now.stat) == identity(&self.stat))
@@ -143,7 +146,7 @@ impl Directory {
 }
 
 /// Who can write to a directory beside its owner; root's group is root.
-pub(super) fn others(stat: &Stat) -> Option<String> {
+fn others(stat: &Stat) -> Option<String> {
     if stat.st_mode & 0o002 != 0 {
         Some("everybody".to_owned())
     } else if stat.st_mode & 0o020 != 0 && stat.st_gid != 0 {
@@ -212,10 +215,15 @@ impl<T: Fn(&Stat) -> bool> Walk<T> {
         }
         if self.in_one_call {
             let rest: PathBuf = left.iter().collect();
-            let resolve = ResolveFlags::BENEATH
-                | ResolveFlags::NO_SYMLINKS
-                | ResolveFlags::NO_MAGICLINKS;
-            match openat2(from, &rest, PASS | OFlags::DIRECTORY, Mode::empty(), resolve) {
+            let resolve =
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+            match openat2(
+                from,
+                &rest,
+                PASS | OFlags::DIRECTORY,
+                Mode::empty(),
+                resolve,
+            ) {
                 // Older than 5.6, or a filter of system calls that is.
                 Err(Errno::NOSYS | Errno::PERM) => {}
                 opened => return opened,
