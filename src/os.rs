@@ -7,6 +7,7 @@ pub mod process;
 pub mod publish;
 pub mod rights;
 pub mod signals;
+pub mod state;
 pub mod systemd;
 pub mod watch;
 pub mod way;

@@ -9,6 +9,7 @@ use crate::agent::view::{TargetState, TargetView};
 use crate::descriptor::spec::{Config, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
+use crate::os::state::StateDir;
 use crate::report;
 use crate::report::Problem;
 use crate::tasks::Tasks;
@@ -50,9 +51,11 @@ pub(super) fn once(flags: &Flags, around: Surroundings, within: Duration) -> End
         // Nobody runs yet who could be told.
         config.target.reload = None;
     }
-    if let Err(error) = supervisor::make_state_dir(&settings.state_dir) {
-        return fail(End::Settings, &error);
-    }
+    // Beside a running agent it would write files whose reload nobody hears of.
+    let _taken = match StateDir::take(&settings.state_dir) {
+        Ok(taken) => taken,
+        Err(error) => return fail(End::Settings, &supervisor::StartError::from(error)),
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),

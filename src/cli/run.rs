@@ -6,14 +6,13 @@ use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
 use crate::os::signals::{Listener, Request};
+use crate::os::state;
 use crate::registry;
 use crate::report;
 use crate::tasks::Tasks;
 use crate::telemetry;
 use std::{
-    io,
     net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -134,14 +133,7 @@ fn beside(around: &mut Surroundings, at: SocketAddr) -> Result<(), supervisor::S
         .map_or("/tmp", String::as_str);
     // The user is in the name because the folder above may be everybody's.
     let folder = format!("{folder}/outrigger-dev-{}-{}", around.uid, at.port());
-    supervisor::make_state_dir(Path::new(&folder))?;
-    let owner = std::fs::metadata(&folder).map(|found| found.uid());
-    if !owner.is_ok_and(|owner| owner == around.uid) {
-        return Err(supervisor::StartError::StateDir {
-            path: folder.into(),
-            source: io::Error::new(io::ErrorKind::AlreadyExists, "it is somebody else's"),
-        });
-    }
+    state::own_folder(Path::new(&folder))?;
     let env = &mut around.env;
     env.remove("OUTRIGGER_REGISTRY_ENDPOINT");
     env.insert("OUTRIGGER_REGISTRY_SERVERS".into(), format!("http://{at}"));

@@ -139,6 +139,11 @@ impl Directory {
         others(&self.stat).filter(|_| !sticky)
     }
 
+    /// Owner, mode and what tells it from others, when it was opened.
+    pub(super) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+
     /// Whether its path still leads to it.
     pub(super) fn is_still_there(&self) -> bool {
         Self::open(&self.path).is_ok_and(|now| identity(&now.stat) == identity(&self.stat))

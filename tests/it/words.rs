@@ -283,7 +283,8 @@ fn a_second_agent_on_the_same_socket_is_78_and_leaves_the_first_alone() {
     agent.write("conf.d/orders.yaml", &service("orders", 8080, "none"));
     agent.start();
     registry.until_listed("orders", 1, LONG);
-    let second = run(&mut agent.command(&["run"]));
+    let mut second = agent.command(&["run"]);
+    let second = run(second.env("OUTRIGGER_STATE_DIR", agent.path("second")));
     assert_eq!(second.status.code(), Some(78), "{}", said(&second));
     let complaint = text(&second.stderr);
     assert!(
@@ -891,6 +892,7 @@ fn the_group_of_the_socket_may_be_a_number_and_opens_it_for_the_group() {
         agent
             .command(&["run"])
             .env("OUTRIGGER_ADMIN_SOCKET", agent.path("other.sock"))
+            .env("OUTRIGGER_STATE_DIR", agent.path("other"))
             .env("OUTRIGGER_ADMIN_GROUP", "nosuchgroup"),
     );
     assert_eq!(code, Some(78));
