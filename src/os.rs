@@ -3,6 +3,7 @@
 pub mod address;
 pub mod command;
 pub mod input;
+pub mod ourselves;
 pub mod process;
 pub mod publish;
 pub mod rights;

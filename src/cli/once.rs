@@ -9,6 +9,7 @@ use crate::agent::view::{TargetState, TargetView};
 use crate::descriptor::spec::{Config, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
+use crate::os::ourselves::Inherited;
 use crate::os::state::StateDir;
 use crate::report;
 use crate::report::Problem;
@@ -26,11 +27,17 @@ const FINISH: Duration = Duration::from_secs(1);
 type Wanted = Vec<(PathBuf, Vec<Config>)>;
 
 /// Runs it.
-pub(super) fn once(flags: &Flags, around: Surroundings, within: Duration) -> End {
+pub(super) fn once(
+    flags: &Flags,
+    around: Surroundings,
+    inherited: Inherited,
+    within: Duration,
+) -> End {
     let settings = match descriptor::read_settings(flags, &around) {
         Ok(settings) => settings,
         Err(problems) => return refuse_settings(&problems, &around),
     };
+    inherited.close();
     let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
     if let Err(error) = telemetry::start(filter, settings.log.json) {
         return fail(End::Settings, &error);
