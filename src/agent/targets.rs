@@ -779,7 +779,7 @@ struct Job {
 /// How far a content came without asking anybody.
 enum Step {
     Over(Outcome),
-    Staged(Staged),
+    Staged(Box<Staged>),
 }
 
 impl Job {
@@ -882,7 +882,7 @@ impl Job {
                 staged.show_to(uid, gid)?;
             }
         }
-        Ok(Step::Staged(staged))
+        Ok(Step::Staged(Box::new(staged)))
     }
 
     /// Asks the validator command.

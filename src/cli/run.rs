@@ -5,6 +5,7 @@ use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
+use crate::os::children;
 use crate::os::ourselves::Inherited;
 use crate::os::signals::{Listener, Request};
 use crate::os::state;
@@ -79,6 +80,9 @@ fn prepare(
 }
 
 async fn agent(start: supervisor::Start) -> End {
+    if let Err(error) = children::adopt() {
+        tracing::debug!(%error, "what commands leave behind is not found");
+    }
     match supervisor::run(start, Tasks::new(), Epoch::start()).await {
         Ok(supervisor::End::Clean) => End::Done,
         Ok(supervisor::End::Late | supervisor::End::AtOnce) => End::Unavailable,

@@ -15,6 +15,7 @@ mod answers;
 mod edits;
 mod figures;
 mod files;
+mod hands;
 mod hostile;
 mod recorded;
 mod support;
