@@ -376,6 +376,7 @@ fn one_service_needs_no_file() {
     let mut command = outrigger();
     command
         .arg("run")
+        .env("OUTRIGGER_ALLOW_ROOT", "true")
         .env(
             "OUTRIGGER_REGISTRY_SERVERS",
             format!("127.0.0.1:{}", registry.port),

@@ -832,13 +832,13 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
             "error".to_owned(),
             "variable RUST_LOG".to_owned(),
         ),
-        ("log.format", "json".to_owned(), format!("{file}:5")),
+        ("log.format", "json".to_owned(), format!("{file}:6")),
         (
             "catalog.conf_dir",
             agent.path("conf.d").display().to_string(),
             "flag --conf-dir".to_owned(),
         ),
-        ("catalog.rescan", "7s".to_owned(), format!("{file}:6")),
+        ("catalog.rescan", "7s".to_owned(), format!("{file}:7")),
         (
             "shutdown_timeout",
             "400ms".to_owned(),
