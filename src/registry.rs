@@ -1,9 +1,10 @@
 //! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, in memory.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
-//! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). `keeper` holds the four under
-//! one lock and wakes when something is due. `forms`, `call` and `refusal` are the language of requests and answers, `naming_calls`,
-//! `config_calls` and `console_calls` the calls themselves; `http` is the only file with a socket.
+//! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
+//! machine: requests in, answers out. `forms`, `call` and `refusal` are the language of requests and answers, `naming_calls`,
+//! `config_calls` and `console_calls` the calls themselves. `keeper` wakes the desk when something is due; `http` is the only file
+//! with a socket.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
@@ -13,6 +14,7 @@ mod call;
 mod config;
 mod config_calls;
 mod console_calls;
+pub mod desk;
 mod forms;
 mod http;
 mod keeper;
@@ -21,6 +23,9 @@ mod naming;
 mod naming_calls;
 mod refusal;
 
+pub use call::Answer;
+pub use call::Request;
+pub use desk::Desk;
 pub use http::Running;
 pub use http::start;
 

@@ -192,6 +192,7 @@ impl Snapshots {
         let content = Content {
             bytes: bytes.into(),
             md5: md5_hex(bytes).into(),
+            modified: None,
         };
         if header.md5 != *content.md5 || header.size != bytes.len() {
             return Err(damaged("its content does not have the MD5 of its header"));
@@ -239,6 +240,7 @@ mod tests {
         Content {
             bytes: text.as_bytes().into(),
             md5: md5_hex(text.as_bytes()).into(),
+            modified: None,
         }
     }
 

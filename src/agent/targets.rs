@@ -1057,6 +1057,9 @@ mod tests {
         fn withdraw(&self, _: Instance) -> Reply<()> {
             stopped()
         }
+        fn is_gone(&self, _: Instance) -> Reply<bool> {
+            stopped()
+        }
         fn read_back(&self, _: Instance) -> Reply<Option<Listed>> {
             stopped()
         }
@@ -1159,6 +1162,7 @@ mod tests {
             let content = Content {
                 bytes: text.as_bytes().into(),
                 md5: md5_hex(text.as_bytes()).into(),
+                modified: None,
             };
             self.tell(data_id, ConfigState::Present(content)).await;
         }

@@ -130,7 +130,17 @@ impl<'a> Context<'a> {
         let name = fields.need("name");
         let written = name.as_ref().map(Value::written).unwrap_or_default();
         let port = fields.need("port").and_then(|value| port(&value));
-        let heartbeat = fields.get("heartbeat").and_then(|value| heartbeat(&value));
+        let ephemeral = fields.get("ephemeral").and_then(|value| value.boolean());
+        let ephemeral = ephemeral.unwrap_or(true);
+        let heartbeat = fields.get("heartbeat").and_then(|value| {
+            if !ephemeral {
+                return value.wrong(
+                    "a persistent instance has no heartbeat",
+                    "leave it out, or leave out `ephemeral: false`",
+                );
+            }
+            heartbeat(&value)
+        });
         let heartbeat = heartbeat.unwrap_or_default();
         let metadata = fields
             .get("metadata")
@@ -140,10 +150,17 @@ impl<'a> Context<'a> {
             None => Some(default_probe(port.unwrap_or_default())),
         };
         let on_failure = fields.get("on_failure").and_then(|value| {
-            value.choice(&[
+            let choice = value.choice(&[
                 ("deregister", OnFailure::Deregister),
                 ("unhealthy", OnFailure::Unhealthy),
-            ])
+            ]);
+            if choice == Some(OnFailure::Deregister) && !ephemeral {
+                value.wrong::<()>(
+                    "a persistent instance is not taken out by a failing probe",
+                    "leave it out: with `ephemeral: false` the verdict is the instance's health in the registry",
+                );
+            }
+            choice
         });
         let drain_delay = fields.get("drain").and_then(|value| {
             let mut fields = value.fields("drain: { delay: 5s }")?;
@@ -152,14 +169,6 @@ impl<'a> Context<'a> {
             fields.finish();
             delay
         });
-        if let Some(value) = fields.get("ephemeral")
-            && value.boolean() == Some(false)
-        {
-            value.wrong::<()>(
-                "not in this version",
-                "leave it out: instances are ephemeral and go when the agent falls silent",
-            );
-        }
         let service = Service {
             name: name
                 .and_then(|value| service_name(&value))
@@ -192,7 +201,12 @@ impl<'a> Context<'a> {
             metadata: metadata.unwrap_or_default(),
             heartbeat,
             probe,
-            on_failure: on_failure.unwrap_or(OnFailure::Deregister),
+            ephemeral,
+            on_failure: match on_failure {
+                Some(choice) if ephemeral => choice,
+                None if ephemeral => OnFailure::Deregister,
+                _ => OnFailure::Unhealthy,
+            },
             drain_delay: drain_delay.unwrap_or_default(),
         };
         (service, written)
@@ -1048,6 +1062,24 @@ configs:
     }
 
     #[test]
+    fn a_persistent_instance_beats_not_and_is_not_taken_out_by_its_probe() {
+        let text = "services:\n- { name: a, port: 1, ephemeral: false, on_failure: deregister, heartbeat: { interval: 1s } }\n";
+        insta::assert_snapshot!(shown(text), @r"
+        conf.d/orders.yaml:2:53: services[0].on_failure: a persistent instance is not taken out by a failing probe
+           2 | …e: a, port: 1, ephemeral: false, on_failure: deregister, heartbeat: { interval: 1s } }
+             |                                               ^^^^^^^^^^
+          help: leave it out: with `ephemeral: false` the verdict is the instance's health in the registry
+        conf.d/orders.yaml:2:76: services[0].heartbeat: a persistent instance has no heartbeat
+           2 | …l: false, on_failure: deregister, heartbeat: { interval: 1s } }
+             |                                               ^
+          help: leave it out, or leave out `ephemeral: false`
+        2 errors in 1 of 1 file
+        ");
+        let read = read("services:\n- { name: a, port: 1, ephemeral: false }\n");
+        assert_eq!(read.unwrap().services[0].on_failure, OnFailure::Unhealthy);
+    }
+
+    #[test]
     fn every_mistake_of_a_service_is_shown_at_once() {
         let text = r#"services:
   - name: PAY@@orders
@@ -1057,7 +1089,7 @@ configs:
     cluster: c_1
     weight: 20000
     enabled: yes
-    ephemeral: false
+    ephemeral: no
     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
     heartbeat: { interval: 15s }
     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
@@ -1100,10 +1132,10 @@ subscriptions: []
            8 |     enabled: yes
              |              ^^^
           help: write true
-        conf.d/orders.yaml:9:16: services[0].ephemeral: not in this version
-           9 |     ephemeral: false
-             |                ^^^^^
-          help: leave it out: instances are ephemeral and go when the agent falls silent
+        conf.d/orders.yaml:9:16: services[0].ephemeral: `no` is not true or false
+           9 |     ephemeral: no
+             |                ^^
+          help: write false
         conf.d/orders.yaml:10:48: services[0].metadata.preserved.heart.beat.interval: is written by the heartbeat
           10 |     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
              |                                                ^^^^

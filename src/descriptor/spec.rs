@@ -59,6 +59,8 @@ pub struct Service {
     pub weight: f64,
     /// Whether it takes traffic; true when not written.
     pub enabled: bool,
+    /// Removed by the registry when the agent falls silent (true, the default), or kept there with the health that the probe says.
+    pub ephemeral: bool,
     /// Metadata without the `preserved.*` keys of the heartbeat.
     pub metadata: BTreeMap<String, String>,
     /// Beats.

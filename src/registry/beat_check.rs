@@ -52,7 +52,7 @@ pub(crate) enum Effect<K> {
     Remove { who: K },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Pulse {
     last: Moment,
     patience: Patience,
@@ -71,7 +71,7 @@ impl Pulse {
 }
 
 /// The beat check of all ephemeral instances; `K` says which instance.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BeatCheck<K> {
     pulses: BTreeMap<K, Pulse>,
     /// One entry for each pulse, at its `next`.

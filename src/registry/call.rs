@@ -1,5 +1,6 @@
-//! One request and its answer, freed from HTTP: what the calls of each half of the API take and give.
+//! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
+use crate::machine::Moment;
 use crate::registry::forms::Params;
 use crate::registry::refusal::Body;
 use crate::registry::refusal::Half;
@@ -7,10 +8,73 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use hyper::header::HeaderMap;
 use std::time::SystemTime;
 
-/// A request whose body has been read.
+/// A request as it came, its body read whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    method: String,
+    path: String,
+    query: String,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Request {
+    /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
+    pub fn new<N: Into<String>, V: Into<String>>(
+        method: impl Into<String>,
+        target: &str,
+        headers: impl IntoIterator<Item = (N, V)>,
+        body: impl Into<Bytes>,
+    ) -> Self {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Self {
+            method: method.into(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            headers: headers
+                .into_iter()
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            body: body.into(),
+        }
+    }
+
+    fn is_form(&self) -> bool {
+        header(&self.headers, "Content-Type")
+            .and_then(|kind| kind.split(';').next())
+            .is_some_and(|kind| {
+                kind.trim()
+                    .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+            })
+    }
+}
+
+/// The first header of that name.
+fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    headers
+        .iter()
+        .find(|(there, _)| there.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+}
+
+/// The path from `/v1/` on, so that any context path will do; empty when there is none.
+pub(crate) fn route(path: &str) -> &str {
+    let route = path.find("/v1/").and_then(|at| path.get(at..));
+    route.unwrap_or_default().trim_end_matches('/')
+}
+
+/// Which half of the API a route belongs to.
+pub(crate) fn half(route: &str) -> Half {
+    if route == "/v1/cs" || route.starts_with("/v1/cs/") {
+        Half::Config
+    } else {
+        Half::Naming
+    }
+}
+
+/// A request whose parameters have been read.
 #[derive(Debug)]
 pub(crate) struct Call {
     /// As it came.
@@ -21,20 +85,53 @@ pub(crate) struct Call {
     pub(crate) route: String,
     /// Query and form.
     pub(crate) params: Params,
-    /// Headers.
-    pub(crate) headers: HeaderMap,
+    headers: Vec<(String, String)>,
+}
+
+impl From<Request> for Call {
+    fn from(request: Request) -> Self {
+        let mut params = Params::default();
+        params.add(&request.query);
+        if request.is_form() {
+            params.add(&String::from_utf8_lossy(&request.body));
+        }
+        Self {
+            route: route(&request.path).to_owned(),
+            method: request.method,
+            path: request.path,
+            params,
+            headers: request.headers,
+        }
+    }
 }
 
 impl Call {
-    /// A header's text, if it is one.
+    /// A header's text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)?.to_str().ok()
+        header(&self.headers, name)
+    }
+}
+
+/// When a call is answered, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Time {
+    /// What deadlines count with.
+    pub(crate) now: Moment,
+    /// What people and answers are told.
+    pub(crate) at: SystemTime,
+}
+
+impl Time {
+    /// What the wall clock would have shown at a moment that is over, had it not been stepped since.
+    pub(crate) fn wall(&self, moment: Moment) -> SystemTime {
+        let ago = self.now.saturating_sub(moment);
+        self.at.checked_sub(ago).unwrap_or(self.at)
     }
 }
 
 /// What is answered.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Answer {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: Option<&'static str>,
     /// Values are checked when they are sent; one that cannot be sent is left out.
@@ -43,6 +140,33 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The headers that belong to the answer; those of the connection are the door's.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let kind = self.content_type.map(|kind| ("Content-Type", kind));
+        let more = self.headers.iter().map(|(name, value)| (*name, &**value));
+        kind.into_iter().chain(more)
+    }
+
+    /// The first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers()
+            .find(|(there, _)| there.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     /// 200 with text.
     pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         Self {

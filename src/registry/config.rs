@@ -55,7 +55,7 @@ pub(crate) fn kind(said: Option<&str>) -> &'static str {
 }
 
 /// All configurations of all tenants.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Configs {
     kept: BTreeMap<ConfigKey, Config>,
     bytes: usize,

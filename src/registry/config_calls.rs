@@ -8,13 +8,14 @@ use crate::nacos::wire::Listening;
 use crate::nacos::wire::WORD_SEPARATOR;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
+use crate::registry::call::Time;
 use crate::registry::config;
 use crate::registry::config::Config;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Publish;
+use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::keeper::Keeper;
 use crate::registry::long_poll;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
@@ -25,8 +26,24 @@ use std::time::Duration;
 /// Configurations of one listener at most, as on 2.5.1.
 const KEYS: usize = 10_000;
 
+/// What came of a call.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It is answered.
+    Answer(Answer),
+    /// It is a listener's, who is answered when [`LongPoll`](long_poll::LongPoll) says so.
+    Listen {
+        /// Which configurations, and whether the client's MD5 is another than the stored one.
+        keys: Vec<(ConfigKey, bool)>,
+        /// How long to hold; `None` answers at once.
+        hold: Option<Duration>,
+        /// Writes the answer.
+        write: fn(&[ConfigKey]) -> Answer,
+    },
+}
+
 /// Answers a call whose route begins with `/v1/cs`.
-pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
+pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outcome, Refusal> {
     let known = match call.route.as_str() {
         "/v1/cs/configs" => ["POST", "GET", "HEAD", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],
@@ -36,14 +53,15 @@ pub(crate) async fn answer(keeper: &Keeper, call: Call) -> Result<Answer, Refusa
         return Err(Refusal::ConfigMethod(call.method.clone()));
     }
     if call.route == "/v1/cs/configs/listener" {
-        return listen(keeper, call).await;
+        return listen(state, call);
     }
     check(&call.params)?;
     match call.method.as_str() {
-        "POST" => publish(keeper, &call),
-        "GET" | "HEAD" => get(keeper, &call),
-        _ => delete(keeper, &call),
+        "POST" => publish(state, time, call),
+        "GET" | "HEAD" => get(state, call),
+        _ => delete(state, time, call),
     }
+    .map(Outcome::Answer)
 }
 
 /// What `ParamCheckerFilter` does before any controller of configuration.
@@ -84,7 +102,7 @@ fn published_tenant(tenant: &str) -> &str {
     }
 }
 
-fn publish(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     if params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty()) {
         return Err(Refusal::NotOffered("variants for tags or beta addresses"));
@@ -110,16 +128,13 @@ fn publish(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
             .filter(|md5| !md5.trim().is_empty())
             .map(str::to_owned),
     };
-    keeper.with(|state, now| {
-        let at = keeper.epoch().wall(now);
-        if state.configs.publish(at, &key, publish)? {
-            state.polls.handle(now, long_poll::Event::Changed(key));
-        }
-        Ok(yes())
-    })
+    if state.configs.publish(time.at, &key, publish)? {
+        state.polls.handle(time.now, long_poll::Event::Changed(key));
+    }
+    Ok(yes())
 }
 
-fn get(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     if params.get("search").is_some() || params.get("show").is_some() {
         return Err(Refusal::NotOffered(
@@ -131,8 +146,10 @@ fn get(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
     if params.get("tag").is_some() {
         return Err(Refusal::NoConfig);
     }
-    keeper
-        .with(|state, _| state.configs.get(&key).cloned())
+    state
+        .configs
+        .get(&key)
+        .cloned()
         .map(shown)
         .ok_or(Refusal::NoConfig)
 }
@@ -161,7 +178,7 @@ fn not_cached() -> [(&'static str, String); 3] {
     ]
 }
 
-fn delete(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     if params.get("delType").is_some() || params.flag(&["beta"], false) {
         return Err(Refusal::NotOffered(
@@ -173,11 +190,9 @@ fn delete(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    keeper.with(|state, now| {
-        if state.configs.delete(&key) {
-            state.polls.handle(now, long_poll::Event::Changed(key));
-        }
-    });
+    if state.configs.delete(&key) {
+        state.polls.handle(time.now, long_poll::Event::Changed(key));
+    }
     Ok(yes())
 }
 
@@ -216,41 +231,57 @@ fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
         .collect()
 }
 
-async fn listen(keeper: &Keeper, call: Call) -> Result<Answer, Refusal> {
-    let asked = asked(&call.params)?;
+fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
+    let keys: Vec<_> = asked(&call.params)?
+        .into_iter()
+        .map(|(key, md5)| {
+            let differs = state.configs.md5(&key) != md5;
+            (key, differs)
+        })
+        .collect();
     let Some(timeout) = call.header("Long-Pulling-Timeout") else {
-        let changed = keeper.changed(asked, None).await?;
-        return Ok(short(&changed));
+        return Ok(Outcome::Listen {
+            keys,
+            hold: None,
+            write: short,
+        });
     };
-    // Only who is to be held is asked how long: a negative time is the shortest hold.
-    let hold = timeout
-        .trim()
-        .parse::<i64>()
-        .map(|millis| long_poll::hold(Duration::from_millis(millis.try_into().unwrap_or(0))))
-        .map_err(|_| Refusal::NotANumber(timeout.to_owned()));
     let hang_up = call
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
-    // A held poll keeps its keys, not the form they came in.
-    drop(call);
-    let held = hold.as_ref().ok().filter(|_| !hang_up).copied();
-    let changed = keeper.changed(asked, held).await?;
+    // Only who is to be held is asked how long: a negative time is the shortest hold.
+    let hold = if hang_up || keys.iter().any(|(_, differs)| *differs) {
+        None
+    } else {
+        let millis: i64 = timeout
+            .trim()
+            .parse()
+            .map_err(|_| Refusal::NotANumber(timeout.to_owned()))?;
+        let millis = Duration::from_millis(millis.try_into().unwrap_or(0));
+        Some(long_poll::hold(millis))
+    };
+    Ok(Outcome::Listen {
+        keys,
+        hold,
+        write: long,
+    })
+}
+
+/// The long poll's answer.
+fn long(changed: &[ConfigKey]) -> Answer {
     if changed.is_empty() {
-        if !hang_up {
-            hold?;
-        }
-        return Ok(Answer {
+        return Answer {
             content_type: Some(CONFIG),
             ..Answer::text("")
-        });
+        };
     }
-    let mut body = encoded(&changed);
+    let mut body = encoded(changed);
     body.push('\n');
-    Ok(Answer {
+    Answer {
         content_type: Some(CONFIG),
         headers: not_cached().into(),
         ..Answer::text(body)
-    })
+    }
 }
 
 /// The short poll of clients without `Long-Pulling-Timeout`: what changed is in headers, the body stays empty.

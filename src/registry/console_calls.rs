@@ -3,23 +3,22 @@
 use crate::nacos::wire;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::keeper::Keeper;
+use crate::registry::desk::State;
 use crate::registry::refusal::Refusal;
 use serde_json::json;
-use std::net::SocketAddr;
 
 /// What every login is given: the registry asks for no token, so this opens nothing. The word 3.x uses with authentication off.
 const TOKEN: &str = "AUTH_DISABLED";
 
 /// Answers a call whose route is neither of naming nor of configuration.
-pub(crate) fn answer(keeper: &Keeper, call: &Call, listens: SocketAddr) -> Result<Answer, Refusal> {
+pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
     match (call.method.as_str(), call.route.as_str()) {
         ("POST", "/v1/auth/login" | "/v1/auth/users/login") => login(call),
-        ("GET", "/v1/console/server/state") => Ok(state(listens)),
+        ("GET", "/v1/console/server/state") => Ok(server_state(state.port)),
         ("GET", "/v1/console/health/liveness" | "/v1/console/health/readiness") => {
             Ok(Answer::text("OK"))
         }
-        ("GET", "/v1/console/namespaces") => Ok(namespaces(keeper)),
+        ("GET", "/v1/console/namespaces") => Ok(namespaces(state)),
         (
             method,
             "/v1/auth/login"
@@ -48,7 +47,7 @@ fn login(call: &Call) -> Result<Answer, Refusal> {
     Ok(answer)
 }
 
-fn state(listens: SocketAddr) -> Answer {
+fn server_state(port: u16) -> Answer {
     Answer::json(&json!({
         "version": "2.5.1",
         "startup_mode": "standalone",
@@ -58,13 +57,13 @@ fn state(listens: SocketAddr) -> Answer {
         "auth_admin_request": "false",
         "login_page_enabled": "false",
         "console_ui_enabled": "false",
-        "server_port": listens.port().to_string(),
+        "server_port": port.to_string(),
         "maxContent": super::config::CONTENT.to_string(),
     }))
 }
 
-fn namespaces(keeper: &Keeper) -> Answer {
-    let count = keeper.with(|state, _| state.configs.count(""));
+fn namespaces(state: &State) -> Answer {
+    let count = state.configs.count("");
     Answer::json(&json!({
         "code": 200,
         "message": null,

@@ -8,21 +8,18 @@ use crate::authority;
 use crate::machine::Epoch;
 use crate::registry::Options;
 use crate::registry::StartError;
+use crate::registry::call;
 use crate::registry::call::Answer;
-use crate::registry::call::Call;
-use crate::registry::config_calls;
-use crate::registry::console_calls;
-use crate::registry::forms::Params;
+use crate::registry::call::Request;
+use crate::registry::desk::Desk;
 use crate::registry::keeper::Keeper;
-use crate::registry::naming_calls;
-use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    Request, Response,
+    Response,
     body::{Body as _, Bytes, Incoming},
-    header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
     server::conn::http1,
     service::service_fn,
 };
@@ -107,7 +104,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let tasks = tasks.child();
-    let keeper = Arc::new(Keeper::new(epoch));
+    let keeper = Arc::new(Keeper::new(Desk::new().at_port(address.port()), epoch));
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
@@ -186,7 +183,7 @@ fn connection(
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let door = Arc::clone(door);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
         let door = Arc::clone(&door);
         async move { Ok::<_, Infallible>(door.answer(local.ip(), request).await) }
     });
@@ -212,58 +209,42 @@ struct Door {
 }
 
 impl Door {
-    async fn answer(&self, local: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(
+        &self,
+        local: IpAddr,
+        request: hyper::Request<Incoming>,
+    ) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
-        let route = path.find("/v1/").and_then(|at| path.get(at..));
-        let route = route.unwrap_or_default().trim_end_matches('/').to_owned();
-        let half = if route == "/v1/cs" || route.starts_with("/v1/cs/") {
-            Half::Config
-        } else {
-            Half::Naming
-        };
         let answer = match self.guard(local, request.headers()) {
-            Ok(()) => self.call(&path, route, request).await,
+            Ok(()) => self.ask(request).await,
             Err(refusal) => Err(refusal),
         };
         write(answer.unwrap_or_else(|refusal| {
+            let half = call::half(call::route(&path));
             let epoch = self.keeper.epoch();
             Answer::refused(&refusal, half, &path, epoch.wall(epoch.now()))
         }))
     }
 
-    async fn call(
-        &self,
-        path: &str,
-        route: String,
-        request: Request<Incoming>,
-    ) -> Result<Answer, Refusal> {
-        let mut params = Params::default();
-        params.add(request.uri().query().unwrap_or_default());
+    async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
-        let most = if head.method == "POST" && route == "/v1/cs/configs" {
-            PUBLISH_BYTES
-        } else {
-            BODY_BYTES
-        };
-        let (form, share) = self.body(body, most).await?;
-        if is_form(&head.headers) {
-            params.add(&String::from_utf8_lossy(&form));
-        }
-        drop((form, share));
-        let call = Call {
-            method: head.method.as_str().to_owned(),
-            path: path.to_owned(),
-            route,
-            params,
-            headers: head.headers,
-        };
-        if call.route.starts_with("/v1/ns/") {
-            naming_calls::answer(&self.keeper, &call)
-        } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(&self.keeper, call).await
-        } else {
-            console_calls::answer(&self.keeper, &call, self.address)
-        }
+        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
+        let (body, share) = self.body(body, most).await?;
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("", |target| target.as_str());
+        let headers = head.headers.iter().filter_map(|(name, value)| {
+            // What is no text is nothing that a call looks at.
+            Some((name.as_str(), value.to_str().ok()?))
+        });
+        let answer = self
+            .keeper
+            .ask(Request::new(head.method.as_str(), target, headers, body));
+        // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
+        drop(share);
+        answer.await.ok_or(Refusal::Unanswered)
     }
 
     /// The body, if it is not over `most` bytes and comes in time; and its share of the memory for bodies.
@@ -322,19 +303,8 @@ impl Door {
     }
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .and_then(|kind| kind.split(';').next())
-        .is_some_and(|kind| {
-            kind.trim()
-                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        })
-}
-
 fn write(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(answer.body));
+    let mut response = Response::new(Full::new(answer.body.clone()));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.status)
         .unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -347,13 +317,10 @@ fn write(answer: Answer) -> Response<Full<Bytes>> {
         "x-content-type-options",
         HeaderValue::from_static("nosniff"),
     );
-    if let Some(kind) = answer.content_type {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    }
-    for (name, value) in answer.headers {
+    for (name, value) in answer.headers() {
         if let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
-            HeaderValue::from_str(&value),
+            HeaderValue::from_str(value),
         ) {
             headers.insert(name, value);
         }

@@ -1,125 +1,66 @@
-//! Keeps the state of the registry, and wakes when the next thing is due: nothing here is periodic.
+//! Keeps the desk behind one lock, and wakes it when the next thing is due: nothing here is periodic.
 //!
-//! One lock, never held across an await. Whoever asks first lets everything happen that was due before ([`Keeper::with`]), so an
-//! answer never shows what should be gone already. One task sleeps until the next deadline and is told when it comes sooner.
+//! The lock is never held across an await. Whoever asks is answered through a channel of his own; one task sleeps until the next
+//! deadline and is told when it comes sooner.
 
 use crate::machine::Epoch;
 use crate::machine::Machine;
 use crate::machine::Moment;
-use crate::nacos::model::ServiceKey;
-use crate::registry::beat_check;
-use crate::registry::beat_check::BeatCheck;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Configs;
-use crate::registry::long_poll;
-use crate::registry::long_poll::LongPoll;
-use crate::registry::long_poll::Poll;
-use crate::registry::naming::Address;
-use crate::registry::naming::Naming;
-use crate::registry::refusal::Refusal;
+use crate::registry::call::Answer;
+use crate::registry::call::Request;
+use crate::registry::desk::Desk;
+use crate::registry::desk::Effect;
+use crate::registry::desk::Event;
+use crate::registry::desk::Ticket;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 use tokio::{
     sync::{Notify, oneshot},
     time,
 };
 
-/// An ephemeral instance, for the beat check.
-pub(crate) type Who = (ServiceKey, Address);
-
-/// What the registry knows.
+/// The desk, and who waits before it.
 #[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) naming: Naming,
-    pub(crate) beats: BeatCheck<Who>,
-    pub(crate) configs: Configs,
-    pub(crate) polls: LongPoll,
-    /// Who waits for which poll; an entry leaves with its answer or with its client.
-    waiting: BTreeMap<Poll, oneshot::Sender<Result<Vec<ConfigKey>, Refusal>>>,
-    next: Poll,
+struct Inside {
+    desk: Desk,
+    /// An entry leaves with its answer or with its client.
+    waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    next: u64,
 }
 
-impl State {
-    fn deadline(&self) -> Option<Moment> {
-        [
-            self.naming.deadline(),
-            self.beats.deadline(),
-            self.polls.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    fn tell(&mut self, poll: Poll, told: Result<Vec<ConfigKey>, Refusal>) {
-        if let Some(waiting) = self.waiting.remove(&poll) {
-            // Who does not listen any more has left, and his guard says so.
-            _ = waiting.send(told);
-        }
-    }
-
-    /// Lets happen what is due, and carries out what the machines want.
-    fn settle(&mut self, now: Moment) {
-        self.beats.wake(now);
-        while let Some(effect) = self.beats.effect() {
-            match effect {
-                beat_check::Effect::Tell { who, healthy } => {
-                    self.naming.tell(now, &who.0, &who.1, healthy);
-                }
-                beat_check::Effect::Remove { who } => {
-                    self.naming.deregister(now, &who.0, false, &who.1);
-                }
-            }
-        }
-        self.naming.wake(now);
-        self.polls.wake(now);
-        while let Some(effect) = self.polls.effect() {
-            match effect {
-                long_poll::Effect::Answer { poll, changed } => self.tell(poll, Ok(changed)),
-                long_poll::Effect::Refuse { poll } => {
-                    self.tell(poll, Err(Refusal::Full("held polls", long_poll::POLLS)));
-                }
-            }
-        }
-    }
-}
-
-/// Takes a poll out when whoever waits for it goes away.
+/// Takes a client out when whoever waits for its answer goes away.
 struct Guard<'a> {
     keeper: &'a Keeper,
-    poll: Poll,
+    ticket: Ticket,
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        self.keeper.with(|state, now| {
-            state.waiting.remove(&self.poll);
-            state.polls.handle(now, long_poll::Event::Left(self.poll));
+        self.keeper.with(|inside, now| {
+            if inside.waiting.remove(&self.ticket).is_some() {
+                inside.desk.handle(now, Event::Left(self.ticket));
+            }
         });
     }
 }
 
-/// The state, its clock and its alarm.
+/// The desk, its clock and its alarm.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     epoch: Epoch,
-    state: Mutex<State>,
+    inside: Mutex<Inside>,
     sooner: Notify,
 }
 
 impl Keeper {
-    /// An empty registry.
-    pub(crate) fn new(epoch: Epoch) -> Self {
+    /// Keeps `desk`, whose moments are counted from `epoch`.
+    pub(crate) fn new(desk: Desk, epoch: Epoch) -> Self {
         Self {
             epoch,
-            state: Mutex::new(State {
-                naming: Naming::default(),
-                beats: BeatCheck::new(),
-                configs: Configs::default(),
-                polls: LongPoll::default(),
+            inside: Mutex::new(Inside {
+                desk,
                 waiting: BTreeMap::new(),
                 next: 0,
             }),
@@ -132,58 +73,66 @@ impl Keeper {
         self.epoch
     }
 
-    /// Reads or changes the state at this moment.
-    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut State, Moment) -> T) -> T {
-        // A panic under the lock is a bug that the tasks report; the state is plain data and goes on serving.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Does something with the desk at this moment, and hands out the answers that are ready then.
+    fn with<T>(&self, work: impl FnOnce(&mut Inside, Moment) -> T) -> T {
+        // A panic under the lock is a bug that the tasks report; the desk is plain data and goes on serving.
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.epoch.now();
-        let before = state.deadline();
-        state.settle(now);
-        let answer = work(&mut state, now);
-        state.settle(now);
-        if state.deadline() != before {
+        let before = inside.desk.deadline();
+        let done = work(&mut inside, now);
+        while let Some(Effect::Answer(ticket, answer)) = inside.desk.effect() {
+            if let Some(waiting) = inside.waiting.remove(&ticket) {
+                // Who does not listen any more is leaving, and his guard finds nothing to do.
+                _ = waiting.send(answer);
+            }
+        }
+        if inside.desk.deadline() != before {
             self.sooner.notify_one();
         }
-        answer
+        done
     }
 
-    /// Which of these (key, the client's MD5) changed: at once if any did or `hold` is `None`, else when one does or the hold ends.
-    pub(crate) async fn changed(
-        &self,
-        asked: Vec<(ConfigKey, String)>,
-        hold: Option<Duration>,
-    ) -> Result<Vec<ConfigKey>, Refusal> {
+    /// The desk's answer to `request`, which has been looked at when this returns; `None` only when there is a bug, because every
+    /// ticket is answered.
+    pub(crate) fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + '_ {
         let (answer, told) = oneshot::channel();
-        let poll = self.with(|state, now| {
-            let poll = state.next;
-            state.next += 1;
-            state.waiting.insert(poll, answer);
-            let keys = asked
-                .into_iter()
-                .map(|(key, md5)| {
-                    let differs = state.configs.md5(&key) != md5;
-                    (key, differs)
-                })
-                .collect();
-            state
-                .polls
-                .handle(now, long_poll::Event::Asked { poll, keys, hold });
-            poll
+        let ticket = self.with(|inside, now| {
+            let ticket = Ticket(inside.next);
+            inside.next += 1;
+            inside.waiting.insert(ticket, answer);
+            let at = self.epoch.wall(now);
+            inside.desk.handle(
+                now,
+                Event::Asked {
+                    ticket,
+                    at,
+                    request,
+                },
+            );
+            ticket
         });
-        let _guard = Guard { keeper: self, poll };
-        // Every poll is answered, at the latest by its deadline; a lost sender would be an empty answer.
-        told.await.unwrap_or_else(|_| Ok(Vec::new()))
+        let guard = Guard {
+            keeper: self,
+            ticket,
+        };
+        async move {
+            let _guard = guard;
+            told.await.ok()
+        }
     }
 
-    /// Lets all held polls go, and holds none from now on.
+    /// Lets all held listeners go, and holds none from now on.
     pub(crate) fn release(&self) {
-        self.with(|state, now| state.polls.handle(now, long_poll::Event::Stopping));
+        self.with(|inside, now| inside.desk.handle(now, Event::Stopping));
     }
 
     /// Sleeps until the next deadline, for ever.
     pub(crate) async fn keep(&self) {
         loop {
-            let deadline = self.with(|state, _| state.deadline());
+            let deadline = self.with(|inside, now| {
+                inside.desk.wake(now);
+                inside.desk.deadline()
+            });
             tokio::select! {
                 () = self.sooner.notified() => {}
                 () = time::sleep_until(self.epoch.instant(deadline.unwrap_or_default())), if deadline.is_some() => {}
@@ -195,39 +144,16 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nacos::model::Namespace;
-    use crate::registry::beat_check::Event;
-    use crate::registry::beat_check::Patience;
-    use crate::registry::config::Publish;
-    use crate::registry::naming::Metadata;
-    use crate::registry::naming::Record;
+    use std::time::Duration;
 
-    fn who() -> Who {
-        let service = ServiceKey {
-            namespace: Namespace::public(),
-            group: "DEFAULT_GROUP".into(),
-            name: "orders".into(),
-        };
-        let address = Address {
-            ip: "10.0.0.1".into(),
-            port: 80,
-        };
-        (service, address)
+    fn listen() -> Request {
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Long-Pulling-Timeout", "10500"),
+        ];
+        let body = "Listening-Configs=a%02g%02%01";
+        Request::new("POST", "/v1/cs/configs/listener", headers, body)
     }
-
-    fn key() -> ConfigKey {
-        ConfigKey {
-            tenant: String::new(),
-            group: "g".into(),
-            data_id: "a".into(),
-        }
-    }
-
-    fn asked() -> Vec<(ConfigKey, String)> {
-        vec![(key(), String::new())]
-    }
-
-    const HOLD: Option<Duration> = Some(Duration::from_secs(10));
 
     /// Runs the keeper's task beside `work`.
     async fn beside<T>(keeper: &Keeper, work: impl Future<Output = T>) -> T {
@@ -238,90 +164,49 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_instance_falls_ill_then_goes_and_its_service_a_minute_later() {
-        let keeper = Keeper::new(Epoch::start());
-        let (service, address) = who();
-        keeper.with(|state, now| {
-            let record = Record {
-                cluster: "DEFAULT".into(),
-                weight: 1.0,
-                healthy: true,
-                enabled: true,
-                metadata: Metadata::new(),
-            };
-            state
-                .naming
-                .register(now, &service, false, address.clone(), record)
-                .unwrap();
-            state.beats.handle(
-                now,
-                Event::Registered {
-                    who: who(),
-                    patience: Patience::default(),
-                    healthy: true,
-                },
-            );
-        });
-        // The lock is taken without settling, so only the keeper's own task can have done it.
-        let seen = || {
-            let state = keeper.state.lock().unwrap();
-            let record = state.naming.seen(&service, &address);
-            (record.map(|r| r.healthy), state.naming.knows(&service))
-        };
-        beside(&keeper, async {
-            for (after, then) in [
-                (14, (Some(true), true)),
-                (2, (Some(false), true)),
-                (15, (None, true)),
-                (60, (None, false)),
-            ] {
-                time::sleep(Duration::from_secs(after)).await;
-                assert_eq!(seen(), then);
-            }
-        })
-        .await;
+    fn keeper() -> Keeper {
+        Keeper::new(Desk::new(), Epoch::start())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_poll_ends_with_its_hold() {
-        let keeper = Keeper::new(Epoch::start());
+    async fn a_held_listener_is_answered_when_its_hold_ends() {
+        let keeper = keeper();
         let began = time::Instant::now();
-        let told = beside(&keeper, keeper.changed(asked(), HOLD)).await;
-        assert_eq!(told, Ok(Vec::new()));
+        let told = beside(&keeper, keeper.ask(listen())).await.unwrap();
+        assert_eq!((told.status(), told.body().as_ref()), (200, b"".as_slice()));
         assert_eq!(began.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_publish_and_a_stop_let_held_polls_go() {
-        let keeper = Keeper::new(Epoch::start());
-        let publish = async {
-            keeper.with(|state, now| {
-                let publish = Publish {
-                    content: "1".into(),
-                    kind: "text",
-                    encrypted_data_key: String::new(),
-                    cas_md5: None,
-                };
-                let at = keeper.epoch().wall(now);
-                assert_eq!(state.configs.publish(at, &key(), publish), Ok(true));
-                state.polls.handle(now, long_poll::Event::Changed(key()));
-            });
-        };
-        let (told, ()) = tokio::join!(keeper.changed(asked(), HOLD), publish);
-        assert_eq!(told, Ok(vec![key()]));
-        let same = vec![(key(), crate::nacos::wire::md5_hex(b"1"))];
-        let (told, ()) = tokio::join!(keeper.changed(same, HOLD), async { keeper.release() });
-        assert_eq!(told, Ok(Vec::new()));
+    async fn a_stop_lets_held_listeners_go() {
+        let keeper = keeper();
+        let (told, ()) = tokio::join!(keeper.ask(listen()), async { keeper.release() });
+        assert_eq!(told.unwrap().status(), 200);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_left_is_held_no_more() {
-        let keeper = Keeper::new(Epoch::start());
-        let left = time::timeout(Duration::from_secs(1), keeper.changed(asked(), HOLD)).await;
+        let keeper = keeper();
+        let left = time::timeout(Duration::from_secs(1), keeper.ask(listen())).await;
         assert!(left.is_err());
-        let state = keeper.state.lock().unwrap();
-        assert!(state.waiting.is_empty());
-        assert_eq!(state.deadline(), None);
+        let inside = keeper.inside.lock().unwrap();
+        assert!(inside.waiting.is_empty());
+        assert_eq!(inside.desk.deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sleeps_until_the_next_deadline_and_no_longer() {
+        let keeper = keeper();
+        let register = "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80";
+        let register = Request::new("POST", register, [("", ""); 0], "");
+        keeper.ask(register).await.unwrap();
+        let due = || keeper.inside.lock().unwrap().desk.deadline();
+        beside(&keeper, async {
+            for (after, then) in [(14, Some(15)), (2, Some(30)), (15, Some(90)), (60, None)] {
+                time::sleep(Duration::from_secs(after)).await;
+                assert_eq!(due().map(|due| due.as_secs()), then);
+            }
+        })
+        .await;
     }
 }

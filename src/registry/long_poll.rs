@@ -55,14 +55,14 @@ pub(crate) enum Effect {
     Refuse { poll: Poll },
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     until: Moment,
     keys: Vec<ConfigKey>,
 }
 
 /// All held polls.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct LongPoll {
     held: BTreeMap<Poll, Held>,
     due: BTreeSet<(Moment, Poll)>,

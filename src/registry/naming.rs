@@ -123,7 +123,7 @@ pub(crate) struct Settings {
     pub(crate) unchecked: BTreeSet<Arc<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Service {
     persistent: bool,
     settings: Option<Settings>,
@@ -159,7 +159,7 @@ pub(crate) struct Counts {
 }
 
 /// All services of all namespaces.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Naming {
     services: BTreeMap<ServiceKey, Service>,
     counts: Counts,

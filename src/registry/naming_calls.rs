@@ -12,10 +12,10 @@ use crate::nacos::wire;
 use crate::registry::beat_check::Event;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
+use crate::registry::call::Time;
+use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::keeper::Keeper;
-use crate::registry::keeper::State;
 use crate::registry::naming::Address;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
@@ -35,10 +35,10 @@ const CACHE: i64 = 10_000;
 const CACHE_UNPUSHED: i64 = 3_000;
 
 /// Answers a call whose route begins with `/v1/ns`.
-pub(crate) fn answer(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
-    let run: fn(&Keeper, &Params) -> Result<Answer, Refusal> =
+    let run: fn(&mut State, Time, &Params) -> Result<Answer, Refusal> =
         match (call.method.as_str(), call.route.as_str()) {
             ("POST", "/v1/ns/instance") => register,
             ("DELETE", "/v1/ns/instance") => deregister,
@@ -58,7 +58,7 @@ pub(crate) fn answer(keeper: &Keeper, call: &Call) -> Result<Answer, Refusal> {
             _ => return Err(no_such_api()),
         };
     params.check()?;
-    run(keeper, params)
+    run(state, time, params)
 }
 
 fn address(params: &Params) -> Result<Address, Refusal> {
@@ -130,25 +130,26 @@ fn take(
     Ok(())
 }
 
-fn register(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn register(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let (address, record) = instance(params)?;
     check_record(&record)?;
     let persistent = !params.flag(&["ephemeral"], true);
-    keeper.with(|state, now| take(state, now, &service, persistent, &address, record))?;
+    take(state, time.now, &service, persistent, &address, record)?;
     Ok(Answer::ok())
 }
 
-fn deregister(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn deregister(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
     let persistent = !params.flag(&["ephemeral"], true);
-    keeper.with(|state, now| {
-        if state.naming.deregister(now, &service, persistent, &address) && !persistent {
-            let who = (service, address);
-            state.beats.handle(now, Event::Left { who });
-        }
-    });
+    let gone = state
+        .naming
+        .deregister(time.now, &service, persistent, &address);
+    if gone && !persistent {
+        let who = (service, address);
+        state.beats.handle(time.now, Event::Left { who });
+    }
     Ok(Answer::ok())
 }
 
@@ -178,30 +179,36 @@ fn overrule(
     Ok(())
 }
 
-fn update(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn update(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let (address, record) = instance(params)?;
     check_record(&record)?;
-    keeper.with(|state, now| {
-        if !state.naming.knows(&service) {
-            return Err(Refusal::UpdateOfUnknownService {
-                namespace: service.namespace.to_string(),
-                group: service.group.to_string(),
-                name: service.name.to_string(),
-                ephemeral: params.flag(&["ephemeral"], true),
-            });
-        }
-        let patch = Patch {
-            weight: Some(record.weight),
-            enabled: Some(record.enabled),
-            metadata: Some(record.metadata),
-        };
-        overrule(state, now, &service, address, &record.cluster, patch, true)
-    })?;
+    if !state.naming.knows(&service) {
+        return Err(Refusal::UpdateOfUnknownService {
+            namespace: service.namespace.to_string(),
+            group: service.group.to_string(),
+            name: service.name.to_string(),
+            ephemeral: params.flag(&["ephemeral"], true),
+        });
+    }
+    let patch = Patch {
+        weight: Some(record.weight),
+        enabled: Some(record.enabled),
+        metadata: Some(record.metadata),
+    };
+    overrule(
+        state,
+        time.now,
+        &service,
+        address,
+        &record.cluster,
+        patch,
+        true,
+    )?;
     Ok(Answer::ok())
 }
 
-fn patch(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn patch(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
     let cluster: Arc<str> = params.cluster().into();
@@ -215,10 +222,8 @@ fn patch(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
             .then(|| params.flag(&enabled, true)),
         metadata: (!metadata.is_empty()).then_some(metadata),
     };
-    keeper.with(|state, now| {
-        state.naming.detail(&service, &address, &cluster)?;
-        overrule(state, now, &service, address, &cluster, patch, false)
-    })?;
+    state.naming.detail(&service, &address, &cluster)?;
+    overrule(state, time.now, &service, address, &cluster, patch, false)?;
     Ok(Answer::ok())
 }
 
@@ -231,12 +236,12 @@ fn instance_id(service: &ServiceKey, address: &Address, cluster: &str) -> String
     )
 }
 
-fn detail(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn detail(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
     // Here alone the original does not know the name `cluster`.
     let cluster = params.get("clusterName").unwrap_or(DEFAULT_CLUSTER);
-    let mut record = keeper.with(|state, _| state.naming.detail(&service, &address, cluster))?;
+    let mut record = state.naming.detail(&service, &address, cluster)?;
     record.metadata.retain(|_, value| value.is_some());
     Ok(Answer::json(&wire::Detail {
         instance_id: Some(instance_id(&service, &address, &record.cluster)),
@@ -272,7 +277,7 @@ fn host(service: &ServiceKey, persistent: bool, address: &Address, record: Recor
     }
 }
 
-fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn list(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let asked = params.get("clusters").unwrap_or_default();
     let clusters: Vec<&str> = asked.split(',').filter(|name| !name.is_empty()).collect();
@@ -280,8 +285,7 @@ fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
         .get("healthyOnly")
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
-    let (listing, now) =
-        keeper.with(|state, now| (state.naming.list(&service, &clusters, healthy_only), now));
+    let listing = state.naming.list(&service, &clusters, healthy_only);
     let persistent = listing.persistent;
     Ok(Answer::json(&wire::ListAnswer {
         name: service.grouped(),
@@ -293,7 +297,7 @@ fn list(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
             .into_iter()
             .map(|(address, record)| host(&service, persistent, &address, record))
             .collect(),
-        last_ref_time: dates::millis(keeper.epoch().wall(listing.changed.unwrap_or(now))),
+        last_ref_time: dates::millis(time.wall(listing.changed.unwrap_or(time.now))),
         checksum: String::new(),
         all_ips: false,
         reach_protection_threshold: listing.protected,
@@ -336,7 +340,7 @@ fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal
     Ok((address, record))
 }
 
-fn beat(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn beat(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let full: Option<wire::Beat> = params
         .get("beat")
         .map(|json| serde_json::from_str(json).map_err(|e| Refusal::BeatJson(e.to_string())))
@@ -369,29 +373,29 @@ fn beat(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
             (address, Some((record, !beat.ephemeral)), alive)
         }
     };
-    let answer = keeper.with(|state, now| {
-        if !state.naming.holds_ephemeral(&service, &address) {
-            let Some((record, persistent)) = record else {
-                return Ok((wire::BEAT_NOT_FOUND, None));
-            };
-            take(state, now, &service, persistent, &address, record)?;
-        }
-        if let Some(alive) = alive {
-            let who = (alive, address.clone());
-            state.beats.handle(now, Event::Beat { who });
-        }
-        let interval = state
-            .naming
-            .seen(&service, &address)
-            .and_then(|seen| seen.millis(INTERVAL));
-        Ok((wire::BEAT_OK, interval))
-    });
-    let (code, interval) = answer?;
-    Ok(Answer::json(&wire::BeatAnswer {
-        client_beat_interval: i64::try_from(interval.unwrap_or(BEAT)).unwrap_or(i64::MAX),
+    if !state.naming.holds_ephemeral(&service, &address) {
+        let Some((record, persistent)) = record else {
+            return Ok(beat_answer(wire::BEAT_NOT_FOUND, BEAT));
+        };
+        take(state, time.now, &service, persistent, &address, record)?;
+    }
+    if let Some(alive) = alive {
+        let who = (alive, address.clone());
+        state.beats.handle(time.now, Event::Beat { who });
+    }
+    let interval = state
+        .naming
+        .seen(&service, &address)
+        .and_then(|seen| seen.millis(INTERVAL));
+    Ok(beat_answer(wire::BEAT_OK, interval.unwrap_or(BEAT)))
+}
+
+fn beat_answer(code: i64, interval: u64) -> Answer {
+    Answer::json(&wire::BeatAnswer {
+        client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
         code,
         light_beat_enabled: Some(true),
-    }))
+    })
 }
 
 fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
@@ -421,7 +425,7 @@ fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
     params.service()
 }
 
-fn create_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn create_service(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = service_said(params)?;
     let settings = Settings {
         threshold: threshold(params)?.unwrap_or(0.0),
@@ -429,22 +433,24 @@ fn create_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
         ..Settings::default()
     };
     check_selector(params)?;
-    keeper.with(|state, now| state.naming.create(now, &service, settings))?;
+    state.naming.create(time.now, &service, settings)?;
     Ok(Answer::ok())
 }
 
-fn update_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn update_service(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let threshold = threshold(params)?.ok_or(Refusal::Required("protectThreshold"))?;
     let metadata = params.metadata()?;
     check_selector(params)?;
-    keeper.with(|state, now| state.naming.update(now, &service, threshold, metadata))?;
+    state
+        .naming
+        .update(time.now, &service, threshold, metadata)?;
     Ok(Answer::ok())
 }
 
-fn delete_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn delete_service(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = service_said(params)?;
-    keeper.with(|state, _| state.naming.delete(&service))?;
+    state.naming.delete(&service)?;
     Ok(Answer::ok())
 }
 
@@ -453,14 +459,16 @@ fn shortest(threshold: f32) -> f64 {
     threshold.to_string().parse().unwrap_or(threshold.into())
 }
 
-fn describe_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn describe_service(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = service_said(params)?;
-    let (settings, clusters) = keeper
-        .with(|state, _| state.naming.describe(&service))
-        .ok_or_else(|| Refusal::ServiceNotFound {
-            namespace: service.namespace.to_string(),
-            service: service.grouped(),
-        })?;
+    let (settings, clusters) =
+        state
+            .naming
+            .describe(&service)
+            .ok_or_else(|| Refusal::ServiceNotFound {
+                namespace: service.namespace.to_string(),
+                service: service.grouped(),
+            })?;
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
@@ -480,13 +488,13 @@ fn describe_service(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal>
     })))
 }
 
-fn list_services(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn list_services(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     // What is no number is 0 to the original.
     let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
     let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
     let namespace: Namespace = params.namespace();
     let group = params.get("groupName").unwrap_or(DEFAULT_GROUP);
-    let names = keeper.with(|state, _| state.naming.names(&namespace, group));
+    let names = state.naming.names(&namespace, group);
     let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
     let size = usize::try_from(size).unwrap_or(0);
     let skip = usize::try_from(page.saturating_sub(1).max(0))
@@ -498,7 +506,7 @@ fn list_services(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     }))
 }
 
-fn update_cluster(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn update_cluster(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
     let cluster = params.required("clusterName")?;
     params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
@@ -511,11 +519,11 @@ fn update_cluster(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
     if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
         return Err(Refusal::NotOffered("health checkers other than NONE"));
     }
-    keeper.with(|state, now| state.naming.uncheck(now, &service, cluster))?;
+    state.naming.uncheck(time.now, &service, cluster)?;
     Ok(Answer::ok())
 }
 
-fn health_by_hand(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn health_by_hand(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     let service = params.service()?;
     let address = address(params)?;
     if params
@@ -526,15 +534,15 @@ fn health_by_hand(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
         return Err(Refusal::Required("healthy"));
     }
     let cluster = params.cluster();
-    keeper.with(|state, _| state.naming.health_by_hand(&service, cluster, &address))?;
+    state.naming.health_by_hand(&service, cluster, &address)?;
     Ok(Answer::ok())
 }
 
-fn metrics(keeper: &Keeper, params: &Params) -> Result<Answer, Refusal> {
+fn metrics(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
     if params.flag(&["onlyStatus"], true) {
         return Ok(Answer::json(&json!({"status": "UP"})));
     }
-    let counts = keeper.with(|state, _| state.naming.counts());
+    let counts = state.naming.counts();
     let instances = counts.ephemeral + counts.persistent;
     Ok(Answer::json(&json!({
         "status": "UP",

@@ -109,6 +109,8 @@ pub(crate) enum Refusal {
     Full(&'static str, usize),
     /// A body over so many bytes.
     BodyTooLarge(usize),
+    /// The desk kept no answer for it, which is a bug of ours.
+    Unanswered,
     /// The body ended early or did not come in time.
     BodyUnreadable,
     /// The `Host` is none of ours: a web page that rebinds its name must not reach the registry.
@@ -336,6 +338,7 @@ impl Refusal {
             ),
             Self::BodyTooLarge(most) => (413, Words(format!("the body is over {most} bytes"))),
             Self::BodyUnreadable => (408, Words("the body did not arrive whole".to_owned())),
+            Self::Unanswered => (500, Words("this registry has lost the answer".to_owned())),
             Self::Host => (
                 403,
                 Words("this registry does not answer to that Host".to_owned()),

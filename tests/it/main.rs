@@ -12,11 +12,15 @@
 
 mod agent;
 mod answers;
+mod bad;
+mod cluster;
 mod edits;
+mod facts;
 mod figures;
 mod files;
 mod hands;
 mod hostile;
+mod persistent;
 mod recorded;
 mod support;
 mod words;

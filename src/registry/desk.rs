@@ -1,0 +1,437 @@
+//! The whole registry as one machine: requests come over the desk, answers go back over it, each exactly once.
+//!
+//! A request is known by its ticket. All but listeners are answered before anything else happens; a listener is held until a
+//! configuration changes, its hold ends or the registry stops. Who has left is answered no more. What is due happens before a
+//! request is looked at, so an answer never shows what should be gone already. No socket and no clock: the door (`http`) and the
+//! one task that wakes it (`keeper`) are a thin shell, and a simulator does without them.
+
+use crate::machine::Machine;
+use crate::machine::Moment;
+use crate::nacos::model::ServiceKey;
+use crate::registry::beat_check;
+use crate::registry::beat_check::BeatCheck;
+use crate::registry::call;
+use crate::registry::call::Answer;
+use crate::registry::call::Call;
+use crate::registry::call::Request;
+use crate::registry::call::Time;
+use crate::registry::config::ConfigKey;
+use crate::registry::config::Configs;
+use crate::registry::config_calls;
+use crate::registry::config_calls::Outcome;
+use crate::registry::console_calls;
+use crate::registry::long_poll;
+use crate::registry::long_poll::LongPoll;
+use crate::registry::naming::Address;
+use crate::registry::naming::Naming;
+use crate::registry::naming_calls;
+use crate::registry::refusal::Half;
+use crate::registry::refusal::Refusal;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::SystemTime,
+};
+
+/// The port that a desk says it is reached at, unless told another.
+const PORT: u16 = 8848;
+
+/// Which request; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What happens at the desk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A request came, whole.
+    Asked {
+        /// What its answer will carry.
+        ticket: Ticket,
+        /// What the wall clock showed, for texts.
+        at: SystemTime,
+        /// What is wanted.
+        request: Request,
+    },
+    /// Who holds this ticket does not wait any more.
+    Left(Ticket),
+    /// The registry stops: held listeners are let go, and none is held from now on.
+    Stopping,
+}
+
+/// What the desk wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Give this to who holds the ticket.
+    Answer(Ticket, Answer),
+}
+
+/// An ephemeral instance, for the beat check.
+pub(crate) type Who = (ServiceKey, Address);
+
+/// What the registry knows.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) port: u16,
+    pub(crate) naming: Naming,
+    pub(crate) beats: BeatCheck<Who>,
+    pub(crate) configs: Configs,
+    pub(crate) polls: LongPoll,
+}
+
+/// A listener who has not been answered yet.
+#[derive(Clone, Debug)]
+struct Listener {
+    asked: SystemTime,
+    write: fn(&[ConfigKey]) -> Answer,
+}
+
+/// A registry without sockets: see the head of this file.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    state: State,
+    listeners: BTreeMap<Ticket, Listener>,
+    effects: VecDeque<Effect>,
+}
+
+impl Desk {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            state: State {
+                port: PORT,
+                naming: Naming::default(),
+                beats: BeatCheck::new(),
+                configs: Configs::default(),
+                polls: LongPoll::default(),
+            },
+            listeners: BTreeMap::new(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The same, reached at another port than 8848.
+    #[must_use]
+    pub fn at_port(mut self, port: u16) -> Self {
+        self.state.port = port;
+        self
+    }
+
+    fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
+        let call = Call::from(request);
+        let state = &mut self.state;
+        let outcome = if call.route.starts_with("/v1/ns/") {
+            naming_calls::answer(state, time, &call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v1/cs/") {
+            config_calls::answer(state, time, &call)
+        } else {
+            console_calls::answer(state, &call).map(Outcome::Answer)
+        };
+        let answer = match outcome {
+            Ok(Outcome::Answer(answer)) => answer,
+            Ok(Outcome::Listen { keys, hold, write }) => {
+                let asked = time.at;
+                self.listeners.insert(ticket, Listener { asked, write });
+                let poll = ticket.0;
+                let event = long_poll::Event::Asked { poll, keys, hold };
+                self.state.polls.handle(time.now, event);
+                return;
+            }
+            Err(refusal) => Answer::refused(&refusal, call::half(&call.route), &call.path, time.at),
+        };
+        self.effects.push_back(Effect::Answer(ticket, answer));
+    }
+
+    /// Lets happen what is due, and carries out what the machines want.
+    fn settle(&mut self, now: Moment) {
+        let state = &mut self.state;
+        state.beats.wake(now);
+        while let Some(effect) = state.beats.effect() {
+            match effect {
+                beat_check::Effect::Tell { who, healthy } => {
+                    state.naming.tell(now, &who.0, &who.1, healthy);
+                }
+                beat_check::Effect::Remove { who } => {
+                    state.naming.deregister(now, &who.0, false, &who.1);
+                }
+            }
+        }
+        state.naming.wake(now);
+        state.polls.wake(now);
+        while let Some(effect) = state.polls.effect() {
+            let (long_poll::Effect::Answer { poll, .. } | long_poll::Effect::Refuse { poll }) =
+                effect;
+            // Who has left is no listener any more.
+            let Some(listener) = self.listeners.remove(&Ticket(poll)) else {
+                continue;
+            };
+            let answer = match effect {
+                long_poll::Effect::Answer { changed, .. } => (listener.write)(&changed),
+                long_poll::Effect::Refuse { .. } => {
+                    let refusal = Refusal::Full("held polls", long_poll::POLLS);
+                    Answer::refused(&refusal, Half::Config, "", listener.asked)
+                }
+            };
+            self.effects.push_back(Effect::Answer(Ticket(poll), answer));
+        }
+    }
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Machine for Desk {
+    type Event = Event;
+    type Effect = Effect;
+
+    fn handle(&mut self, now: Moment, event: Event) {
+        self.settle(now);
+        match event {
+            Event::Asked {
+                ticket,
+                at,
+                request,
+            } => self.answer(ticket, Time { now, at }, request),
+            Event::Left(ticket) => {
+                self.listeners.remove(&ticket);
+                self.state
+                    .polls
+                    .handle(now, long_poll::Event::Left(ticket.0));
+                self.effects
+                    .retain(|Effect::Answer(answered, _)| *answered != ticket);
+            }
+            Event::Stopping => self.state.polls.handle(now, long_poll::Event::Stopping),
+        }
+        self.settle(now);
+    }
+
+    fn wake(&mut self, now: Moment) {
+        self.settle(now);
+    }
+
+    fn deadline(&self) -> Option<Moment> {
+        let state = &self.state;
+        [
+            state.naming.deadline(),
+            state.beats.deadline(),
+            state.polls.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::{
+        collections::BTreeSet,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn asked(ticket: u64, request: Request) -> Event {
+        Event::Asked {
+            ticket: Ticket(ticket),
+            at: UNIX_EPOCH,
+            request,
+        }
+    }
+
+    fn plain(method: &str, target: &str) -> Request {
+        Request::new(method, target, [("", ""); 0], "")
+    }
+
+    fn listen(data_id: u8) -> Request {
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Long-Pulling-Timeout", "10500"),
+        ];
+        let body = format!("Listening-Configs={data_id}%02g%02%01");
+        Request::new("POST", "/v1/cs/configs/listener", headers, body)
+    }
+
+    fn publish(data_id: u8, content: u64) -> Request {
+        let target = format!("/v1/cs/configs?dataId={data_id}&group=g&content={content}");
+        plain("POST", &target)
+    }
+
+    fn answers(desk: &mut Desk) -> Vec<(u64, Answer)> {
+        std::iter::from_fn(|| desk.effect())
+            .map(|Effect::Answer(ticket, answer)| (ticket.0, answer))
+            .collect()
+    }
+
+    fn answer(desk: &mut Desk, now: Moment, request: Request) -> String {
+        desk.handle(now, asked(u64::MAX, request));
+        let answer = answers(desk).pop().unwrap().1;
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_silent_instance_falls_ill_then_goes_and_its_service_a_minute_later() {
+        let mut desk = Desk::new();
+        let register = plain(
+            "POST",
+            "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
+        );
+        assert_eq!(answer(&mut desk, s(0), register), "ok");
+        for (due, healthy, known) in [
+            (15, Some(true), true),
+            (30, Some(false), true),
+            (90, None, true),
+        ] {
+            assert_eq!(desk.deadline(), Some(s(due)));
+            let service = ServiceKey {
+                namespace: crate::nacos::model::Namespace::public(),
+                group: "DEFAULT_GROUP".into(),
+                name: "orders".into(),
+            };
+            let address = Address {
+                ip: "10.0.0.1".into(),
+                port: 80,
+            };
+            let naming = &desk.state.naming;
+            let seen = naming.seen(&service, &address);
+            assert_eq!(seen.map(|seen| seen.healthy), healthy);
+            assert_eq!(naming.knows(&service), known);
+            desk.wake(s(due));
+        }
+        assert_eq!(desk.deadline(), None);
+    }
+
+    #[test]
+    fn who_asks_late_sees_what_was_due_before() {
+        let mut desk = Desk::new();
+        let register = plain(
+            "POST",
+            "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
+        );
+        assert_eq!(answer(&mut desk, s(0), register), "ok");
+        let list = plain("GET", "/v1/ns/instance/list?serviceName=orders");
+        assert!(answer(&mut desk, s(31), list).contains("\"hosts\":[]"));
+    }
+
+    #[test]
+    fn a_listener_is_told_of_a_change_and_of_nothing_at_the_end_of_its_hold() {
+        let mut desk = Desk::new();
+        desk.handle(s(0), asked(1, listen(7)));
+        desk.handle(s(0), asked(2, listen(8)));
+        assert_eq!(answers(&mut desk), []);
+        desk.handle(s(1), asked(3, publish(7, 1)));
+        let told = answers(&mut desk);
+        assert_eq!(
+            (told[0].0, told[0].1.body().as_ref()),
+            (3, b"true".as_ref())
+        );
+        assert_eq!(
+            (told[1].0, told[1].1.body().as_ref()),
+            (1, b"7%02g%01\n".as_ref())
+        );
+        assert_eq!(desk.deadline(), Some(s(10)));
+        desk.wake(s(10));
+        let told = answers(&mut desk);
+        assert_eq!((told.len(), told[0].0, told[0].1.body().len()), (1, 2, 0));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Wake,
+        Register(u8),
+        Publish(u8, u64),
+        Listen(u8),
+        Nonsense,
+        Leave(u64),
+        Stop,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..20_u64).prop_map(Step::Wait),
+            1 => Just(Step::Wake),
+            2 => (0..3_u8).prop_map(Step::Register),
+            2 => (0..3_u8, 0..3_u64).prop_map(|(id, content)| Step::Publish(id, content)),
+            4 => (0..3_u8).prop_map(Step::Listen),
+            1 => Just(Step::Nonsense),
+            2 => (0..40_u64).prop_map(Step::Leave),
+            1 => Just(Step::Stop),
+        ];
+        proptest::collection::vec(step, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn each_ticket_is_answered_once_unless_it_left_and_deadlines_move_on(steps in steps()) {
+            let (mut desk, mut now, mut next) = (Desk::new(), Moment::ZERO, 0);
+            let (mut open, mut stopped) = (BTreeSet::new(), false);
+            for step in steps.into_iter().chain([Step::Wait(1_000)]) {
+                let request = match step {
+                    Step::Wait(seconds) => {
+                        let until = now + s(seconds);
+                        while let Some(due) = desk.deadline().filter(|due| *due <= until) {
+                            now = now.max(due);
+                            desk.wake(now);
+                            prop_assert!(desk.deadline().is_none_or(|next| next > now), "moves on");
+                            for (ticket, _) in answers(&mut desk) {
+                                prop_assert!(open.remove(&ticket), "{ticket} is answered twice or has left");
+                            }
+                        }
+                        now = until;
+                        continue;
+                    }
+                    Step::Wake => {
+                        let due = desk.deadline();
+                        desk.wake(now);
+                        prop_assert_eq!(desk.deadline(), due, "waking early changes nothing");
+                        continue;
+                    }
+                    Step::Leave(ticket) => {
+                        // Before whoever carries answers has fetched the last ones.
+                        desk.handle(now, Event::Left(Ticket(ticket)));
+                        open.remove(&ticket);
+                        continue;
+                    }
+                    Step::Stop => {
+                        stopped = true;
+                        desk.handle(now, Event::Stopping);
+                        for (ticket, _) in answers(&mut desk) {
+                            prop_assert!(open.remove(&ticket));
+                        }
+                        prop_assert!(open.is_empty(), "nobody is held by a registry that stops");
+                        continue;
+                    }
+                    Step::Register(host) => plain("POST", &format!("/v1/ns/instance?serviceName=s&ip=10.0.0.{host}&port=1")),
+                    Step::Publish(id, content) => publish(id, content),
+                    Step::Listen(id) => listen(id),
+                    Step::Nonsense => plain("GET", "/nothing/here"),
+                };
+                open.insert(next);
+                desk.handle(now, asked(next, request));
+                next += 1;
+                // The answer of one in four is fetched with the next ones, as by a carrier who is late.
+                if next % 4 != 0 || stopped {
+                    for (ticket, _) in answers(&mut desk) {
+                        prop_assert!(open.remove(&ticket), "{ticket} is answered twice or has left");
+                    }
+                }
+            }
+            for (ticket, _) in answers(&mut desk) {
+                prop_assert!(open.remove(&ticket), "{ticket} is answered twice or has left");
+            }
+            prop_assert!(open.is_empty(), "never answered: {open:?}");
+            prop_assert!(desk.listeners.is_empty());
+        }
+    }
+}
