@@ -381,6 +381,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_thousand_agents_after_an_outage_spread_over_the_backoff_window() {
+        // All at once see the registry go; after ten minutes whoever knocks finds it there.
+        let back = Duration::from_secs(600);
+        let mut returns = Vec::new();
+        for seed in 0..1000 {
+            let mut servers =
+                Servers::fixed(vec!["http://a:8848".to_owned()], Dice::new(seed).seed());
+            let (mut now, mut knocks) = (Moment::ZERO, 0);
+            servers.handle(now, Event::Failed("http://a:8848".into()));
+            servers.handle(now, Event::Away);
+            let returned = 'outage: loop {
+                while let Some(effect) = servers.effect() {
+                    match effect {
+                        Effect::Knock if now < back => {
+                            knocks += 1;
+                            servers.handle(now, Event::NobodyThere);
+                        }
+                        Effect::Knock => {
+                            servers.handle(now, Event::Answered("http://a:8848".into()))
+                        }
+                        Effect::Back => break 'outage now,
+                        _ => {}
+                    }
+                }
+                now = servers.deadline().unwrap();
+                servers.wake(now);
+            };
+            assert!(knocks < 900, "{knocks} knocks in ten minutes");
+            returns.push(returned);
+        }
+        let last = returns.iter().max().unwrap();
+        assert!(*last < back + Duration::from_secs(2), "{last:?}");
+        let most = (0..20)
+            .map(|tenth| {
+                let from = back + Duration::from_millis(tenth * 100);
+                let slot = from..from + Duration::from_millis(100);
+                returns.iter().filter(|at| slot.contains(at)).count()
+            })
+            .max()
+            .unwrap();
+        assert!(most < 150, "{most} of a thousand in a tenth of a second");
+    }
+
     proptest! {
         /// Whatever fails or answers: every server stays in the order, and while one works it comes first.
         #[test]

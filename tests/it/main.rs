@@ -19,6 +19,7 @@ mod facts;
 mod faults;
 mod figures;
 mod files;
+mod guard;
 mod hands;
 mod hostile;
 mod manners;
