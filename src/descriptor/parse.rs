@@ -331,16 +331,7 @@ impl<'a> Context<'a> {
                 "write run_as: root to keep root's rights, or a user",
             );
         }
-        let run_as = run_as.and_then(|value| {
-            let text = value.text()?;
-            match is_account(&text) {
-                true => Some(text),
-                false => value.wrong(
-                    format!("`{}` is not a user", Foreign::new(text)),
-                    "write a user's name or number",
-                ),
-            }
-        });
+        let run_as = run_as.and_then(|value| user(&value));
         let items = words.list("a list of words, there is no shell: [nginx, -s, reload]")?;
         if items.len() > MAX_WORDS {
             return words.wrong(
@@ -452,17 +443,19 @@ impl<'a> Context<'a> {
                 "signal" => {
                     fields.idle(&["timeout", "run_as", "method"], name);
                     let process = process(&mut fields);
+                    let user = fields.get("user").and_then(|value| user(&value));
                     Some(Reload::Signal {
                         signal: signal(&value)?,
                         process: process?,
+                        user,
                     })
                 }
                 "exec" => {
-                    fields.idle(&["pid_file", "process", "method"], name);
+                    fields.idle(&["pid_file", "process", "user", "method"], name);
                     self.own_command(&value, &mut fields).map(Reload::Exec)
                 }
                 _ => {
-                    fields.idle(&["pid_file", "process", "run_as"], name);
+                    fields.idle(&["pid_file", "process", "user", "run_as"], name);
                     let method = fields.get("method").and_then(|value| {
                         value.choice(&[("POST", "POST"), ("PUT", "PUT"), ("GET", "GET")])
                     });
@@ -776,6 +769,18 @@ fn owner(value: &Value<'_>) -> Option<Owner> {
         user: (!user.is_empty()).then(|| user.to_owned()),
         group: group.map(str::to_owned),
     })
+}
+
+/// A user by name or number.
+fn user(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    match is_account(&text) {
+        true => Some(text),
+        false => value.wrong(
+            format!("`{}` is not a user", Foreign::new(text)),
+            "write a user's name or number",
+        ),
+    }
 }
 
 /// A user's or group's name, or a number.

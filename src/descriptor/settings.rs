@@ -10,6 +10,8 @@ pub struct Settings {
     pub registry: Registry,
     /// Snapshots; created 0700.
     pub state_dir: PathBuf,
+    /// Whether an agent may run as root; it need not.
+    pub allow_root: bool,
     /// The operator's door.
     pub admin: Admin,
     /// Logs.
@@ -159,7 +161,7 @@ pub struct Catalog {
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 24] = [
+pub(super) const KEYS: [&str; 25] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
@@ -175,6 +177,7 @@ pub(super) const KEYS: [&str; 24] = [
     "registry.long_poll",
     "registry.write_rate",
     "state_dir",
+    "allow_root",
     "admin.socket",
     "admin.group",
     "admin.listen",

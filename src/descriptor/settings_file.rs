@@ -259,6 +259,7 @@ impl<'a> Reading<'a> {
         let state_dir = self.or(root, "state_dir", "/var/lib/outrigger".into(), |value| {
             value.directory()
         });
+        let allow_root = self.or(root, "allow_root", false, |value| value.boolean());
 
         let mut fields = Self::section(root, "admin", "admin: { listen: \"127.0.0.1:9901\" }");
         let admin = Admin {
@@ -307,6 +308,7 @@ impl<'a> Reading<'a> {
         let mut settings = Settings {
             registry,
             state_dir,
+            allow_root,
             admin,
             log,
             catalog,
@@ -634,6 +636,7 @@ fn text_of(settings: &Settings, key: &str) -> String {
         "registry.long_poll" => shown(registry.long_poll),
         "registry.write_rate" => registry.write_rate.to_string(),
         "state_dir" => path(&settings.state_dir),
+        "allow_root" => settings.allow_root.to_string(),
         "admin.socket" => path(&settings.admin.socket),
         "admin.group" => settings.admin.group.clone().unwrap_or_else(none),
         "admin.listen" => settings

@@ -8,6 +8,7 @@
 use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
+use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::call;
@@ -20,10 +21,11 @@ use crate::registry::config::Configs;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
+use crate::registry::like::Like;
 use crate::registry::long_poll;
 use crate::registry::long_poll::LongPoll;
-use crate::registry::naming::Address;
 use crate::registry::naming::Naming;
+use crate::registry::naming::Place;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
@@ -65,11 +67,12 @@ pub enum Effect {
 }
 
 /// An ephemeral instance, for the beat check.
-pub(crate) type Who = (ServiceKey, Address);
+pub(crate) type Who = (ServiceKey, Place);
 
 /// What the registry knows.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
+    pub(crate) like: Like,
     pub(crate) port: u16,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
@@ -93,13 +96,14 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// An empty registry.
+    /// An empty registry with the manners of `like`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(like: Like) -> Self {
         Self {
             state: State {
+                like,
                 port: PORT,
-                naming: Naming::default(),
+                naming: Naming::new(like),
                 beats: BeatCheck::new(),
                 configs: Configs::default(),
                 polls: LongPoll::default(),
@@ -117,12 +121,15 @@ impl Desk {
     }
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
-        let call = Call::from(request);
+        let like = self.state.like;
+        let call = Call::read(request, like);
         let state = &mut self.state;
         let outcome = if call.route.starts_with("/v1/ns/") {
             naming_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
             config_calls::answer(state, time, &call)
+        } else if call.route.starts_with("/v3/") {
+            admin_calls::answer(state, time, &call).map(Outcome::Answer)
         } else {
             console_calls::answer(state, &call).map(Outcome::Answer)
         };
@@ -136,7 +143,10 @@ impl Desk {
                 self.state.polls.handle(time.now, event);
                 return;
             }
-            Err(refusal) => Answer::refused(&refusal, call::half(&call.route), &call.path, time.at),
+            Err(refusal) => {
+                let half = call::half(&call.route);
+                Answer::refused(&refusal, like, half, &call.path, time.at)
+            }
         };
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
@@ -151,7 +161,7 @@ impl Desk {
                     state.naming.tell(now, &who.0, &who.1, healthy);
                 }
                 beat_check::Effect::Remove { who } => {
-                    state.naming.deregister(now, &who.0, false, &who.1);
+                    state.naming.leave(now, &who.0, &who.1);
                 }
             }
         }
@@ -168,17 +178,11 @@ impl Desk {
                 long_poll::Effect::Answer { changed, .. } => (listener.write)(&changed),
                 long_poll::Effect::Refuse { .. } => {
                     let refusal = Refusal::Full("held polls", long_poll::POLLS);
-                    Answer::refused(&refusal, Half::Config, "", listener.asked)
+                    Answer::refused(&refusal, state.like, Half::Config, "", listener.asked)
                 }
             };
             self.effects.push_back(Effect::Answer(Ticket(poll), answer));
         }
-    }
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -281,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_silent_instance_falls_ill_then_goes_and_its_service_a_minute_later() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         let register = plain(
             "POST",
             "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
@@ -298,12 +302,13 @@ mod tests {
                 group: "DEFAULT_GROUP".into(),
                 name: "orders".into(),
             };
-            let address = Address {
+            let address = crate::registry::naming::Address {
                 ip: "10.0.0.1".into(),
                 port: 80,
             };
             let naming = &desk.state.naming;
-            let seen = naming.seen(&service, &address);
+            let place = naming.place(&address, "DEFAULT", false);
+            let seen = naming.seen(&service, &place);
             assert_eq!(seen.map(|seen| seen.healthy), healthy);
             assert_eq!(naming.knows(&service), known);
             desk.wake(s(due));
@@ -313,7 +318,7 @@ mod tests {
 
     #[test]
     fn who_asks_late_sees_what_was_due_before() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         let register = plain(
             "POST",
             "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
@@ -325,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_told_of_a_change_and_of_nothing_at_the_end_of_its_hold() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         desk.handle(s(0), asked(1, listen(7)));
         desk.handle(s(0), asked(2, listen(8)));
         assert_eq!(answers(&mut desk), []);
@@ -374,7 +379,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_ticket_is_answered_once_unless_it_left_and_deadlines_move_on(steps in steps()) {
-            let (mut desk, mut now, mut next) = (Desk::new(), Moment::ZERO, 0);
+            let (mut desk, mut now, mut next) = (Desk::new(Like::V2_5), Moment::ZERO, 0);
             let (mut open, mut stopped) = (BTreeSet::new(), false);
             for step in steps.into_iter().chain([Step::Wait(1_000)]) {
                 let request = match step {

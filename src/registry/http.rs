@@ -13,6 +13,7 @@ use crate::registry::call::Answer;
 use crate::registry::call::Request;
 use crate::registry::desk::Desk;
 use crate::registry::keeper::Keeper;
+use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Full, Limited};
@@ -104,11 +105,15 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let tasks = tasks.child();
-    let keeper = Arc::new(Keeper::new(Desk::new().at_port(address.port()), epoch));
+    let keeper = Arc::new(Keeper::new(
+        Desk::new(options.like).at_port(address.port()),
+        epoch,
+    ));
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
         allow_hosts: options.allow_hosts,
+        like: options.like,
         bodies: Semaphore::new(BODIES_KIB as usize),
     });
     let (end, ended) = watch::channel(false);
@@ -205,6 +210,7 @@ struct Door {
     keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
+    like: Like,
     bodies: Semaphore,
 }
 
@@ -222,7 +228,7 @@ impl Door {
         write(answer.unwrap_or_else(|refusal| {
             let half = call::half(call::route(&path));
             let epoch = self.keeper.epoch();
-            Answer::refused(&refusal, half, &path, epoch.wall(epoch.now()))
+            Answer::refused(&refusal, self.like, half, &path, epoch.wall(epoch.now()))
         }))
     }
 

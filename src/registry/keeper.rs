@@ -144,6 +144,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::like::Like;
     use std::time::Duration;
 
     fn listen() -> Request {
@@ -165,7 +166,7 @@ mod tests {
     }
 
     fn keeper() -> Keeper {
-        Keeper::new(Desk::new(), Epoch::start())
+        Keeper::new(Desk::new(Like::V2_5), Epoch::start())
     }
 
     #[tokio::test(start_paused = true)]

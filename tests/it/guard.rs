@@ -1,6 +1,6 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
-use crate::hostile::{Bad, answer, ok, properly};
+use crate::bad::{Bad, answer, ok, properly};
 use crate::support::{Agent, LONG, Proxy, Registry, free_port, until};
 use outrigger::{
     agent::{
