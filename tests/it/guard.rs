@@ -1288,3 +1288,77 @@ mod readers {
         }
     }
 }
+
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() {
+    let pipe = |agent: &Agent, name: &str| {
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            agent.path(name),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        );
+        made.unwrap();
+        agent.path(name)
+    };
+    // The settings: at once, and with a word.
+    let agent = alone("");
+    fs::remove_file(agent.path("outrigger.yaml")).unwrap();
+    pipe(&agent, "outrigger.yaml");
+    let began = Instant::now();
+    let output = agent.command(&["check"]).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{complaint}");
+    assert!(complaint.contains("is not a regular file"), "{complaint}");
+    assert!(began.elapsed() < LONG);
+    // The password: a pipe, something endless, nothing.
+    let registry = Registry::start();
+    for (file, words) in [
+        ("pipe", "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        ("empty", "is empty"),
+        ("nowhere", "cannot be read"),
+    ] {
+        let mut agent = Agent::prepare(
+            &[format!("http://127.0.0.1:{}", registry.port)],
+            "  auth: { username: svc, password_file: PASSWORD }\n",
+        );
+        let path = agent.path(file).display().to_string();
+        let settings = agent.read("outrigger.yaml").replace("PASSWORD", &path);
+        agent.write("outrigger.yaml", &settings);
+        if file == "pipe" {
+            pipe(&agent, "pipe");
+        }
+        agent.write("empty", "\n");
+        agent.write(
+            "conf.d/a.yaml",
+            "services: [{ name: orders, port: 1, probe: none }]\n",
+        );
+        agent.start();
+        until("the login is said to have failed", LONG, || {
+            let log = agent.read("agent.log");
+            match log.contains("login user=svc state=\"failed\"") && log.contains(words) {
+                true => Ok(()),
+                false => Err(log),
+            }
+        });
+        agent.admin("GET", "/livez").unwrap();
+        agent.signal(nix::sys::signal::Signal::SIGTERM);
+        agent.ended(LONG);
+    }
+    // The CA bundle: no start without it.
+    if cfg!(feature = "tls") {
+        let agent = Agent::prepare(
+            &["https://127.0.0.1:1".to_owned()],
+            "  tls: { ca: /dev/zero }\n",
+        );
+        let output = agent.command(&["run"]).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        assert!(
+            complaint.contains("registry.tls.ca: /dev/zero: is not a regular file"),
+            "{complaint}"
+        );
+    }
+}
