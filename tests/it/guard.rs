@@ -481,11 +481,11 @@ fn an_hour_of_failures_writes_fewer_than_500_lines() {
         "  auth: { username: svc, password: canary }\n  request_timeout: 1s\n",
     );
     let mut descriptor = "services:\n".to_owned();
-    for n in 0..20 {
+    for n in 0..6 {
         descriptor += &format!("  - {{ name: s{n}, port: 1, probe: none }}\n");
     }
     descriptor += "  - { name: dead, port: 1, probe: { tcp: {}, interval: 5s } }\nconfigs:\n";
-    for n in 0..20 {
+    for n in 0..6 {
         let path = agent.path(&format!("c{n}"));
         descriptor += &format!("  - {{ data_id: c{n}, path: {} }}\n", path.display());
     }
