@@ -1,7 +1,7 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
 use crate::bad::{Bad, answer, ok, properly};
-use crate::support::{Agent, LONG, Proxy, Registry, free_port, until};
+use crate::support::{Agent, LONG, Process, Proxy, Registry, free_port, until};
 use outrigger::{
     agent::{
         Parts,
@@ -24,6 +24,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -52,6 +53,15 @@ fn listening() -> (Agent, u16) {
         }
     });
     (agent, port)
+}
+
+/// Exit code and standard error of a command that must end by itself.
+fn refused(agent: &Agent, words: &[&str]) -> (Option<i32>, String) {
+    let file = fs::File::create(agent.path("stderr")).unwrap();
+    let mut command = agent.command(words);
+    command.stdout(Stdio::null()).stderr(file);
+    let code = Process::start(&mut command).ended(LONG).code();
+    (code, agent.read("stderr"))
 }
 
 /// All that is answered to these bytes.
@@ -166,13 +176,7 @@ fn whoever_drains_or_reloads_is_named_by_the_kernel() {
 fn only_a_dead_socket_of_our_own_is_taken_away() {
     let mut agent = alone("");
     let socket = agent.path("admin.sock");
-    let ended = |agent: &Agent| {
-        let output = agent.command(&["run"]).output().unwrap();
-        (
-            output.status.code(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    };
+    let ended = |agent: &Agent| refused(agent, &["run"]);
     // Somebody listens.
     let listener = UnixListener::bind(&socket).unwrap();
     let (code, complaint) = ended(&agent);
@@ -1307,9 +1311,8 @@ fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() 
     fs::remove_file(agent.path("outrigger.yaml")).unwrap();
     pipe(&agent, "outrigger.yaml");
     let began = Instant::now();
-    let output = agent.command(&["check"]).output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{complaint}");
+    let (code, complaint) = refused(&agent, &["check"]);
+    assert_eq!(code, Some(78), "{complaint}");
     assert!(complaint.contains("is not a regular file"), "{complaint}");
     assert!(began.elapsed() < LONG);
     // The password: a pipe, something endless, nothing.
@@ -1353,9 +1356,8 @@ fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() 
             &["https://127.0.0.1:1".to_owned()],
             "  tls: { ca: /dev/zero }\n",
         );
-        let output = agent.command(&["run"]).output().unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        let (code, complaint) = refused(&agent, &["run"]);
+        assert_eq!(code, Some(78), "{complaint}");
         assert!(
             complaint.contains("registry.tls.ca: /dev/zero: is not a regular file"),
             "{complaint}"
