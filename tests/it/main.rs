@@ -13,6 +13,7 @@
 mod agent;
 mod answers;
 mod edits;
+mod faults;
 mod figures;
 mod files;
 mod hostile;
