@@ -60,6 +60,24 @@ pub fn read_rfc3339(text: &str) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_secs(seconds) + Duration::from_millis(ms.parse().ok()?))
 }
 
+/// Reads what [`http`] writes, as seconds since 1970; `None` for anything else.
+#[must_use]
+pub fn read_http(text: &str) -> Option<u64> {
+    let (_, date) = text.strip_suffix(" GMT")?.split_once(", ")?;
+    let words: Vec<&str> = date.split(' ').collect();
+    let [day, month, year, time] = words.as_slice() else {
+        return None;
+    };
+    let month = MONTHS.iter().position(|name| name == month)? + 1;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let mut time = time.splitn(3, ':').map(|part| part.parse::<u64>().ok());
+    let (h, m, s) = (time.next()??, time.next()??, time.next()??);
+    let sound =
+        (1970..10_000).contains(&year) && (1..=31).contains(&day) && h < 24 && m < 60 && s < 61;
+    let days = days(year, u64::try_from(month).ok()?, day);
+    sound.then_some(days * 86_400 + h * 3600 + m * 60 + s)
+}
+
 fn since(at: SystemTime) -> Duration {
     // A clock before 1970 shows 1970.
     at.duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -119,6 +137,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_header_is_read_back_to_the_second(seconds in 0_u64..250_000_000_000) {
+            let at = UNIX_EPOCH + Duration::from_secs(seconds);
+            prop_assert_eq!(read_http(&http(at)), Some(seconds));
+        }
+
+        #[test]
+        fn no_text_is_too_odd_for_a_header(text: String) {
+            prop_assert_eq!(read_http(&text), None);
+            let inside = read_http(&format!("Sun, {text} GMT"));
+            prop_assert!(inside.is_none_or(|seconds| seconds < 300_000_000_000));
+        }
+
         #[test]
         fn what_is_written_is_read_back(ms in 0_u64..4_000_000_000_000) {
             let at = UNIX_EPOCH + Duration::from_millis(ms);

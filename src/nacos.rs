@@ -6,9 +6,11 @@
 
 pub mod answer;
 pub mod beats;
+pub mod calls;
 pub mod http;
 pub mod model;
 pub mod poll;
+pub mod route;
 pub mod servers;
 pub mod session;
 pub mod wire;
@@ -31,9 +33,11 @@ pub trait Transport: Send + Sync + 'static {
     fn publish(&self, instance: Instance) -> Reply<()>;
     /// Stops keeping it listed at once, then takes it out; succeeds when it was not there.
     fn withdraw(&self, instance: Instance) -> Reply<()>;
-    /// The instance as the server has it now (unmasked where the protocol can), `None` when it has none. Reads lag writes
-    /// by up to 0.6 s on one server and 3 s on another one of a cluster: no verdict before.
+    /// The instance as a server has it now (its health never masked), `None` when it has none; each time another server of a
+    /// cluster is asked. Reads lag writes by up to 0.6 s on one server and 3 s on another one: no verdict before.
     fn read_back(&self, instance: Instance) -> Reply<Option<Listed>>;
+    /// Whether no server that answers has the instance any more.
+    fn is_gone(&self, instance: Instance) -> Reply<bool>;
     /// The instances of a service; `clusters` empty means all.
     fn list(
         &self,
@@ -115,6 +119,14 @@ pub enum Error {
         /// The server's words, stripped of its wrapping (`caused: …;`).
         message: Foreign,
     },
+    /// On 2.x and 3.x the instances of a service are all ephemeral or all persistent; nothing was written.
+    #[error(
+        "{service} has ephemeral instances, and a service has instances of one kind only: drop `ephemeral: false`, or take the others out first"
+    )]
+    WrongKind {
+        /// The service.
+        service: ServiceKey,
+    },
     /// The transport was stopped while the call was under way.
     #[error("the agent is stopping")]
     Stopped,
@@ -129,7 +141,7 @@ impl Error {
             Self::Busy { .. } => "busy",
             Self::Garbage { .. } => "garbage",
             Self::Denied { .. } => "denied",
-            Self::Refused { .. } => "refused",
+            Self::Refused { .. } | Self::WrongKind { .. } => "refused",
             Self::Stopped => "stopped",
         }
     }
@@ -142,7 +154,7 @@ impl Error {
             | Self::Busy { .. }
             | Self::Garbage { .. }
             | Self::Denied { .. } => Retry::Backoff,
-            Self::Refused { .. } | Self::Stopped => Retry::Never,
+            Self::Refused { .. } | Self::WrongKind { .. } | Self::Stopped => Retry::Never,
         }
     }
 }

@@ -5,10 +5,16 @@
 //! been heard all the same, so whatever was ever sent counts as perhaps listed until a withdrawal succeeded. What a failing
 //! probe, a changed address or the end of the agent take out is named by the instance that was sent, not by the one wanted now.
 //!
-//! Leaving: withdraw, read back until it is gone (reads lag writes by 0.6 s), stay for the drain delay, say [`Effect::Left`].
+//! A persistent instance (`ephemeral: false`) is not taken out by a failing probe: the verdict is its health in the registry. It
+//! outlives us, and no beat tells that the registry forgot its health (a server restarted, a whole cluster did), so it is read
+//! back often. One that an earlier run left listed is ours too: its health is set right before the probe ever passed.
+//!
+//! Leaving: withdraw, ask until no server has it (reads lag writes by 0.6 s, other nodes by more), stay for the drain delay, say
+//! [`Effect::Left`].
 
 use super::view::ServiceState;
 use crate::backoff::Backoff;
+use crate::backoff::Dice;
 use crate::backoff::Pace;
 use crate::descriptor::spec::{OnFailure, Service};
 use crate::machine::Machine;
@@ -22,6 +28,10 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 const LAG: Duration = Duration::from_secs(3);
 /// Between two looks at what the registry has; up to a quarter more by jitter.
 const RESYNC: Duration = Duration::from_secs(60);
+/// The same for a persistent instance, for which no beat tells that something is wrong.
+const RESYNC_PERSISTENT: Duration = Duration::from_secs(10);
+/// Over this time the tries of everybody are spread once the registry is back.
+const SPREAD: Duration = Duration::from_secs(1);
 /// Between two looks whether a withdrawn instance is gone.
 const GONE: Duration = Duration::from_millis(250);
 /// A withdrawn instance that is still listed after this long is withdrawn again.
@@ -59,13 +69,17 @@ pub enum Event {
     Withdrawn(Result<(), Failure>),
     /// [`Effect::ReadBack`] ended.
     ReadBack(Result<Option<Listed>, Failure>),
+    /// [`Effect::ConfirmGone`] ended: whether no server has it.
+    Gone(Result<bool, Failure>),
     /// The transport says how well the instance is kept.
     Stands(Standing),
+    /// The registry was away and is back.
+    Back,
     /// Take it out in order, for good.
     Leave,
 }
 
-/// What to do; at most one of the first three is under way.
+/// What to do; at most one of the first four is under way.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// List this instance.
@@ -74,6 +88,8 @@ pub enum Effect {
     Withdraw(Instance),
     /// Read what the registry has of this instance.
     ReadBack(Instance),
+    /// Ask whether any server still has this instance.
+    ConfirmGone(Instance),
     /// The state or its reason changed.
     Show(Report),
     /// It is out, confirmed, and its drain delay is over. Said once, last.
@@ -113,6 +129,8 @@ pub struct Registrar {
     healthy: Option<bool>,
     probe_why: Option<String>,
     passed_once: bool,
+    /// It was looked whether an earlier run left the persistent instance listed.
+    looked: bool,
     /// What may be listed: everything ever sent and not withdrawn.
     sent: Option<Instance>,
     /// What `sent` was before the last publication: that is listed where the registry said no to it.
@@ -128,7 +146,7 @@ pub struct Registrar {
     /// What the registry has differs from what was sent, and an operator may have wanted that.
     overridden: Option<String>,
     read_at: Option<Moment>,
-    jitter: Backoff,
+    dice: Dice,
     leaving: Leaving,
     shown: Option<Report>,
     due: VecDeque<Effect>,
@@ -144,6 +162,7 @@ impl Registrar {
             healthy: None,
             probe_why: None,
             passed_once: false,
+            looked: false,
             sent: None,
             before: None,
             accepted: false,
@@ -155,14 +174,7 @@ impl Registrar {
             standing: None,
             overridden: None,
             read_at: None,
-            jitter: Backoff::new(
-                Pace {
-                    base: RESYNC + RESYNC / 4,
-                    cap: RESYNC + RESYNC / 4,
-                    floor: RESYNC,
-                },
-                seed.rotate_left(7),
-            ),
+            dice: Dice::new(seed.rotate_left(7)),
             leaving: Leaving::No,
             shown: None,
             due: VecDeque::new(),
@@ -200,7 +212,7 @@ impl Registrar {
                     self.leaving = Leaving::Withdrawing;
                 } else if self.not_before <= now {
                     self.under_way = true;
-                    self.due.push_back(Effect::ReadBack(sent.clone()));
+                    self.due.push_back(Effect::ConfirmGone(sent.clone()));
                     return;
                 }
             }
@@ -219,8 +231,13 @@ impl Registrar {
         }
         let wanted = self.wanted();
         match (&self.sent, wanted) {
-            (None, None) => {}
-            (Some(sent), wanted) if wanted.as_ref().is_none_or(|w| w.key != sent.key) => {
+            (None, None) => {
+                if let Some(left) = self.perhaps_left_by_an_earlier_run() {
+                    self.under_way = true;
+                    self.due.push_back(Effect::ReadBack(left));
+                }
+            }
+            (Some(sent), wanted) if wanted.as_ref().is_none_or(|w| !is_at(w, sent)) => {
                 self.under_way = true;
                 // Whatever becomes of it, the transport keeps it no longer: if it is wanted again, it is published again.
                 self.accepted = false;
@@ -243,6 +260,25 @@ impl Registrar {
             }
             (None, Some(_)) => {}
         }
+    }
+
+    /// A persistent instance that may be listed as healthy though the probe says otherwise.
+    fn perhaps_left_by_an_earlier_run(&self) -> Option<Instance> {
+        let asks = !self.spec.ephemeral
+            && !self.looked
+            && self.healthy == Some(false)
+            && self.leaving == Leaving::No;
+        let ip = *self.address.as_ref().ok()?;
+        asks.then(|| instance(&self.spec, ip, false))
+    }
+
+    fn resync(&mut self) -> Duration {
+        let period = if self.spec.ephemeral {
+            RESYNC
+        } else {
+            RESYNC_PERSISTENT
+        };
+        period + period.mul_f64(self.dice.draw() / 4.0)
     }
 
     fn failed(&mut self, now: Moment, failure: Failure) {
@@ -335,26 +371,41 @@ impl Registrar {
         }
     }
 
+    fn gone(&mut self, now: Moment, outcome: Result<bool, Failure>) {
+        match outcome {
+            Ok(true) => {
+                self.sent = None;
+                self.leaving = Leaving::Lingering(now + self.spec.drain_delay);
+            }
+            Ok(false) => self.not_before = now + GONE,
+            Err(failure) => {
+                self.not_before = now + GONE.max(self.failures.next_wait());
+                self.trouble = Some(failure);
+            }
+        }
+    }
+
     fn read(&mut self, now: Moment, outcome: Result<Option<Listed>, Failure>) {
-        if let Leaving::Confirming(_) = self.leaving {
+        if self.sent.is_none() {
             match outcome {
-                Ok(None) => {
-                    self.sent = None;
-                    self.leaving = Leaving::Lingering(now + self.spec.drain_delay);
+                Ok(listed) => {
+                    self.looked = true;
+                    // Whoever listed it had seen it pass.
+                    self.passed_once |= listed.is_some();
                 }
-                Ok(Some(_)) => self.not_before = now + GONE,
-                Err(failure) => {
-                    self.not_before = now + GONE.max(self.failures.next_wait());
-                    self.trouble = Some(failure);
-                }
+                Err(_) => self.not_before = now + self.failures.next_wait(),
             }
             return;
         }
-        self.read_at = Some(now + self.jitter.next_wait());
+        self.read_at = Some(now + self.resync());
         let Some(sent) = &self.sent else { return };
         match outcome {
-            // A read that failed says nothing about the instance.
-            Err(_) => {}
+            // A read that failed says nothing about the instance; but for a persistent one nothing else is said.
+            Err(failure) => {
+                if !sent.ephemeral {
+                    self.standing = Some(failure.why);
+                }
+            }
             Ok(None) => {
                 self.accepted = false;
                 let note = "the registry had lost it; registered again".to_owned();
@@ -363,8 +414,15 @@ impl Registrar {
             Ok(Some(listed)) if listed.healthy != sent.healthy => {
                 // Registering again counts as a sign of life and carries the health.
                 self.accepted = false;
+                if !sent.ephemeral {
+                    let note = "the registry had another health for it; told again".to_owned();
+                    self.show(Some(note));
+                }
             }
             Ok(Some(listed)) => {
+                if !sent.ephemeral {
+                    self.standing = None;
+                }
                 self.overridden = (listed.weight != sent.weight).then(|| {
                     format!(
                         "the registry lists weight {} instead of {}: an operator changed it",
@@ -374,6 +432,11 @@ impl Registrar {
             }
         }
     }
+}
+
+/// Whether two instances are one record: on 1.4 the cluster and the kind are part of what is withdrawn.
+fn is_at(one: &Instance, other: &Instance) -> bool {
+    one.key == other.key && one.cluster == other.cluster && one.ephemeral == other.ephemeral
 }
 
 /// The instance a descriptor stands for.
@@ -403,7 +466,7 @@ pub fn instance(spec: &Service, ip: IpAddr, healthy: bool) -> Instance {
         weight: spec.weight,
         healthy,
         enabled: spec.enabled,
-        ephemeral: true,
+        ephemeral: spec.ephemeral,
         metadata,
     }
 }
@@ -415,6 +478,7 @@ impl Machine for Registrar {
     fn handle(&mut self, now: Moment, event: Event) {
         match event {
             Event::Specified(spec) => {
+                self.looked &= self.spec.ephemeral == spec.ephemeral;
                 self.spec = *spec;
                 self.overridden = None;
                 if self.leaving == Leaving::No {
@@ -422,7 +486,10 @@ impl Machine for Registrar {
                     self.succeeded(now);
                 }
             }
-            Event::Located(address) => self.address = address,
+            Event::Located(address) => {
+                self.looked &= self.address == address;
+                self.address = address;
+            }
             Event::Probed(healthy, why) => {
                 self.passed_once |= healthy == Some(true);
                 self.healthy = healthy.or(self.healthy);
@@ -466,6 +533,24 @@ impl Machine for Registrar {
             Event::ReadBack(outcome) => {
                 self.under_way = false;
                 self.read(now, outcome);
+            }
+            Event::Gone(outcome) => {
+                self.under_way = false;
+                self.gone(now, outcome);
+            }
+            Event::Back => {
+                let soon = now + SPREAD.mul_f64(self.dice.draw());
+                if self
+                    .trouble
+                    .as_ref()
+                    .is_some_and(|trouble| !trouble.for_good)
+                {
+                    self.not_before = self.not_before.min(soon);
+                }
+                if !self.spec.ephemeral {
+                    // A server that has just started finds persistent instances unhealthy only 3 s after it is ready.
+                    self.read_at = self.read_at.map(|at| at.min(soon + LAG));
+                }
             }
             Event::Stands(standing) if self.accepted => match standing {
                 Standing::Kept => self.standing = None,
@@ -514,7 +599,8 @@ impl Machine for Registrar {
             Leaving::No => {
                 let wanted = self.wanted();
                 let differs = wanted != self.sent || wanted.is_some() && !self.accepted;
-                if differs {
+                let looks = self.sent.is_none() && self.perhaps_left_by_an_earlier_run().is_some();
+                if differs || looks {
                     Some(self.not_before)
                 } else {
                     self.read_at.map(|at| at.max(self.not_before))
@@ -550,6 +636,7 @@ mod tests {
             probe: None,
             on_failure,
             drain_delay: Duration::ZERO,
+            ephemeral: true,
         }
     }
 
@@ -669,6 +756,10 @@ mod tests {
                         self.held.remove(&instance.key.ip);
                     }
                     Event::Withdrawn(if done && heard { Ok(()) } else { Err(failed()) })
+                }
+                Effect::ConfirmGone(instance) => {
+                    let gone = !self.held.contains_key(&instance.key.ip);
+                    Event::Gone(if heard { Ok(gone) } else { Err(failed()) })
                 }
                 Effect::ReadBack(instance) => {
                     let actual = self.held.get(&instance.key.ip).map(listed);

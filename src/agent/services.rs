@@ -240,6 +240,8 @@ impl Actor {
         // Names that do not resolve take seconds; nobody else must wait for them, so a task of its own looks.
         let (seen_tx, mut seen) = mpsc::channel(1);
         let mut looking = false;
+        let mut connection = self.parts.transport.connection();
+        let mut returns = connection.borrow().returns;
         loop {
             tokio::select! {
                 biased;
@@ -272,6 +274,14 @@ impl Actor {
                         });
                     }
                 },
+                Ok(()) = connection.changed() => {
+                    let now = connection.borrow_and_update().returns;
+                    if std::mem::replace(&mut returns, now) != now {
+                        for running in self.running.values() {
+                            _ = running.events.send(Event::Back).await;
+                        }
+                    }
+                }
                 () = tokio::time::sleep_until(look), if !looking && self.looks() => {
                     looking = true;
                     let (looked, seen) = (self.surroundings(), seen_tx.clone());
@@ -594,6 +604,9 @@ impl Shell {
                 Effect::ReadBack(instance) => {
                     Event::ReadBack(transport.read_back(instance).await.map_err(failure))
                 }
+                Effect::ConfirmGone(instance) => {
+                    Event::Gone(transport.is_gone(instance).await.map_err(failure))
+                }
                 Effect::Show(_) | Effect::Left => return,
             };
             _ = events.send(event).await;
@@ -629,6 +642,9 @@ fn failure(error: Error) -> Failure {
     Failure {
         why: error.to_string(),
         for_good: matches!(error.retry(), Retry::Never) && error != Error::Stopped,
-        untouched: matches!(error, Error::Denied { .. } | Error::Refused { .. }),
+        untouched: matches!(
+            error,
+            Error::Denied { .. } | Error::Refused { .. } | Error::WrongKind { .. }
+        ),
     }
 }

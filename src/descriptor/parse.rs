@@ -3,6 +3,7 @@
 use super::Surroundings;
 use super::reader::Fields;
 use super::reader::Problems;
+use super::reader::Replaced;
 use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
@@ -67,7 +68,11 @@ pub fn parse(
     around: &Surroundings,
 ) -> Result<Descriptor, Vec<Problem>> {
     let problems = Problems::default();
-    let (source, root) = Source::file(source, text, Some(&around.env), &problems);
+    let replace = Replaced {
+        env: &around.env,
+        listed: &settings.catalog.variables,
+    };
+    let (source, root) = Source::file(source, text, Some(replace), &problems);
     let mut descriptor = Descriptor::default();
     if let Some(root) = root.filter(|root| !root.is_null()) {
         let context = Context::new(settings, around);
@@ -130,7 +135,17 @@ impl<'a> Context<'a> {
         let name = fields.need("name");
         let written = name.as_ref().map(Value::written).unwrap_or_default();
         let port = fields.need("port").and_then(|value| port(&value));
-        let heartbeat = fields.get("heartbeat").and_then(|value| heartbeat(&value));
+        let ephemeral = fields.get("ephemeral").and_then(|value| value.boolean());
+        let ephemeral = ephemeral.unwrap_or(true);
+        let heartbeat = fields.get("heartbeat").and_then(|value| {
+            if !ephemeral {
+                return value.wrong(
+                    "a persistent instance has no heartbeat",
+                    "leave it out, or leave out `ephemeral: false`",
+                );
+            }
+            heartbeat(&value)
+        });
         let heartbeat = heartbeat.unwrap_or_default();
         let metadata = fields
             .get("metadata")
@@ -140,10 +155,17 @@ impl<'a> Context<'a> {
             None => Some(default_probe(port.unwrap_or_default())),
         };
         let on_failure = fields.get("on_failure").and_then(|value| {
-            value.choice(&[
+            let choice = value.choice(&[
                 ("deregister", OnFailure::Deregister),
                 ("unhealthy", OnFailure::Unhealthy),
-            ])
+            ]);
+            if choice == Some(OnFailure::Deregister) && !ephemeral {
+                value.wrong::<()>(
+                    "a persistent instance is not taken out by a failing probe",
+                    "leave it out: with `ephemeral: false` the verdict is the instance's health in the registry",
+                );
+            }
+            choice
         });
         let drain_delay = fields.get("drain").and_then(|value| {
             let mut fields = value.fields("drain: { delay: 5s }")?;
@@ -152,14 +174,6 @@ impl<'a> Context<'a> {
             fields.finish();
             delay
         });
-        if let Some(value) = fields.get("ephemeral")
-            && value.boolean() == Some(false)
-        {
-            value.wrong::<()>(
-                "not in this version",
-                "leave it out: instances are ephemeral and go when the agent falls silent",
-            );
-        }
         let service = Service {
             name: name
                 .and_then(|value| service_name(&value))
@@ -192,7 +206,12 @@ impl<'a> Context<'a> {
             metadata: metadata.unwrap_or_default(),
             heartbeat,
             probe,
-            on_failure: on_failure.unwrap_or(OnFailure::Deregister),
+            ephemeral,
+            on_failure: match on_failure {
+                Some(choice) if ephemeral => choice,
+                None if ephemeral => OnFailure::Deregister,
+                _ => OnFailure::Unhealthy,
+            },
             drain_delay: drain_delay.unwrap_or_default(),
         };
         (service, written)
@@ -312,16 +331,7 @@ impl<'a> Context<'a> {
                 "write run_as: root to keep root's rights, or a user",
             );
         }
-        let run_as = run_as.and_then(|value| {
-            let text = value.text()?;
-            match is_account(&text) {
-                true => Some(text),
-                false => value.wrong(
-                    format!("`{}` is not a user", Foreign::new(text)),
-                    "write a user's name or number",
-                ),
-            }
-        });
+        let run_as = run_as.and_then(|value| user(&value));
         let items = words.list("a list of words, there is no shell: [nginx, -s, reload]")?;
         if items.len() > MAX_WORDS {
             return words.wrong(
@@ -433,17 +443,19 @@ impl<'a> Context<'a> {
                 "signal" => {
                     fields.idle(&["timeout", "run_as", "method"], name);
                     let process = process(&mut fields);
+                    let user = fields.get("user").and_then(|value| user(&value));
                     Some(Reload::Signal {
                         signal: signal(&value)?,
                         process: process?,
+                        user,
                     })
                 }
                 "exec" => {
-                    fields.idle(&["pid_file", "process", "method"], name);
+                    fields.idle(&["pid_file", "process", "user", "method"], name);
                     self.own_command(&value, &mut fields).map(Reload::Exec)
                 }
                 _ => {
-                    fields.idle(&["pid_file", "process", "run_as"], name);
+                    fields.idle(&["pid_file", "process", "user", "run_as"], name);
                     let method = fields.get("method").and_then(|value| {
                         value.choice(&[("POST", "POST"), ("PUT", "PUT"), ("GET", "GET")])
                     });
@@ -759,6 +771,18 @@ fn owner(value: &Value<'_>) -> Option<Owner> {
     })
 }
 
+/// A user by name or number.
+fn user(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    match is_account(&text) {
+        true => Some(text),
+        false => value.wrong(
+            format!("`{}` is not a user", Foreign::new(text)),
+            "write a user's name or number",
+        ),
+    }
+}
+
 /// A user's or group's name, or a number.
 pub(super) fn is_account(name: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
@@ -1043,6 +1067,24 @@ configs:
     }
 
     #[test]
+    fn a_persistent_instance_beats_not_and_is_not_taken_out_by_its_probe() {
+        let text = "services:\n- { name: a, port: 1, ephemeral: false, on_failure: deregister, heartbeat: { interval: 1s } }\n";
+        insta::assert_snapshot!(shown(text), @r"
+        conf.d/orders.yaml:2:53: services[0].on_failure: a persistent instance is not taken out by a failing probe
+           2 | …e: a, port: 1, ephemeral: false, on_failure: deregister, heartbeat: { interval: 1s } }
+             |                                               ^^^^^^^^^^
+          help: leave it out: with `ephemeral: false` the verdict is the instance's health in the registry
+        conf.d/orders.yaml:2:76: services[0].heartbeat: a persistent instance has no heartbeat
+           2 | …l: false, on_failure: deregister, heartbeat: { interval: 1s } }
+             |                                               ^
+          help: leave it out, or leave out `ephemeral: false`
+        2 errors in 1 of 1 file
+        ");
+        let read = read("services:\n- { name: a, port: 1, ephemeral: false }\n");
+        assert_eq!(read.unwrap().services[0].on_failure, OnFailure::Unhealthy);
+    }
+
+    #[test]
     fn every_mistake_of_a_service_is_shown_at_once() {
         let text = r#"services:
   - name: PAY@@orders
@@ -1052,7 +1094,7 @@ configs:
     cluster: c_1
     weight: 20000
     enabled: yes
-    ephemeral: false
+    ephemeral: no
     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
     heartbeat: { interval: 15s }
     probe: { tcp: {}, http: {}, interval: 5, rise: 0, path: /x }
@@ -1095,10 +1137,10 @@ subscriptions: []
            8 |     enabled: yes
              |              ^^^
           help: write true
-        conf.d/orders.yaml:9:16: services[0].ephemeral: not in this version
-           9 |     ephemeral: false
-             |                ^^^^^
-          help: leave it out: instances are ephemeral and go when the agent falls silent
+        conf.d/orders.yaml:9:16: services[0].ephemeral: `no` is not true or false
+           9 |     ephemeral: no
+             |                ^^
+          help: write false
         conf.d/orders.yaml:10:48: services[0].metadata.preserved.heart.beat.interval: is written by the heartbeat
           10 |     metadata: { preserved.heart.beat.interval: 5000, empty: , list: [a] }
              |                                                ^^^^
@@ -1351,7 +1393,7 @@ subscriptions: []
         assert_eq!(found.services[1].port, 80);
         let text = "services:\n- name: n\n  port: 1\n  metadata:\n    a: ${HOME}\n    b: ${POD_UID}\n    c: ${POD_IP\n    d: $HOME $$ {x}\n    e: $${HOME}\n";
         insta::assert_snapshot!(messages(read_in(text, &around)).join("\n"), @r"
-        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_* and HOST_* variables are; write $${ where ${ itself is meant)
+        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_*, HOST_* and what catalog.variables lists are; write $${ where ${ itself is meant)
         services[0].metadata.b: the variable POD_UID is not set (set it in the agent's environment, or write the value itself)
         services[0].metadata.c: `${` without a closing `}` (write $${ where ${ itself is meant)
         ");

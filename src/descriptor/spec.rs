@@ -59,6 +59,8 @@ pub struct Service {
     pub weight: f64,
     /// Whether it takes traffic; true when not written.
     pub enabled: bool,
+    /// Removed by the registry when the agent falls silent (true, the default), or kept there with the health that the probe says.
+    pub ephemeral: bool,
     /// Metadata without the `preserved.*` keys of the heartbeat.
     pub metadata: BTreeMap<String, String>,
     /// Beats.
@@ -268,6 +270,8 @@ pub enum Reload {
         signal: String,
         /// To whom.
         process: Process,
+        /// User the process must run as, by name or number; `None` is anybody the other rules allow.
+        user: Option<String>,
     },
     /// A command; exit code 0 is success.
     Exec(Command),

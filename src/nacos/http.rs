@@ -1,25 +1,28 @@
 //! The transport over HTTP v1: the shells around the server list, the session, the beat book and the poll.
 //!
-//! Four machines, one task each, and calls that any task may make. A call asks the preferred server first and at most
-//! [`TRIES`] in all; what it finds out about servers and tokens it reports to their machines. For each instance a slot
-//! serialises what is said about it: a beat that was under way when the instance is withdrawn has ended before the withdrawal
-//! is sent, and one that was only planned is not sent any more. So no late full beat brings back what was taken out.
+//! Four machines, one task each, and calls that any task may make; what is sent and how answers are read is in [`calls`], who is
+//! asked in which order in [`route`]. What a call finds out about servers and tokens is reported to their machines.
+//! Publications and withdrawals go through the beat book, which says one thing at a time about each instance.
 
+use super::calls::{Answer, Call};
 use super::model::{
-    ConfigKey, ConfigState, Connection, Content, Instance, InstanceKey, Listed, ServiceKey,
-    ServiceList, Standing, preserved,
+    ConfigKey, ConfigState, Connection, Content, Instance, Listed, ServiceKey, ServiceList,
+    Standing,
 };
-use super::{Error, Reply, Standings, Transport, answer, beats, poll, servers, session, wire};
+use super::route::{Judged, Route, Whom};
+use super::servers::Order;
+use super::{
+    Error, Reply, Standings, Transport, beats, calls, poll, route, servers, session, wire,
+};
+use crate::descriptor;
 use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
 use crate::foreign::Foreign;
 use crate::machine::Epoch;
-use crate::machine::Moment;
 use crate::machine::drive;
 use crate::metrics::Metrics;
 use crate::metrics::Outcome;
 use crate::secret::Secret;
 use crate::tasks::Tasks;
-use reqwest::{Method, StatusCode};
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error as _,
@@ -27,28 +30,24 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
-/// So many servers are asked by one call.
-const TRIES: usize = 3;
-/// Naming calls under way at a time; the others wait their turn.
-const AT_ONCE: usize = 64;
-/// Longest answer to a naming call.
-const NAMING_LIMIT: usize = 8 * 1024 * 1024;
-/// Longest configuration; Nacos' own limit is 10 MiB.
-const CONFIG_LIMIT: usize = 16 * 1024 * 1024;
 /// How much longer than its hold a long poll is waited for.
 const POLL_GRACE: Duration = Duration::from_secs(5);
 /// A password file is not longer.
 const PASSWORD_LIMIT: u64 = 64 * 1024;
+/// Longest answer of an address server; bytes.
+const SERVERS_LIMIT: usize = 64 * 1024;
+/// Servers it may name.
+const MAX_SERVERS: usize = 64;
 /// Events that wait for a machine.
 const QUEUE: usize = 256;
 
@@ -75,103 +74,12 @@ struct Token {
     text: Secret,
 }
 
-/// What serialises the calls about one instance.
+/// What an address server has named.
 #[derive(Default)]
-struct Slot {
-    /// The turn whose beats are wanted; 0 for none.
-    turn: AtomicU64,
-    busy: tokio::sync::Mutex<()>,
-}
-
-/// One call.
-struct Call {
-    what: &'static str,
-    method: Method,
-    /// Below the context path.
-    path: &'static str,
-    query: Vec<(&'static str, String)>,
-    form: Vec<(&'static str, String)>,
-    headers: Vec<(&'static str, String)>,
-    /// For each server asked, from connect to last byte.
-    within: Duration,
-    limit: usize,
-    signed: bool,
-}
-
-impl Call {
-    /// Whether an answer is one of Nacos' to this call, in status and form. That there is no such thing is one.
-    fn check(&self, answer: &Answer) -> Result<(), Error> {
-        if answer.says_absent() {
-            return Ok(());
-        }
-        answer::read(&answer.server, answer.status, &answer.body)?;
-        match self.what {
-            "register" | "deregister" => answer.said_ok(),
-            "beat" => answer.json::<wire::BeatAnswer>().map(|_| ()),
-            "config_get" => answer.is_sealed(),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Its answer, any status.
-struct Answer {
-    server: Arc<str>,
-    status: u16,
-    /// It has a header `Content-MD5`.
-    sealed: bool,
-    body: Vec<u8>,
-    /// What [`Call::check`] says of it, once.
-    verdict: Result<(), Error>,
-}
-
-impl Answer {
-    fn ok(self) -> Result<Self, Error> {
-        answer::read(&self.server, self.status, &self.body).map(|()| self)
-    }
-
-    fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body).map_err(|e| Error::Garbage {
-            server: self.server.to_string(),
-            what: Foreign::new(e.to_string()).to_string(),
-        })
-    }
-
-    /// For the content of a configuration: 1.4.8, 2.5.1 and 3.0.3 all send `Content-MD5` with it, and the page of a proxy must
-    /// not become somebody's file. Its value is not compared: for an encrypted configuration it is that of another text.
-    fn is_sealed(&self) -> Result<(), Error> {
-        if self.sealed {
-            return Ok(());
-        }
-        Err(Error::Garbage {
-            server: self.server.to_string(),
-            what: "a configuration without Content-MD5".to_owned(),
-        })
-    }
-
-    /// Whether it says that there is no such configuration or instance.
-    fn says_absent(&self) -> bool {
-        self.status != 200
-            && (self.status == StatusCode::NOT_FOUND.as_u16()
-                && self.text().raw().contains("config data not exist")
-                || answer::is_no_instance(&self.body))
-    }
-
-    fn text(&self) -> Foreign {
-        Foreign::new(String::from_utf8_lossy(&self.body).trim().to_owned())
-    }
-
-    /// For calls that are answered `ok`.
-    fn said_ok(&self) -> Result<(), Error> {
-        if self.text().raw() == "ok" {
-            Ok(())
-        } else {
-            Err(Error::Garbage {
-                server: self.server.to_string(),
-                what: format!("expected \"ok\", got \"{}\"", self.text()),
-            })
-        }
-    }
+struct Named {
+    servers: BTreeSet<String>,
+    /// How often somebody new was among them.
+    changes: u64,
 }
 
 struct Client {
@@ -180,17 +88,21 @@ struct Client {
     epoch: Epoch,
     metrics: Metrics,
     tasks: Tasks,
-    order: watch::Receiver<Vec<Arc<str>>>,
+    order: watch::Receiver<Order>,
     servers: mpsc::Sender<servers::Event>,
     session: Option<mpsc::Sender<session::Event>>,
     token: watch::Sender<Option<Arc<Token>>>,
     connection: watch::Sender<Connection>,
     book: mpsc::Sender<beats::Event>,
-    slots: Mutex<BTreeMap<InstanceKey, Arc<Slot>>>,
-    turns: AtomicU64,
-    at_once: Semaphore,
-    /// When the next registration may be sent; see [`Client::write_turn`].
-    next_write: Mutex<Moment>,
+    tickets: AtomicU64,
+    /// Who waits for the end of a publication or withdrawal.
+    waiting: Mutex<BTreeMap<beats::Ticket, oneshot::Sender<Result<(), Error>>>>,
+    /// When a call was last answered usably, in milliseconds of the epoch; 0 for never.
+    answered: AtomicU64,
+    /// Counts reads that must not depend on one node.
+    reads: AtomicU32,
+    /// What an address server named last.
+    listed: Mutex<Named>,
     /// Why the last login failed; `None` after one that did not.
     login_trouble: Mutex<Option<String>>,
     /// Another server than before has answered.
@@ -217,7 +129,7 @@ pub fn start(
     standings: Standings,
 ) -> Result<Arc<dyn Transport>, StartError> {
     let http = client_for(settings)?;
-    let (order_tx, order) = watch::channel(Vec::new());
+    let (order_tx, order) = watch::channel(Order::default());
     let (servers_tx, servers_rx) = mpsc::channel(QUEUE);
     let (session_tx, session_rx) = mpsc::channel(QUEUE);
     let (book_tx, book_rx) = mpsc::channel(QUEUE);
@@ -239,12 +151,14 @@ pub fn start(
             version: None,
             reason: Some("not asked yet".to_owned()),
             since: epoch.now(),
+            returns: 0,
         }),
         book: book_tx,
-        slots: Mutex::default(),
-        turns: AtomicU64::new(1),
-        at_once: Semaphore::new(AT_ONCE),
-        next_write: Mutex::new(Moment::ZERO),
+        tickets: AtomicU64::new(1),
+        waiting: Mutex::default(),
+        answered: AtomicU64::new(0),
+        reads: AtomicU32::new(0),
+        listed: Mutex::default(),
         login_trouble: Mutex::default(),
         news: Notify::new(),
         down_told: AtomicBool::new(false),
@@ -262,8 +176,19 @@ pub fn start(
         let stop = lister.tasks.token();
         let perform = |effect| {
             match effect {
-                servers::Effect::Prefer(list) => {
-                    order_tx.send_replace(list);
+                servers::Effect::Prefer(order) => {
+                    order_tx.send_replace(order);
+                }
+                servers::Effect::Knock => {
+                    let client = Arc::clone(&lister);
+                    lister
+                        .tasks
+                        .spawn("knock", async move { client.knock().await });
+                }
+                servers::Effect::Back => {
+                    lister
+                        .connection
+                        .send_modify(|connection| connection.returns += 1);
                 }
                 servers::Effect::Fetch => {
                     let (client, events) = (Arc::clone(&lister), servers_tx.clone());
@@ -313,15 +238,26 @@ pub fn start(
                         }
                         _ = standings.send((key, standing)).await;
                     }
-                    call => client.tasks.clone().spawn("beat", async move {
-                        client.beat(call).await;
-                    }),
+                    beats::Effect::Answer(ticket, outcome) => client.answer(ticket, outcome),
+                    beats::Effect::Call(key, say) => {
+                        client.tasks.clone().spawn("instance-call", async move {
+                            let outcome = client.say(&say).await;
+                            // A closed queue means that the agent is stopping; that is so below as well.
+                            _ = client.book.send(beats::Event::Called(key, outcome)).await;
+                        });
+                    }
                 }
             }
         };
-        let book = beats::BeatBook::new(seed.rotate_left(17));
+        let rate = keeper.settings.write_rate;
+        let book = beats::BeatBook::new(rate, seed.rotate_left(17));
         drive(book, epoch, book_rx, perform, stop).await;
     });
+    let teller = Arc::clone(&client);
+    tasks.spawn(
+        "connection-news",
+        async move { teller.tell_the_book().await },
+    );
     Ok(Arc::new(Http(client)))
 }
 
@@ -371,36 +307,25 @@ fn in_words(error: &reqwest::Error, within: Duration) -> String {
 }
 
 impl Client {
-    /// Makes a call: at most [`TRIES`] servers, a new token once.
-    async fn call(&self, call: &Call) -> Result<Answer, Error> {
-        let outcome = self.signed_call(call).await;
-        let word = match &outcome {
-            Ok(Answer {
-                verdict: Ok(()), ..
-            }) => "ok",
-            Ok(Answer {
-                verdict: Err(error),
-                ..
-            })
-            | Err(error) => error.word(),
-        };
-        self.metrics
-            .registry_calls
-            .get_or_create(&Outcome {
-                what: call.what,
-                outcome: word,
-            })
-            .inc();
+    /// Makes a call: at most [`route::TRIES`] servers, a new token once.
+    async fn call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
+        let outcome = self.signed_call(call, whom).await;
+        let verdict = outcome
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|answer| call.check(answer));
+        let word = verdict.err().map_or("ok", |error| error.word());
+        self.count(call.what, word);
         outcome
     }
 
-    async fn signed_call(&self, call: &Call) -> Result<Answer, Error> {
+    async fn signed_call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
         let Some(session) = self.session.as_ref().filter(|_| call.signed) else {
-            return self.asked(call, None).await;
+            return self.asked(call, whom, None).await;
         };
         let token = self.token_after(0).await;
         let serial = token.as_ref().map_or(0, |token| token.serial);
-        let outcome = self.asked(call, token).await;
+        let outcome = self.asked(call, whom, token).await;
         let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403));
         if !denied {
             return outcome;
@@ -408,7 +333,7 @@ impl Client {
         // A closed or full queue: the session is ending, or knows already.
         _ = session.try_send(session::Event::Denied { serial });
         match self.token_after(serial).await {
-            Some(token) => self.asked(call, Some(token)).await,
+            Some(token) => self.asked(call, whom, Some(token)).await,
             None => outcome,
         }
     }
@@ -425,11 +350,16 @@ impl Client {
     }
 
     /// Asks one server after another.
-    async fn asked(&self, call: &Call, token: Option<Arc<Token>>) -> Result<Answer, Error> {
+    async fn asked(
+        &self,
+        call: &Call,
+        whom: Whom,
+        token: Option<Arc<Token>>,
+    ) -> Result<Answer, Error> {
         let mut order = self.order.clone();
-        let known = order.wait_for(|list| !list.is_empty());
-        let list = match timeout(self.settings.request_timeout, known).await {
-            Ok(Ok(list)) => list.clone(),
+        let known = order.wait_for(|order| !order.servers.is_empty());
+        let route = match timeout(self.settings.request_timeout, known).await {
+            Ok(Ok(order)) => Route::over(&order, whom),
             Ok(Err(_)) => return Err(Error::Stopped),
             Err(_) => {
                 let error = Error::Unreachable {
@@ -441,36 +371,31 @@ impl Client {
             }
         };
         let (mut last, mut why) = (Err(Error::Stopped), None);
-        for server in list.iter().take(TRIES) {
-            last = self.ask(server, call, token.as_deref()).await;
-            let failed = match &last {
-                Ok(answer) => {
-                    // 409 is about one configuration, and a login's 500 about one user ("User x not found"): not about the
-                    // server.
-                    let spared = if call.what == "login" { 500 } else { 409 };
-                    answer.verdict.clone().err().filter(|error| match error {
-                        Error::Busy { status, .. } => *status != spared,
-                        // Something else listens there: another server of the list may be one.
-                        Error::Garbage { .. } => true,
-                        _ => false,
-                    })
+        for server in route {
+            last = self.ask(&server, call, token.as_deref()).await;
+            match route::judge(call, &server, &last) {
+                Judged::Answered => {
+                    self.is_up(&server, whom);
+                    return last;
                 }
-                Err(error) => Some(error.clone()),
-            };
-            let Some(error) = failed else {
-                self.is_up(server);
-                return last;
-            };
-            tracing::debug!(call = call.what, %error, "call failed");
-            _ = self
-                .servers
-                .send(servers::Event::Failed(Arc::clone(server)))
-                .await;
-            why = Some(error);
+                Judged::Elsewhere(error, event) => {
+                    tracing::debug!(call = call.what, %error, "call failed");
+                    _ = self.servers.send(event.clone()).await;
+                    why = Some((error, event));
+                }
+            }
         }
         // One server that fails is not the registry: only when nobody answered usably it is away.
-        if let Some(error) = why {
+        let since = match self.answered.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            at => (self.epoch.now()).saturating_sub(Duration::from_millis(at)),
+        };
+        if let Some((error, event)) = why
+            && servers::is_away(&event, since)
+        {
             self.is_down(&error);
+            // A full queue is full of failures; the next call tells it again.
+            _ = self.servers.try_send(servers::Event::Away);
         }
         last
     }
@@ -483,10 +408,15 @@ impl Client {
         token: Option<&Token>,
     ) -> Result<Answer, Error> {
         let url = format!("{server}{}{}", self.settings.context_path, call.path);
+        let within = if call.hold.is_zero() {
+            self.settings.request_timeout
+        } else {
+            call.hold + POLL_GRACE
+        };
         let mut request = self
             .http
             .request(call.method.clone(), url)
-            .timeout(call.within)
+            .timeout(within)
             .query(&call.query);
         if !call.form.is_empty() {
             request = request.form(&call.form);
@@ -499,35 +429,46 @@ impl Client {
         }
         let lost = |error: reqwest::Error| Error::Unreachable {
             server: server.to_string(),
-            what: in_words(&error, call.within),
+            what: in_words(&error, within),
         };
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
+        is_plain(response.headers()).map_err(|what| Error::Garbage {
+            server: server.to_string(),
+            what,
+        })?;
+        let limit = call.limit(status);
         let sealed = response.headers().contains_key("content-md5");
+        let modified = response
+            .headers()
+            .get("last-modified")
+            .and_then(|value| crate::dates::read_http(value.to_str().ok()?));
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(lost)? {
-            if body.len() + piece.len() > call.limit {
+            if body.len() + piece.len() > limit {
                 return Err(Error::Garbage {
                     server: server.to_string(),
-                    what: format!("an answer of more than {} bytes", call.limit),
+                    what: format!("an answer of more than {limit} bytes"),
                 });
             }
             body.extend_from_slice(&piece);
         }
-        let mut answer = Answer {
+        Ok(Answer {
             server: Arc::clone(server),
             status,
             sealed,
+            modified,
             body,
-            verdict: Ok(()),
-        };
-        answer.verdict = call.check(&answer);
-        Ok(answer)
+        })
     }
 
-    fn is_up(&self, server: &Arc<str>) {
+    /// Notes an answer. Reads that go round the servers do not change which one is shown as the one in use.
+    fn is_up(&self, server: &Arc<str>, whom: Whom) {
+        let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
+        self.answered.store(now.max(1), Ordering::Relaxed);
         let news = self.connection.send_if_modified(|connection| {
-            if connection.up && connection.server.as_deref() == Some(server) {
+            let is_in_use = connection.server.as_deref() == Some(server);
+            if connection.up && (is_in_use || whom != Whom::Preferred) {
                 return false;
             }
             if !connection.up {
@@ -542,7 +483,7 @@ impl Client {
         if news {
             self.metrics.registry_up.set(1);
             self.down_told.store(false, Ordering::Relaxed);
-            tracing::info!(server = %server, "the registry answers");
+            tracing::info!(state = "connected", server = %server, "registry");
             // A full queue is full of failures of the same servers: the next answer tells it again.
             _ = self
                 .servers
@@ -555,12 +496,9 @@ impl Client {
     ///
     /// The first question goes to whoever is preferred: an agent with nothing to keep knows then too whether somebody is there.
     async fn ask_versions(&self) {
-        let call = Call {
-            signed: false,
-            ..self.naming("state", Method::GET, "/v1/console/server/state", Vec::new())
-        };
+        let call = calls::state();
         // What came of it is in the connection's state.
-        _ = self.asked(&call, None).await;
+        _ = self.asked(&call, Whom::Preferred, None).await;
         loop {
             self.news.notified().await;
             let Some(server) = self.connection.borrow().server.clone() else {
@@ -568,10 +506,7 @@ impl Client {
             };
             let server: Arc<str> = server.into();
             let answer = self.ask(&server, &call, None).await;
-            let version = answer.and_then(Answer::ok).ok().and_then(|answer| {
-                let state: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
-                Some(Foreign::new(state.get("version")?.as_str()?.to_owned()))
-            });
+            let version = answer.ok().and_then(Answer::version);
             self.connection.send_if_modified(|connection| {
                 let same = connection.server.as_deref() == Some(&*server);
                 if same {
@@ -596,7 +531,7 @@ impl Client {
         // Which server failed how may change with every call; that the registry is away is one piece of news.
         if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
-            tracing::warn!(%reason, "the registry cannot be used");
+            tracing::warn!(state = "unreachable", %reason, "registry");
         }
     }
 
@@ -606,42 +541,80 @@ impl Client {
         let Servers::Endpoint { url, .. } = &self.settings.servers else {
             return servers::Event::NotListed;
         };
-        let request = self
-            .http
-            .get(url)
-            .timeout(self.settings.request_timeout)
-            .send();
-        let text = match request.await.and_then(reqwest::Response::error_for_status) {
-            Ok(mut response) => {
-                let mut body = Vec::new();
-                loop {
-                    match response.chunk().await {
-                        Ok(Some(piece)) if body.len() + piece.len() <= 64 * 1024 => {
-                            body.extend_from_slice(&piece);
-                        }
-                        Ok(None) => break Some(String::from_utf8_lossy(&body).into_owned()),
-                        Ok(Some(_)) | Err(_) => break None,
-                    }
-                }
-            }
-            Err(error) => {
-                let what = in_words(&error, self.settings.request_timeout);
+        let read = self.read_servers(url).await;
+        self.count("servers", if read.is_ok() { "ok" } else { "unreachable" });
+        let (list, left_out) = match &read {
+            // How its servers are spoken to is said by the settings, not by who answers.
+            Ok(text) => listed_servers(url.split(':').next().unwrap_or("http"), text),
+            Err(what) => {
                 tracing::warn!(%what, "the address server does not answer");
-                None
+                return servers::Event::NotListed;
             }
         };
-        self.count("servers", text.is_some());
-        match text.map(|text| listed_servers(&text)) {
-            Some(list) if !list.is_empty() => servers::Event::Listed(list),
-            _ => servers::Event::NotListed,
+        if left_out > 0 {
+            tracing::warn!(
+                entries = left_out,
+                "the address server names what is not host:port, or more than {MAX_SERVERS}; they are left out"
+            );
         }
+        if list.is_empty() {
+            return servers::Event::NotListed;
+        }
+        self.take_list(&list);
+        servers::Event::Listed(list)
+    }
+
+    /// The text of an address server's answer, or what was wrong with it.
+    async fn read_servers(&self, url: &str) -> Result<String, String> {
+        let within = self.settings.request_timeout;
+        let lost = |error: reqwest::Error| in_words(&error, within);
+        let request = self.http.get(url).timeout(within).send();
+        let mut response = request.await.map_err(lost)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(format!("status {}", response.status().as_u16()));
+        }
+        is_plain(response.headers())?;
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(lost)? {
+            if body.len() + piece.len() > SERVERS_LIMIT {
+                return Err(format!("more than {SERVERS_LIMIT} bytes"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// A token is for the servers that were listed when it was given: whoever is new gets none of them.
+    fn take_list(&self, list: &[String]) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |server: &String| !listed.servers.contains(server);
+        if list.iter().any(is_new) && !listed.servers.is_empty() {
+            listed.changes += 1;
+            self.token.send_replace(None);
+            if let Some(session) = &self.session {
+                // A full queue is full of denials: they lead to the same.
+                _ = session.try_send(session::Event::Moved);
+            }
+        }
+        listed.servers = list.iter().cloned().collect();
+    }
+
+    /// How often the list has changed.
+    fn changes(&self) -> u64 {
+        self.listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .changes
     }
 
     async fn login(&self, serial: u64) -> session::Event {
         let Some(auth) = &self.settings.auth else {
             return session::Event::LoginFailed;
         };
+        let changes = self.changes();
         match self.logged_in(auth).await {
+            // Another server may have come meanwhile, for which it was not given.
+            Ok(_) if self.changes() != changes => session::Event::LoginFailed,
             Ok((text, ttl)) => {
                 let trouble = self
                     .login_trouble
@@ -651,7 +624,7 @@ impl Client {
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
                 if trouble.is_some() {
-                    tracing::info!(user = %auth.username, "logged in again");
+                    tracing::info!(user = %auth.username, state = "accepted", "login");
                 }
                 session::Event::LoggedIn { ttl }
             }
@@ -662,9 +635,9 @@ impl Client {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
                 if told.as_deref() == Some(&*error) {
-                    tracing::debug!(user = %auth.username, %error, "the login failed again");
+                    tracing::debug!(user = %auth.username, %error, "login failed again");
                 } else {
-                    tracing::warn!(user = %auth.username, %error, "the login failed");
+                    tracing::warn!(user = %auth.username, state = "failed", %error, "login");
                     *told = Some(error);
                 }
                 session::Event::LoginFailed
@@ -674,274 +647,108 @@ impl Client {
 
     async fn logged_in(&self, auth: &Auth) -> Result<(Secret, Duration), String> {
         let password = password(&auth.password).await?;
-        let call = Call {
-            what: "login",
-            method: Method::POST,
-            path: "/v1/auth/login",
-            query: Vec::new(),
-            form: vec![
-                ("username", auth.username.clone()),
-                ("password", password.expose().to_owned()),
-            ],
-            headers: Vec::new(),
-            within: self.settings.request_timeout,
-            limit: NAMING_LIMIT,
-            signed: false,
-        };
-        let answer = self.call(&call).await.map_err(|e| e.to_string())?;
-        if answer.status != 200 {
-            // Versions differ in status and text; every one of them means no.
-            let words = answer::words(&answer.body);
-            return Err(format!(
-                "{} answered {}: {words}",
-                answer.server, answer.status
-            ));
-        }
-        let server = Arc::clone(&answer.server);
-        let login: wire::Login = answer.json().map_err(|e| e.to_string())?;
-        if login.access_token.is_empty()
-            || !login.access_token.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return Err(format!("{server} answered without a usable token"));
-        }
+        let call = calls::login(&auth.username, password.expose());
+        let answer = self.call(&call, Whom::Preferred).await;
+        let login = answer.and_then(Answer::token).map_err(|e| e.to_string())?;
         let ttl = Duration::from_secs(u64::try_from(login.token_ttl).unwrap_or(0));
         Ok((Secret::new(login.access_token), ttl))
     }
 
-    fn count(&self, what: &'static str, ok: bool) {
-        let outcome = if ok { "ok" } else { "unreachable" };
+    fn count(&self, what: &'static str, outcome: &'static str) {
         self.metrics
             .registry_calls
             .get_or_create(&Outcome { what, outcome })
             .inc();
     }
 
-    // -- naming
-
-    /// Waits for a turn to write: at most `write_rate` a second, saved up for one second.
-    async fn write_turn(&self) {
-        let now = self.epoch.now();
-        let step = Duration::from_secs(1) / self.settings.write_rate.max(1);
-        let at = {
-            let mut next = self
-                .next_write
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let at = (*next).max(now.saturating_sub(Duration::from_secs(1)));
-            *next = at + step;
-            at
-        };
-        if at > now {
-            tokio::time::sleep_until(self.epoch.instant(at)).await;
-        }
-    }
-
-    fn slot(&self, key: &InstanceKey) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(slots.entry(key.clone()).or_default())
-    }
-
-    fn naming(
-        &self,
-        what: &'static str,
-        method: Method,
-        path: &'static str,
-        query: Vec<(&'static str, String)>,
-    ) -> Call {
-        Call {
-            what,
-            method,
-            path,
-            query,
-            form: Vec::new(),
-            headers: Vec::new(),
-            within: self.settings.request_timeout,
-            limit: NAMING_LIMIT,
-            signed: true,
-        }
-    }
-
-    async fn register(&self, instance: &Instance) -> Result<(), Error> {
-        self.write_turn().await;
-        // Parameters in the query: 1.4.8 loses the form of a POST below /v1/ns.
-        let mut query = identity(&instance.key, &instance.cluster);
-        query.extend([
-            ("weight", instance.weight.to_string()),
-            ("healthy", instance.healthy.to_string()),
-            ("enabled", instance.enabled.to_string()),
-            ("enable", instance.enabled.to_string()),
-            ("ephemeral", instance.ephemeral.to_string()),
-            ("metadata", json_object(&instance.metadata)),
-        ]);
-        let call = self.naming("register", Method::POST, "/v1/ns/instance", query);
-        self.call(&call).await?.ok()?.said_ok()
-    }
-
-    /// Carries out a call of the beat book and tells it the outcome.
-    async fn beat(&self, effect: beats::Effect) {
-        let (instance, turn) = match &effect {
-            beats::Effect::Beat { instance, turn, .. }
-            | beats::Effect::Register { instance, turn } => (instance, *turn),
-            beats::Effect::Tell(..) => return,
-        };
-        let key = instance.key.clone();
-        let slot = self.slot(&key);
-        let _one_at_a_time = slot.busy.lock().await;
-        if slot.turn.load(Ordering::Acquire) != turn {
-            // Withdrawn or published anew while this call waited: nobody waits for its answer.
-            return;
-        }
-        let Ok(_permit) = self.at_once.acquire().await else {
-            return;
-        };
-        let event = match &effect {
-            beats::Effect::Beat { light, period, .. } => {
-                match self.send_beat(instance, *light, *period).await {
-                    Ok(answer) if answer.code == wire::BEAT_NOT_FOUND => {
-                        beats::Event::Unknown { key, turn }
-                    }
-                    Ok(answer) => beats::Event::Taken {
-                        key,
-                        turn,
-                        interval: u64::try_from(answer.client_beat_interval)
-                            .ok()
-                            .map(Duration::from_millis),
-                        light: answer.light_beat_enabled,
-                    },
-                    Err(error) => failed_event(key, turn, &error),
-                }
-            }
-            _ => match self.register(instance).await {
-                Ok(()) => beats::Event::Taken {
-                    key,
-                    turn,
-                    interval: None,
-                    light: None,
-                },
-                Err(error) => failed_event(key, turn, &error),
-            },
-        };
-        _ = self.book.send(event).await;
-    }
-
-    async fn send_beat(
-        &self,
-        instance: &Instance,
-        light: bool,
-        period: Duration,
-    ) -> Result<wire::BeatAnswer, Error> {
-        let key = &instance.key;
-        let mut query = identity(key, &instance.cluster);
-        if !light {
-            let beat = wire::Beat {
-                ip: key.ip.to_string(),
-                port: key.port.into(),
-                // Without it 2.x and 3.x answer 10200 and let the instance die.
-                service_name: key.service.grouped(),
-                cluster: instance.cluster.to_string(),
-                weight: instance.weight,
-                metadata: instance
-                    .metadata
-                    .iter()
-                    .map(|(key, value)| (key.clone(), wire::Loose(Some(value.clone()))))
-                    .collect(),
-                scheduled: false,
-                period: i64::try_from(period.as_millis()).unwrap_or(i64::MAX),
-                stopped: false,
-                ephemeral: instance.ephemeral,
-            };
-            let json = serde_json::to_string(&beat).map_err(|e| Error::Garbage {
-                server: String::new(),
-                what: e.to_string(),
-            })?;
-            query.push(("beat", json));
-        }
-        let call = self.naming("beat", Method::PUT, "/v1/ns/instance/beat", query);
-        let answer = self.call(&call).await?.ok()?;
-        let server = Arc::clone(&answer.server);
-        let answer: wire::BeatAnswer = answer.json()?;
-        match answer.code {
-            wire::BEAT_OK | wire::BEAT_NOT_FOUND => Ok(answer),
-            code => Err(Error::Garbage {
-                server: server.to_string(),
-                what: format!("a beat's answer with code {code}"),
-            }),
-        }
-    }
-
-    async fn publish(&self, instance: Instance) -> Result<(), Error> {
-        let slot = self.slot(&instance.key);
-        let _one_at_a_time = slot.busy.lock().await;
-        let _permit = self.at_once.acquire().await.map_err(|_| Error::Stopped)?;
-        self.register(&instance).await?;
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
-        slot.turn.store(turn, Ordering::Release);
-        self.book
-            .send(beats::Event::Keep(instance, turn))
+    /// Asks whether anybody is there again; an answer tells all who wait.
+    async fn knock(&self) {
+        if self
+            .asked(&calls::state(), Whom::Preferred, None)
             .await
-            .map_err(|_| Error::Stopped)
-    }
-
-    async fn withdraw(&self, instance: Instance) -> Result<(), Error> {
-        let key = instance.key.clone();
-        let slot = self.slot(&key);
-        // First of all nothing new is said; then what is under way is waited for; then it is taken out.
-        slot.turn.store(0, Ordering::Release);
-        self.book
-            .send(beats::Event::Forget(key.clone()))
-            .await
-            .map_err(|_| Error::Stopped)?;
-        let _one_at_a_time = slot.busy.lock().await;
-        let mut query = identity(&key, &instance.cluster);
-        query.push(("ephemeral", instance.ephemeral.to_string()));
-        let call = self.naming("deregister", Method::DELETE, "/v1/ns/instance", query);
-        let answer = self.call(&call).await?;
-        if answer.says_absent() {
-            return Ok(());
-        }
-        answer.ok()?.said_ok()?;
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        // Kept while somebody waits for it: two slots of one instance would not serialise.
-        if slots
-            .get(&key)
-            .is_some_and(|slot| Arc::strong_count(slot) <= 2)
+            .is_err()
         {
-            slots.remove(&key);
+            _ = self.servers.send(servers::Event::NobodyThere).await;
         }
-        Ok(())
+    }
+
+    /// The place of the next read that must not depend on one node.
+    fn next_read(&self) -> Whom {
+        Whom::Other(self.reads.fetch_add(1, Ordering::Relaxed))
+    }
+
+    // -- instances
+
+    /// Tells the book what it must know of the connection: the registry's version, and that it is back.
+    async fn tell_the_book(&self) {
+        let mut news = self.connection.subscribe();
+        let (mut version, mut returns) = (None, 0);
+        loop {
+            let now = news.borrow_and_update().clone();
+            let generation = now.version.as_ref().and_then(calls::major);
+            if generation != version && generation.is_some() {
+                version = generation;
+                _ = self.book.send(beats::Event::Generation(generation)).await;
+            }
+            if now.returns != returns {
+                returns = now.returns;
+                _ = self.book.send(beats::Event::Back).await;
+            }
+            if news.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn say(&self, say: &beats::Say) -> Result<beats::Said, Error> {
+        let answer = self.call(&say.call(), Whom::Preferred).await?;
+        say.read(answer)
+    }
+
+    /// Has the book publish or withdraw; the answer is the book's.
+    async fn through_the_book(
+        &self,
+        event: impl FnOnce(beats::Ticket) -> beats::Event,
+    ) -> Result<(), Error> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(ticket, tell);
+        let sent = self.book.send(event(ticket)).await;
+        sent.map_err(|_| Error::Stopped)?;
+        told.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    fn answer(&self, ticket: beats::Ticket, outcome: Result<(), Error>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tell) = waiting.remove(&ticket) {
+            // Whoever asked may have gone.
+            _ = tell.send(outcome);
+        }
     }
 
     async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        let key = &instance.key;
-        let query = identity(key, &instance.cluster);
-        let call = self.naming("detail", Method::GET, "/v1/ns/instance", query);
-        let answer = self.call(&call).await?;
-        if answer.says_absent() {
-            return Ok(None);
+        let call = calls::detail(&instance);
+        self.call(&call, self.next_read()).await?.detail()
+    }
+
+    /// Asks each of several servers; one that does not answer says nothing, unless none does.
+    async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
+        let call = calls::detail(&instance);
+        let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
+        let mut outcome = Err(Error::Stopped);
+        for place in 0..servers {
+            let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
+            match self.call(&call, whom).await.and_then(Answer::detail) {
+                Ok(Some(_)) => return Ok(false),
+                Ok(None) => outcome = Ok(true),
+                Err(error) if outcome.is_err() => outcome = Err(error),
+                Err(_) => {}
+            }
         }
-        let detail: wire::Detail = answer.ok()?.json()?;
-        let mut listed: Listed = wire::Host {
-            instance_id: None,
-            ip: detail.ip,
-            port: detail.port,
-            weight: detail.weight,
-            healthy: detail.healthy,
-            // The detail does not say; the registrar does not judge by it.
-            enabled: true,
-            ephemeral: None,
-            cluster_name: detail.cluster_name,
-            service_name: None,
-            metadata: detail.metadata,
-            instance_heart_beat_interval: None,
-            instance_heart_beat_time_out: None,
-            ip_delete_timeout: None,
-            instance_id_generator: None,
-        }
-        .into();
-        listed
-            .metadata
-            .retain(|name, _| !name.raw().starts_with(preserved::PREFIX));
-        Ok(Some(listed))
+        outcome
     }
 
     async fn list(
@@ -950,152 +757,62 @@ impl Client {
         clusters: Vec<String>,
         healthy_only: bool,
     ) -> Result<ServiceList, Error> {
-        let query = vec![
-            ("serviceName", service.grouped()),
-            ("groupName", service.group.to_string()),
-            ("namespaceId", service.namespace.naming_id().to_owned()),
-            ("clusters", clusters.join(",")),
-            ("healthyOnly", healthy_only.to_string()),
-        ];
-        let call = self.naming("list", Method::GET, "/v1/ns/instance/list", query);
-        let answer: wire::ListAnswer = self.call(&call).await?.ok()?.json()?;
-        Ok(answer.into())
+        let call = calls::list(&service, &clusters, healthy_only);
+        self.call(&call, Whom::Preferred).await?.list()
     }
 
     // -- configuration
 
-    async fn get_config(&self, key: ConfigKey) -> Result<Option<Content>, Error> {
-        let mut query = vec![
-            ("dataId", key.data_id.to_string()),
-            ("group", key.group.to_string()),
-        ];
-        if !key.namespace.tenant().is_empty() {
-            query.push(("tenant", key.namespace.tenant().to_owned()));
-        }
-        let call = Call {
-            limit: CONFIG_LIMIT,
-            ..self.naming("config_get", Method::GET, "/v1/cs/configs", query)
-        };
-        let answer = self.call(&call).await?;
-        if answer.says_absent() {
-            return Ok(None);
-        }
-        let answer = answer.ok()?;
-        answer.is_sealed()?;
-        Ok(Some(Content {
-            md5: wire::md5_hex(&answer.body).into(),
-            bytes: answer.body.into(),
-        }))
+    /// The content and who has it.
+    async fn get_config(
+        &self,
+        key: &ConfigKey,
+        whom: Whom,
+    ) -> Result<Option<(Content, Arc<str>)>, Error> {
+        let answer = self.call(&calls::config_get(key), whom).await?;
+        let server = Arc::clone(&answer.server);
+        Ok(answer.content()?.map(|content| (content, server)))
     }
 
     /// Asks which of `keys` have another MD5; answered at once or at the end of the hold.
-    async fn listen(&self, keys: &[(ConfigKey, Arc<str>)]) -> Result<Vec<ConfigKey>, Error> {
-        let mut asked = String::new();
-        for (key, md5) in keys {
-            listening(key, md5).write_asked(&mut asked);
+    async fn listen(
+        &self,
+        keys: &[(ConfigKey, Arc<str>)],
+        whom: Whom,
+    ) -> Result<Vec<ConfigKey>, Error> {
+        let call = calls::config_listen(keys, self.settings.long_poll);
+        self.call(&call, whom).await?.changed(keys)
+    }
+}
+
+/// Nobody asked for a compressed answer: small ones could become large.
+fn is_plain(headers: &reqwest::header::HeaderMap) -> Result<(), String> {
+    match headers.get("content-encoding") {
+        Some(encoding) if encoding != "identity" => {
+            let encoding = Foreign::new(String::from_utf8_lossy(encoding.as_bytes()).into_owned());
+            Err(format!(
+                "an answer compressed with {encoding}, which nobody asked for"
+            ))
         }
-        let hold = self.settings.long_poll;
-        let call = Call {
-            method: Method::POST,
-            form: vec![("Listening-Configs", asked)],
-            headers: vec![("Long-Pulling-Timeout", hold.as_millis().to_string())],
-            within: hold + POLL_GRACE,
-            ..self.naming(
-                "config_listen",
-                Method::POST,
-                "/v1/cs/configs/listener",
-                Vec::new(),
-            )
-        };
-        let answer = self.call(&call).await?.ok()?;
-        let garbage = |what: &str| Error::Garbage {
-            server: answer.server.to_string(),
-            what: what.to_owned(),
-        };
-        let text = percent_encoding::percent_decode(answer.body.trim_ascii())
-            .decode_utf8()
-            .map_err(|_| garbage("a listener's answer that is not UTF-8"))?;
-        let changed = wire::Listening::read_changed(&text)
-            .ok_or_else(|| garbage("a listener's answer of another form"))?;
-        Ok(keys
-            .iter()
-            .filter(|(key, _)| {
-                let ours = listening(key, "");
-                changed.iter().any(|changed| {
-                    changed.data_id == ours.data_id
-                        && changed.group == ours.group
-                        && (changed.tenant == ours.tenant
-                            // 3.x names the public tenant where 1.4 and 2.x leave it out.
-                            || changed.tenant == super::model::PUBLIC && ours.tenant.is_empty())
-                })
-            })
-            .map(|(key, _)| key.clone())
-            .collect())
+        _ => Ok(()),
     }
 }
 
-fn listening(key: &ConfigKey, md5: &str) -> wire::Listening {
-    wire::Listening {
-        data_id: key.data_id.to_string(),
-        group: key.group.to_string(),
-        md5: md5.to_owned(),
-        tenant: key.namespace.tenant().to_owned(),
-    }
-}
-
-fn failed_event(key: InstanceKey, turn: beats::Turn, error: &Error) -> beats::Event {
-    let why = error.to_string();
-    match error.retry() {
-        super::Retry::Never => beats::Event::Refused { key, turn, why },
-        _ => beats::Event::Failed { key, turn, why },
-    }
-}
-
-/// The parameters every call about an instance has.
-fn identity(key: &InstanceKey, cluster: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("serviceName", key.service.grouped()),
-        ("groupName", key.service.group.to_string()),
-        ("namespaceId", key.service.namespace.naming_id().to_owned()),
-        ("clusterName", cluster.to_owned()),
-        ("cluster", cluster.to_owned()),
-        ("ip", key.ip.to_string()),
-        ("port", key.port.to_string()),
-    ]
-}
-
-fn json_object(map: &BTreeMap<String, String>) -> String {
-    let object: serde_json::Map<_, _> = map
-        .iter()
-        .map(|(name, value)| (name.clone(), value.clone().into()))
-        .collect();
-    serde_json::Value::Object(object).to_string()
-}
-
-/// The servers in an address server's answer: one a line, `host`, `host:port` or with a scheme; port 8848 where none is named.
-fn listed_servers(text: &str) -> Vec<String> {
-    text.lines()
+/// The servers in an address server's answer, one a line, `host` or `host:port`; and how many lines are something else.
+fn listed_servers(scheme: &str, text: &str) -> (Vec<String>, usize) {
+    let lines = text
+        .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#') && line.len() <= 300)
-        .filter(|line| line.chars().all(|c| c.is_ascii_graphic()) && !line.contains('@'))
-        .take(64)
-        .filter_map(|line| {
-            let full = if line.contains("://") {
-                line.to_owned()
-            } else {
-                format!("http://{line}")
-            };
-            let url = reqwest::Url::parse(&full).ok()?;
-            // The parser drops a port that is the scheme's own; here a missing one means 8848.
-            let authority = full.split("://").nth(1)?.split('/').next()?;
-            let written = authority
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok());
-            let port: u16 = written.unwrap_or(8848);
-            let plain = matches!(url.scheme(), "http" | "https");
-            plain.then_some(format!("{}://{}:{port}", url.scheme(), url.host_str()?))
-        })
-        .collect()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (mut servers, mut left_out) = (Vec::new(), 0);
+    for line in lines {
+        match descriptor::listed_server(scheme, line) {
+            Some(server) if servers.contains(&server) => {}
+            Some(server) if servers.len() < MAX_SERVERS => servers.push(server),
+            _ => left_out += 1,
+        }
+    }
+    (servers, left_out)
 }
 
 async fn password(source: &PasswordSource) -> Result<Secret, String> {
@@ -1118,17 +835,28 @@ async fn password(source: &PasswordSource) -> Result<Secret, String> {
 impl Transport for Http {
     fn publish(&self, instance: Instance) -> Reply<()> {
         let client = Arc::clone(&self.0);
-        Box::pin(async move { client.publish(instance).await })
+        Box::pin(async move {
+            let event = |ticket| beats::Event::Publish(ticket, instance);
+            client.through_the_book(event).await
+        })
     }
 
     fn withdraw(&self, instance: Instance) -> Reply<()> {
         let client = Arc::clone(&self.0);
-        Box::pin(async move { client.withdraw(instance).await })
+        Box::pin(async move {
+            let event = |ticket| beats::Event::Withdraw(ticket, instance);
+            client.through_the_book(event).await
+        })
     }
 
     fn read_back(&self, instance: Instance) -> Reply<Option<Listed>> {
         let client = Arc::clone(&self.0);
         Box::pin(async move { client.read_back(instance).await })
+    }
+
+    fn is_gone(&self, instance: Instance) -> Reply<bool> {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move { client.is_gone(instance).await })
     }
 
     fn list(
@@ -1143,7 +871,10 @@ impl Transport for Http {
 
     fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>> {
         let client = Arc::clone(&self.0);
-        Box::pin(async move { client.get_config(key).await })
+        Box::pin(async move {
+            let found = client.get_config(&key, Whom::Preferred).await?;
+            Ok(found.map(|(content, _)| content))
+        })
     }
 
     fn watch_configs(
@@ -1164,6 +895,24 @@ impl Transport for Http {
                 }
             }
         });
+        let (news, teller) = (events_tx.clone(), Arc::clone(&client));
+        self.0.tasks.spawn("poll-news", async move {
+            let (mut order, mut connection) = (teller.order.clone(), teller.connection.subscribe());
+            let mut returns = 0;
+            loop {
+                let servers = order.borrow_and_update().servers.len();
+                _ = news.send(poll::Event::Servers(servers)).await;
+                let now = connection.borrow_and_update().returns;
+                if now != returns {
+                    returns = now;
+                    _ = news.send(poll::Event::Back).await;
+                }
+                tokio::select! {
+                    changed = order.changed() => if changed.is_err() { return },
+                    changed = connection.changed() => if changed.is_err() { return },
+                }
+            }
+        });
         self.0.tasks.spawn_to_end("poll", async move {
             let stop = client.tasks.token();
             let mut parked = CancellationToken::new();
@@ -1179,29 +928,33 @@ impl Transport for Http {
                     match effect {
                         poll::Effect::Tell(key, state) => _ = told.send((key, state)).await,
                         poll::Effect::Cancel => {}
-                        poll::Effect::Fetch(key) => tasks.spawn("fetch-config", async move {
-                            let event = match client.get_config(key.clone()).await {
-                                Ok(Some(content)) => poll::Event::Fetched(key, content),
+                        poll::Effect::Fetch(key, whom) => tasks.spawn("fetch-config", async move {
+                            let event = match client.get_config(&key, whom).await {
+                                Ok(Some((content, server))) => {
+                                    poll::Event::Fetched(key, content, server)
+                                }
                                 Ok(None) => poll::Event::NotFound(key),
                                 Err(error) => poll::Event::FetchFailed(key, error.to_string()),
                             };
                             _ = events.send(event).await;
                         }),
-                        poll::Effect::Poll(number, asked) => tasks.spawn("long-poll", async move {
-                            let outcome = tokio::select! {
-                                biased;
-                                () = given_up.cancelled() => return,
-                                outcome = client.listen(&asked) => outcome,
-                            };
-                            let event = match outcome {
-                                Ok(changed) => poll::Event::Answered(number, changed),
-                                Err(error) => {
-                                    tracing::debug!(%error, "the long poll failed");
-                                    poll::Event::PollFailed(number)
-                                }
-                            };
-                            _ = events.send(event).await;
-                        }),
+                        poll::Effect::Poll(number, asked, whom) => {
+                            tasks.spawn("long-poll", async move {
+                                let outcome = tokio::select! {
+                                    biased;
+                                    () = given_up.cancelled() => return,
+                                    outcome = client.listen(&asked, whom) => outcome,
+                                };
+                                let event = match outcome {
+                                    Ok(changed) => poll::Event::Answered(number, changed),
+                                    Err(error) => {
+                                        tracing::debug!(%error, "the long poll failed");
+                                        poll::Event::PollFailed(number)
+                                    }
+                                };
+                                _ = events.send(event).await;
+                            });
+                        }
                     }
                 }
             };
@@ -1221,15 +974,37 @@ mod tests {
 
     #[test]
     fn an_address_servers_answer_is_read_with_ports_and_without_nonsense() {
-        let text = "10.0.0.1:8848\n\n# old\n10.0.0.2\nhttps://nacos:443\nuser:pass@evil:1\n[fd00::1]:9000\nftp://x:1\n";
-        assert_eq!(
-            listed_servers(text),
-            [
-                "http://10.0.0.1:8848",
-                "http://10.0.0.2:8848",
-                "https://nacos:443",
-                "http://[fd00::1]:9000"
-            ]
-        );
+        let text =
+            "10.0.0.1:8848\n\n# old\n10.0.0.2\r\n NACOS:443 \n[fd00::1]:9000\n10.0.0.2:8848\n";
+        let nonsense = "http://a:1\nuser:pass@evil:1\nftp://x:1\na:1/path\na:1?x=y\na:0\na:99999\nfd00::1\na b\n<html>\n\u{1b}[2J\n";
+        let expected = [
+            "10.0.0.1:8848",
+            "10.0.0.2:8848",
+            "nacos:443",
+            "[fd00::1]:9000",
+        ];
+        for scheme in ["http", "https"] {
+            let (servers, left_out) = listed_servers(scheme, &format!("{text}{nonsense}"));
+            assert_eq!(
+                servers,
+                expected.map(|server| format!("{scheme}://{server}"))
+            );
+            assert_eq!(left_out, nonsense.lines().count());
+        }
+    }
+
+    #[test]
+    fn an_address_server_names_at_most_64_servers() {
+        let text = |count: usize| {
+            (0..count)
+                .map(|n| format!("nacos-{n}\n"))
+                .collect::<String>()
+        };
+        let counts = |count| {
+            let (servers, left_out) = listed_servers("http", &text(count));
+            (servers.len(), left_out)
+        };
+        assert_eq!(counts(64), (64, 0));
+        assert_eq!(counts(66), (64, 2));
     }
 }

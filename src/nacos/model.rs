@@ -217,6 +217,8 @@ pub struct Content {
     pub bytes: Arc<[u8]>,
     /// Lower-case hex MD5 of `bytes`, computed here.
     pub md5: Arc<str>,
+    /// When it was published, in seconds since 1970, where the server says so; what was kept from an earlier run has none.
+    pub modified: Option<u64>,
 }
 
 impl fmt::Debug for Content {
@@ -265,4 +267,6 @@ pub struct Connection {
     pub reason: Option<String>,
     /// Since when `up` is what it is.
     pub since: crate::machine::Moment,
+    /// How often the registry was away and came back: whoever waits patiently for another try need not wait longer.
+    pub returns: u64,
 }

@@ -8,8 +8,12 @@
 //! - A key reported as changed whose content has not changed (a server that compares differently, a stale node) rests with
 //!   growing waits, so that no disagreement becomes a tight loop.
 //! - Every key is fetched again about every [`RESYNC`], whatever the poll says.
+//! - In a cluster a node can miss a change for as long as it is cut off. So each poll goes to the next node, which compares all
+//!   keys there; and a content that is older than the one we have is *stale*: other nodes are asked, and it counts only
+//!   when most of them say so (or nobody contradicts for [`STALE`]). One node never turns a file back.
 
 use super::model::{ConfigKey, ConfigState, Content};
+use super::route::Whom;
 use crate::backoff::Backoff;
 use crate::backoff::Dice;
 use crate::backoff::Pace;
@@ -31,6 +35,14 @@ const QUIET: Duration = Duration::from_millis(10);
 const HELD: Duration = Duration::from_secs(1);
 /// Each key is fetched again this often; up to a quarter more by jitter.
 const RESYNC: Duration = Duration::from_secs(240);
+/// An older content that nobody contradicts for so long is believed from one node too.
+const STALE: Duration = Duration::from_secs(600);
+/// Clocks of the nodes of a cluster may differ so much, in seconds: a content that is older by less, and new to us, is new.
+const SKEW: u64 = 2;
+/// So many earlier contents of a configuration are remembered, to tell an old one from a new one.
+const PAST: usize = 8;
+/// Over this time the tries of everybody are spread once the registry is back.
+const SPREAD: Duration = Duration::from_secs(1);
 /// So many keys are fetched at a time.
 const FETCHES: usize = 16;
 
@@ -39,8 +51,8 @@ const FETCHES: usize = 16;
 pub enum Event {
     /// These are wanted from now on, and no others.
     Wanted(BTreeSet<ConfigKey>),
-    /// The server has this content.
-    Fetched(ConfigKey, Content),
+    /// The server of this base URL has this content.
+    Fetched(ConfigKey, Content, Arc<str>),
     /// The server said 404.
     NotFound(ConfigKey),
     /// The fetch got no usable answer; says why.
@@ -49,15 +61,19 @@ pub enum Event {
     Answered(u64, Vec<ConfigKey>),
     /// The poll of this number got no usable answer.
     PollFailed(u64),
+    /// So many servers are known.
+    Servers(usize),
+    /// The registry was away and is back.
+    Back,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Fetch; one of the three fetch events answers.
-    Fetch(ConfigKey),
-    /// Poll with these MD5 (empty: none known) instead of any poll under way; answered with the number.
-    Poll(u64, Vec<(ConfigKey, Arc<str>)>),
+    /// Fetch, here first; one of the three fetch events answers.
+    Fetch(ConfigKey, Whom),
+    /// Poll with these MD5 (empty: none known), here first, instead of any poll under way; answered with the number.
+    Poll(u64, Vec<(ConfigKey, Arc<str>)>, Whom),
     /// Give up the poll under way.
     Cancel,
     /// What is known has changed.
@@ -85,6 +101,50 @@ struct Entry {
     failures: Backoff,
     idle_reports: Backoff,
     unreachable_told: bool,
+    /// When the newest content ever known was published.
+    modified: Option<u64>,
+    /// MD5 of contents that were known, the newest last.
+    past: VecDeque<Arc<str>>,
+    doubt: Option<Doubt>,
+}
+
+/// A content older than the one we have, and which servers have it.
+#[derive(Debug)]
+struct Doubt {
+    md5: Arc<str>,
+    since: Moment,
+    servers: BTreeSet<Arc<str>>,
+    asked: u32,
+}
+
+impl Entry {
+    /// Whether `content` was known before, or is older than what is.
+    fn is_stale(&self, content: &Content) -> bool {
+        let (Some(known), Some(found)) = (self.modified, content.modified) else {
+            return false;
+        };
+        let same = matches!(&self.known, Known::Md5(md5) if *md5 == content.md5);
+        !same
+            && (found.saturating_add(SKEW) < known
+                || found <= known && self.past.contains(&content.md5))
+    }
+
+    /// Takes note that `server` has a stale content; whether that is believed now.
+    fn doubts(&mut self, now: Moment, content: &Content, server: Arc<str>, servers: usize) -> bool {
+        let fresh = || Doubt {
+            md5: Arc::clone(&content.md5),
+            since: now,
+            servers: BTreeSet::new(),
+            asked: 0,
+        };
+        let doubt = self.doubt.get_or_insert_with(fresh);
+        if doubt.md5 != content.md5 {
+            *doubt = fresh();
+        }
+        doubt.servers.insert(server);
+        doubt.asked = doubt.asked.wrapping_add(1);
+        doubt.servers.len() > servers / 2 || now >= doubt.since + STALE
+    }
 }
 
 /// The machine.
@@ -94,6 +154,9 @@ pub struct Poll {
     /// Number and keys of the poll under way.
     parked: Option<(u64, BTreeSet<ConfigKey>)>,
     number: u64,
+    /// Which server is listened to, counted from the one in use.
+    place: u32,
+    servers: usize,
     /// No new poll before: quiet, or the wait after a failure.
     not_before: Moment,
     failures: Backoff,
@@ -113,6 +176,8 @@ impl Poll {
             entries: BTreeMap::new(),
             parked: None,
             number: 0,
+            place: 0,
+            servers: 1,
             not_before: Moment::ZERO,
             failures: Backoff::new(Pace::NETWORK, seed),
             began: Moment::ZERO,
@@ -138,7 +203,10 @@ impl Poll {
             if room > 0 && !entry.fetching && entry.fetch_at <= now {
                 room -= 1;
                 entry.fetching = true;
-                self.due.push_back(Effect::Fetch(key.clone()));
+                // Doubts are put to the next server, and the next.
+                let further = entry.missing + entry.doubt.as_ref().map_or(0, |doubt| doubt.asked);
+                let whom = Whom::Other(self.place.wrapping_add(further));
+                self.due.push_back(Effect::Fetch(key.clone(), whom));
             }
         }
         if self.not_before > now {
@@ -166,7 +234,8 @@ impl Poll {
                     })
                     .collect();
                 self.parked = Some((self.number, clean));
-                self.due.push_back(Effect::Poll(self.number, asked));
+                let whom = Whom::Other(self.place);
+                self.due.push_back(Effect::Poll(self.number, asked, whom));
             }
         }
     }
@@ -181,9 +250,19 @@ impl Poll {
         entry.missing = 0;
         entry.failures.reset();
         entry.unreachable_told = false;
+        entry.doubt = None;
+        if let Known::Md5(md5) = &known {
+            entry.past.retain(|past| past != md5);
+            entry.past.push_back(Arc::clone(md5));
+            if entry.past.len() > PAST {
+                entry.past.pop_front();
+            }
+        }
         if entry.known == known {
             if entry.dirty {
+                // Whoever reported it has another content, or none of it is true: it would be reported again and again.
                 entry.rest_until = now + entry.idle_reports.next_wait();
+                self.place = self.place.wrapping_add(1);
             }
         } else {
             entry.idle_reports.reset();
@@ -222,13 +301,29 @@ impl Machine for Poll {
                         failures: Backoff::new(Pace::NETWORK, seed),
                         idle_reports: Backoff::new(Pace::NETWORK, !seed),
                         unreachable_told: false,
+                        modified: None,
+                        past: VecDeque::new(),
+                        doubt: None,
                     });
                 }
                 self.not_before = self.not_before.max(now + QUIET);
             }
-            Event::Fetched(key, content) => {
-                let known = Known::Md5(Arc::clone(&content.md5));
-                self.settle(now, &key, known, ConfigState::Present(content));
+            Event::Fetched(key, content, server) => {
+                let servers = self.servers;
+                let Some(entry) = self.entries.get_mut(&key) else {
+                    return;
+                };
+                if entry.is_stale(&content) && !entry.doubts(now, &content, server, servers) {
+                    entry.fetching = false;
+                    entry.missing = 0;
+                    entry.failures.reset();
+                    entry.dirty = true;
+                    entry.fetch_at = now + DOUBT.max(entry.idle_reports.next_wait());
+                } else {
+                    entry.modified = content.modified;
+                    let known = Known::Md5(Arc::clone(&content.md5));
+                    self.settle(now, &key, known, ConfigState::Present(content));
+                }
             }
             Event::NotFound(key) => {
                 let Some(entry) = self.entries.get_mut(&key) else {
@@ -263,6 +358,10 @@ impl Machine for Poll {
                     return;
                 };
                 self.failures.reset();
+                if changed.is_empty() {
+                    // The fetch of what changed goes to whoever said so; the next poll without news to the next server.
+                    self.place = self.place.wrapping_add(1);
+                }
                 for key in changed.iter().filter(|key| asked.contains(key)) {
                     if let Some(entry) = self.entries.get_mut(key) {
                         entry.dirty = true;
@@ -284,7 +383,20 @@ impl Machine for Poll {
                     .take_if(|(parked, _)| *parked == number)
                     .is_some()
                 {
+                    self.place = self.place.wrapping_add(1);
                     self.not_before = now + self.failures.next_wait();
+                }
+            }
+            Event::Servers(count) => self.servers = count,
+            Event::Back => {
+                let soon = now + SPREAD.mul_f64(self.dice.draw());
+                for entry in self.entries.values_mut() {
+                    if entry.failures.failures() > 0 {
+                        entry.fetch_at = entry.fetch_at.min(soon);
+                    }
+                }
+                if self.failures.failures() > 0 {
+                    self.not_before = self.not_before.min(soon);
                 }
             }
         }
@@ -347,11 +459,20 @@ mod tests {
         Content {
             bytes: version.to_string().into_bytes().into(),
             md5: version.to_string().into(),
+            modified: None,
         }
     }
 
     fn all(keys: impl IntoIterator<Item = u8>) -> Event {
         Event::Wanted(keys.into_iter().map(key).collect())
+    }
+
+    fn fetch(n: u8, place: u32) -> Effect {
+        Effect::Fetch(key(n), Whom::Other(place))
+    }
+
+    fn fetched(n: u8, version: u32) -> Event {
+        Event::Fetched(key(n), content(version), "a".into())
     }
 
     fn effects(poll: &mut Poll) -> Vec<Effect> {
@@ -366,12 +487,9 @@ mod tests {
     fn one_poll_holds_all_keys_once_they_are_fetched() {
         let mut poll = Poll::new(1);
         poll.handle(ms(0), all([1, 2]));
-        assert_eq!(
-            effects(&mut poll),
-            [Effect::Fetch(key(1)), Effect::Fetch(key(2))]
-        );
-        poll.handle(ms(1), Event::Fetched(key(1), content(7)));
-        poll.handle(ms(2), Event::Fetched(key(2), content(8)));
+        assert_eq!(effects(&mut poll), [fetch(1, 0), fetch(2, 0)]);
+        poll.handle(ms(1), fetched(1, 7));
+        poll.handle(ms(2), fetched(2, 8));
         assert_eq!(effects(&mut poll).len(), 2, "both are told");
         let quiet = poll.deadline().unwrap();
         poll.wake(quiet);
@@ -379,11 +497,12 @@ mod tests {
             effects(&mut poll),
             [Effect::Poll(
                 1,
-                vec![(key(1), "7".into()), (key(2), "8".into())]
+                vec![(key(1), "7".into()), (key(2), "8".into())],
+                Whom::Other(0)
             )]
         );
         poll.handle(ms(900), Event::Answered(1, vec![key(2)]));
-        assert_eq!(effects(&mut poll)[0], Effect::Fetch(key(2)));
+        assert_eq!(effects(&mut poll)[0], fetch(2, 0));
     }
 
     #[test]
@@ -396,16 +515,116 @@ mod tests {
         poll.wake(poll.deadline().unwrap());
         assert_eq!(
             effects(&mut poll),
-            [Effect::Poll(1, vec![(key(1), "".into())])],
+            [Effect::Poll(1, vec![(key(1), "".into())], Whom::Other(0))],
             "meanwhile the poll waits for it"
         );
         poll.wake(poll.deadline().unwrap());
-        assert_eq!(effects(&mut poll), [Effect::Fetch(key(1))]);
-        poll.handle(ms(500), Event::Fetched(key(1), content(1)));
+        assert_eq!(effects(&mut poll), [fetch(1, 1)]);
+        poll.handle(ms(500), fetched(1, 1));
         assert_eq!(
             effects(&mut poll),
             [Effect::Tell(key(1), ConfigState::Present(content(1)))]
         );
+    }
+
+    /// Version `version` of configuration 1, published at that second, as `server` has it.
+    fn published(version: u32, at: u64, server: &str) -> Event {
+        let content = Content {
+            modified: Some(at),
+            ..content(version)
+        };
+        Event::Fetched(key(1), content, server.into())
+    }
+
+    /// A poll in a cluster of three that knows version 2, published at second 1000, and was told of a change.
+    fn told_of_a_change() -> Poll {
+        let mut poll = Poll::new(1);
+        poll.handle(ms(0), Event::Servers(3));
+        poll.handle(ms(0), all([1]));
+        poll.handle(ms(1), published(1, 900, "a"));
+        poll.wake(ms(20));
+        poll.handle(ms(30), Event::Answered(1, vec![key(1)]));
+        poll.handle(ms(31), published(2, 1000, "a"));
+        poll.wake(ms(60_000));
+        effects(&mut poll);
+        poll.handle(ms(60_000), Event::Answered(2, vec![key(1)]));
+        assert_eq!(effects(&mut poll), [fetch(1, 0)]);
+        poll
+    }
+
+    #[test]
+    fn a_node_with_old_content_never_turns_a_file_back() {
+        let mut poll = told_of_a_change();
+        poll.handle(ms(60_001), published(1, 900, "b"));
+        assert_eq!(effects(&mut poll), [], "one node's word");
+        poll.wake(ms(90_000));
+        assert_eq!(effects(&mut poll), [fetch(1, 1)], "the next one is asked");
+        poll.handle(ms(90_001), published(2, 1000, "c"));
+        poll.wake(ms(200_000));
+        let effects = effects(&mut poll);
+        assert!(
+            matches!(&effects[..], [Effect::Poll(_, _, Whom::Other(1))]),
+            "the node with the old content is listened to no more: {effects:?}"
+        );
+    }
+
+    #[test]
+    fn an_old_content_that_most_nodes_have_is_what_the_registry_has() {
+        let mut poll = told_of_a_change();
+        poll.handle(ms(60_001), published(1, 900, "b"));
+        poll.wake(ms(90_000));
+        effects(&mut poll);
+        poll.handle(ms(90_001), published(1, 900, "b"));
+        assert_eq!(
+            effects(&mut poll),
+            [],
+            "the same node again is no other one"
+        );
+        poll.wake(ms(180_000));
+        effects(&mut poll);
+        poll.handle(ms(180_001), published(1, 900, "c"));
+        let told = effects(&mut poll);
+        assert!(matches!(&told[..], [Effect::Tell(..)]), "{told:?}");
+    }
+
+    #[test]
+    fn a_content_that_was_published_again_is_new() {
+        let mut poll = told_of_a_change();
+        poll.handle(ms(60_001), published(1, 1060, "b"));
+        assert!(matches!(&effects(&mut poll)[..], [Effect::Tell(..)]));
+        // Clocks of two nodes differ a little.
+        let mut poll = told_of_a_change();
+        poll.handle(ms(60_001), published(3, 999, "b"));
+        assert!(matches!(&effects(&mut poll)[..], [Effect::Tell(..)]));
+    }
+
+    #[test]
+    fn a_single_server_is_believed_whatever_it_says() {
+        let mut poll = told_of_a_change();
+        poll.handle(ms(60_000), Event::Servers(1));
+        poll.handle(ms(60_001), published(1, 900, "a"));
+        assert!(matches!(&effects(&mut poll)[..], [Effect::Tell(..)]));
+    }
+
+    #[test]
+    fn each_poll_without_news_goes_to_the_next_node() {
+        let mut poll = Poll::new(1);
+        poll.handle(ms(0), all([1]));
+        poll.handle(ms(1), published(1, 900, "a"));
+        let mut now = ms(20);
+        let mut places = Vec::new();
+        for _ in 0..4 {
+            poll.wake(now);
+            for effect in effects(&mut poll) {
+                if let Effect::Poll(number, _, whom) = effect {
+                    places.push(whom);
+                    now += Duration::from_millis(29_500);
+                    poll.handle(now, Event::Answered(number, Vec::new()));
+                }
+            }
+            now += ms(1);
+        }
+        assert_eq!(places[..3], [0, 1, 2].map(Whom::Other));
     }
 
     #[test]
@@ -416,8 +635,10 @@ mod tests {
         while now < Duration::from_secs(300) {
             for effect in effects(&mut poll) {
                 match effect {
-                    Effect::Fetch(key) => poll.handle(now, Event::Fetched(key, content(1))),
-                    Effect::Poll(number, keys) => {
+                    Effect::Fetch(key, _) => {
+                        poll.handle(now, Event::Fetched(key, content(1), "a".into()));
+                    }
+                    Effect::Poll(number, keys, _) => {
                         polls += 1;
                         let keys = keys.into_iter().map(|(key, _)| key).collect();
                         poll.handle(now, Event::Answered(number, keys));
@@ -472,14 +693,14 @@ mod tests {
         fn carry_out(&mut self, poll: &mut Poll) {
             while let Some(effect) = poll.effect() {
                 match effect {
-                    Effect::Fetch(key) => {
+                    Effect::Fetch(key, _) => {
                         assert!(
                             !self.fetches.contains(&key),
                             "two fetches of {key} at a time"
                         );
                         self.fetches.push(key);
                     }
-                    Effect::Poll(number, keys) => self.parked = Some((number, keys)),
+                    Effect::Poll(number, keys, _) => self.parked = Some((number, keys)),
                     Effect::Cancel => self.parked = None,
                     Effect::Tell(key, state) => {
                         assert_ne!(self.told.get(&key), Some(&state), "told twice");
@@ -491,7 +712,7 @@ mod tests {
 
         fn fetched(&self, key: ConfigKey) -> Event {
             match self.stored.get(&Self::number(&key)) {
-                Some(version) => Event::Fetched(key, content(*version)),
+                Some(version) => Event::Fetched(key, content(*version), "a".into()),
                 None => Event::NotFound(key),
             }
         }
@@ -543,8 +764,8 @@ mod tests {
         while now < Duration::from_secs(300) {
             while let Some(effect) = poll.effect() {
                 match effect {
-                    Effect::Fetch(key) => poll.handle(now, Event::NotFound(key)),
-                    Effect::Poll(number, _) => {
+                    Effect::Fetch(key, _) => poll.handle(now, Event::NotFound(key)),
+                    Effect::Poll(number, ..) => {
                         polls += 1;
                         poll.handle(now, Event::Answered(number, vec![key(9)]));
                     }

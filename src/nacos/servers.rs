@@ -4,6 +4,11 @@
 //! that fails is left out with growing waits; while all are left out they are asked all the same, the one longest out first:
 //! there is nobody better. With an address server the list is fetched at the start with growing waits and then every
 //! `refresh`; an empty or broken answer keeps the list that was good.
+//!
+//! While the registry is away (a call found nobody who answered) it is knocked at, about once a second, with a question that
+//! costs it nothing; whoever answers ends the wait of everything that had grown patient. So it is told again who we are within
+//! a second or two of its return, however long it was away. A registry that answers and fails in turns is knocked at less and
+//! less often, and is "back" at most once in [`BACK`].
 
 use crate::backoff::Backoff;
 use crate::backoff::Dice;
@@ -22,14 +27,40 @@ const LEFT_OUT: Pace = Pace {
     cap: Duration::from_secs(30),
     floor: Duration::from_secs(1),
 };
+/// How long a server is left out that answered with somebody else's trouble: it does not grow, since no other may be better.
+const STUMBLED: Pace = Pace {
+    base: Duration::from_secs(2),
+    cap: Duration::from_secs(2),
+    floor: Duration::from_secs(1),
+};
+/// Between two knocks at a registry that is away; the mean is a second.
+const KNOCKS: Pace = Pace {
+    base: Duration::from_millis(400),
+    cap: Duration::from_millis(1800),
+    floor: Duration::from_millis(200),
+};
+/// Before the first knock at a registry that was back only just now.
+const FLAPS: Pace = Pace {
+    base: Duration::from_secs(2),
+    cap: Duration::from_secs(30),
+    floor: Duration::from_secs(1),
+};
+/// A registry that stays for this long is no flapping one.
+const BACK: Duration = Duration::from_secs(10);
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A call to this server was answered, in whatever words.
     Answered(Arc<str>),
-    /// A call to this server failed (no connection, time-out, 5xx).
+    /// A call to this server failed: no connection, no answer in time, none of Nacos', or it is starting.
     Failed(Arc<str>),
+    /// A call to this server was answered with trouble that need not be its own (500, an invalid redirect).
+    Stumbled(Arc<str>),
+    /// No server answered a call usably: the registry is away.
+    Away,
+    /// [`Effect::Knock`] found nobody.
+    NobodyThere,
     /// The address server answered with these base URLs.
     Listed(Vec<String>),
     /// The address server did not answer, or not with a list.
@@ -40,9 +71,31 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Ask servers in this order from now on.
-    Prefer(Vec<Arc<str>>),
+    Prefer(Order),
+    /// Ask whether anybody answers; [`Event::Answered`] or [`Event::NobodyThere`] tells.
+    Knock,
+    /// The registry was away and is back: what waited need not wait longer.
+    Back,
     /// Ask the address server; [`Event::Listed`] or [`Event::NotListed`] answers.
     Fetch,
+}
+
+/// Whether the registry counts as away after a call that nobody answered usably, `since` the last answer to any call.
+///
+/// Trouble that is another node's, or one part's of a server (no leader for writes), comes with answers to other calls: then it is
+/// that call's trouble alone.
+#[must_use]
+pub fn is_away(last: &Event, since: Duration) -> bool {
+    !matches!(last, Event::Stumbled(_)) || since >= BACK
+}
+
+/// The servers in the order of choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Order {
+    /// All of them.
+    pub servers: Vec<Arc<str>>,
+    /// So many of the first are not left out.
+    pub usable: usize,
 }
 
 #[derive(Debug)]
@@ -62,7 +115,17 @@ pub struct Servers {
     next_fetch: Option<Moment>,
     fetch_backoff: Backoff,
     seed: u64,
-    told: Vec<Arc<str>>,
+    stumbles: Backoff,
+    away: bool,
+    next_knock: Option<Moment>,
+    knocks: Backoff,
+    flaps: Backoff,
+    /// When the registry last came back.
+    back: Option<Moment>,
+    /// When [`Effect::Back`] may be said again.
+    back_not_before: Moment,
+    back_due: bool,
+    told: Order,
     due: VecDeque<Effect>,
 }
 
@@ -92,7 +155,15 @@ impl Servers {
             next_fetch: None,
             fetch_backoff: Backoff::new(Pace::NETWORK, seed ^ 0xfe7c),
             seed,
-            told: Vec::new(),
+            stumbles: Backoff::new(STUMBLED, seed ^ 0x57),
+            away: false,
+            next_knock: None,
+            knocks: Backoff::new(KNOCKS, seed ^ 0x6b6e),
+            flaps: Backoff::new(FLAPS, seed ^ 0xf1a9),
+            back: None,
+            back_not_before: Moment::ZERO,
+            back_due: false,
+            told: Order::default(),
             due: VecDeque::new(),
         }
     }
@@ -118,7 +189,7 @@ impl Servers {
     }
 
     /// Those in use first, in order of choice; then those left out, the one whose time comes first in front.
-    fn order(&self, now: Moment) -> Vec<Arc<str>> {
+    fn order(&self, now: Moment) -> Order {
         let out_until = |server: &Arc<str>| {
             self.out
                 .get(server)
@@ -126,9 +197,63 @@ impl Servers {
                 .filter(|until| *until > now)
                 .unwrap_or(Moment::ZERO)
         };
-        let mut order = self.all.clone();
-        order.sort_by_key(out_until);
-        order
+        let mut servers = self.all.clone();
+        servers.sort_by_key(out_until);
+        let usable = servers
+            .iter()
+            .take_while(|server| out_until(server).is_zero())
+            .count();
+        Order { servers, usable }
+    }
+
+    fn leave_out(&mut self, now: Moment, server: Arc<str>, wait: Option<Duration>) {
+        let seed = self.seed;
+        let out = self.out.entry(Arc::clone(&server)).or_insert_with(|| Out {
+            until: Moment::ZERO,
+            backoff: Backoff::new(LEFT_OUT, seed ^ server.len() as u64),
+        });
+        // Many calls under way fail together: that is one failure.
+        if out.until <= now {
+            out.until = now + wait.unwrap_or_else(|| out.backoff.next_wait());
+        }
+        // It goes to the end, so that it is not the first choice again when its time is over.
+        self.all.retain(|known| *known != server);
+        self.all.push(server);
+    }
+
+    fn is_away(&mut self, now: Moment) {
+        if self.away {
+            return;
+        }
+        self.away = true;
+        self.back_due = false;
+        let flaps = self.back.is_some_and(|back| now < back + BACK);
+        let wait = if flaps {
+            self.flaps.next_wait()
+        } else {
+            self.flaps.reset();
+            self.knocks.reset();
+            self.knocks.next_wait()
+        };
+        self.next_knock = Some(now + wait);
+    }
+
+    fn is_back(&mut self, now: Moment) {
+        if !std::mem::take(&mut self.away) {
+            return;
+        }
+        self.next_knock = None;
+        self.back = Some(now);
+        self.back_due = true;
+        self.tell_back(now);
+    }
+
+    fn tell_back(&mut self, now: Moment) {
+        if self.back_due && self.back_not_before <= now {
+            self.back_due = false;
+            self.back_not_before = now + BACK;
+            self.due.push_back(Effect::Back);
+        }
     }
 
     fn tell(&mut self, now: Moment) {
@@ -148,22 +273,22 @@ impl Machine for Servers {
         match event {
             Event::Answered(server) => {
                 self.out.remove(&server);
+                self.is_back(now);
             }
             Event::Failed(server) if self.all.contains(&server) => {
-                let seed = self.seed;
-                let out = self.out.entry(Arc::clone(&server)).or_insert_with(|| Out {
-                    until: Moment::ZERO,
-                    backoff: Backoff::new(LEFT_OUT, seed ^ server.len() as u64),
-                });
-                // Many calls under way fail together: that is one failure.
-                if out.until <= now {
-                    out.until = now + out.backoff.next_wait();
-                }
-                // It goes to the end, so that it is not the first choice again when its time is over.
-                self.all.retain(|known| *known != server);
-                self.all.push(server);
+                self.leave_out(now, server, None);
             }
-            Event::Failed(_) => {}
+            Event::Stumbled(server) if self.all.contains(&server) => {
+                let wait = self.stumbles.next_wait();
+                self.leave_out(now, server, Some(wait));
+            }
+            Event::Failed(_) | Event::Stumbled(_) => {}
+            Event::Away => self.is_away(now),
+            Event::NobodyThere => {
+                if self.away {
+                    self.next_knock = Some(now + self.knocks.next_wait());
+                }
+            }
             Event::Listed(servers) if !servers.is_empty() => {
                 self.replace(servers);
                 self.fetch_backoff.reset();
@@ -182,6 +307,11 @@ impl Machine for Servers {
             self.next_fetch = None;
             self.due.push_back(Effect::Fetch);
         }
+        if self.next_knock.is_some_and(|at| at <= now) {
+            self.next_knock = None;
+            self.due.push_back(Effect::Knock);
+        }
+        self.tell_back(now);
         for out in self.out.values_mut().filter(|out| out.until <= now) {
             out.until = Moment::ZERO;
         }
@@ -189,19 +319,18 @@ impl Machine for Servers {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        // Only what would change the order wakes: with one server there is nothing to choose.
-        let back = self
+        // With one server there is nothing to choose.
+        let returns = self
             .out
             .values()
             .map(|out| out.until)
             .filter(|until| *until > Moment::ZERO && self.all.len() > 1)
-            .filter(|_| {
-                self.told
-                    .first()
-                    .is_some_and(|first| self.out.contains_key(first))
-            })
             .min();
-        [self.next_fetch, back].into_iter().flatten().min()
+        let back = self.back_due.then_some(self.back_not_before);
+        [self.next_fetch, self.next_knock, back, returns]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn effect(&mut self) -> Option<Effect> {
@@ -225,7 +354,7 @@ mod tests {
                 last = order;
             }
         }
-        last
+        last.servers
     }
 
     #[test]
@@ -234,6 +363,14 @@ mod tests {
             .map(|seed| preferred(&mut Servers::fixed(three(), seed))[0].clone())
             .collect();
         assert_eq!(firsts.len(), 3);
+    }
+
+    #[test]
+    fn a_registry_that_answers_other_calls_is_not_away_for_the_trouble_of_one() {
+        let stumbled = Event::Stumbled("a".into());
+        assert!(!is_away(&stumbled, Duration::from_secs(2)));
+        assert!(is_away(&stumbled, Duration::from_secs(60)));
+        assert!(is_away(&Event::Failed("a".into()), Duration::ZERO));
     }
 
     #[test]
@@ -259,6 +396,50 @@ mod tests {
             now = next;
             machine.wake(now);
         }
+    }
+
+    #[test]
+    fn a_thousand_agents_after_an_outage_spread_over_the_backoff_window() {
+        // All at once see the registry go; after ten minutes whoever knocks finds it there.
+        let back = Duration::from_secs(600);
+        let mut returns = Vec::new();
+        for seed in 0..1000 {
+            let mut servers =
+                Servers::fixed(vec!["http://a:8848".to_owned()], Dice::new(seed).seed());
+            let (mut now, mut knocks) = (Moment::ZERO, 0);
+            servers.handle(now, Event::Failed("http://a:8848".into()));
+            servers.handle(now, Event::Away);
+            let returned = 'outage: loop {
+                while let Some(effect) = servers.effect() {
+                    match effect {
+                        Effect::Knock if now < back => {
+                            knocks += 1;
+                            servers.handle(now, Event::NobodyThere);
+                        }
+                        Effect::Knock => {
+                            servers.handle(now, Event::Answered("http://a:8848".into()))
+                        }
+                        Effect::Back => break 'outage now,
+                        _ => {}
+                    }
+                }
+                now = servers.deadline().unwrap();
+                servers.wake(now);
+            };
+            assert!(knocks < 900, "{knocks} knocks in ten minutes");
+            returns.push(returned);
+        }
+        let last = returns.iter().max().unwrap();
+        assert!(*last < back + Duration::from_secs(2), "{last:?}");
+        let most = (0..20)
+            .map(|tenth| {
+                let from = back + Duration::from_millis(tenth * 100);
+                let slot = from..from + Duration::from_millis(100);
+                returns.iter().filter(|at| slot.contains(at)).count()
+            })
+            .max()
+            .unwrap();
+        assert!(most < 150, "{most} of a thousand in a tenth of a second");
     }
 
     proptest! {
@@ -296,6 +477,63 @@ mod tests {
                     prop_assert!(machine.deadline().is_none_or(|next| next > now));
                 }
             }
+        }
+
+        /// A registry that is away is knocked at until it answers, about once a second; however it flaps, it is told to be back
+        /// at most once in ten seconds, and a return that lasts is told.
+        #[test]
+        fn a_registry_that_is_away_is_knocked_at_and_its_return_is_told(seed: u64, answers in prop::collection::vec(any::<bool>(), 1..60)) {
+            let mut machine = Servers::fixed(three(), seed);
+            let (mut now, mut last_back) = (Duration::from_secs(1), None::<Moment>);
+            machine.handle(now, Event::Away);
+            let end = Duration::from_secs(5000);
+            let (mut away, mut told, mut index) = (true, false, 0);
+            while now < end {
+                let mut knock = false;
+                while let Some(effect) = machine.effect() {
+                    match effect {
+                        Effect::Knock => knock = true,
+                        Effect::Back => {
+                            prop_assert!(!away, "back while away");
+                            prop_assert!(last_back.is_none_or(|last| now >= last + BACK));
+                            last_back = Some(now);
+                            told = true;
+                        }
+                        _ => {}
+                    }
+                }
+                if knock && answers.get(index).copied().unwrap_or(true) {
+                    machine.handle(now, Event::Answered("a".into()));
+                    (away, told) = (false, false);
+                } else if knock {
+                    machine.handle(now, Event::NobodyThere);
+                } else if !away && index < answers.len() {
+                    // Gone again soon after.
+                    now += Duration::from_millis(700);
+                    machine.handle(now, Event::Away);
+                    away = true;
+                } else {
+                    now = machine.deadline().unwrap_or(end).max(now + Duration::from_millis(1));
+                    machine.wake(now);
+                }
+                index += usize::from(knock);
+            }
+            prop_assert!(told && !away, "the last return was not told");
+        }
+
+        /// Trouble that is another node's leaves a server out for two seconds at most, however often it comes.
+        #[test]
+        fn a_server_that_stumbles_is_back_within_two_seconds(seed: u64, stumbles in 1_usize..20) {
+            let mut machine = Servers::fixed(three(), seed);
+            let mut now = Duration::from_secs(1);
+            for _ in 0..stumbles {
+                machine.handle(now, Event::Stumbled("a".into()));
+                now += Duration::from_millis(300);
+            }
+            now += Duration::from_secs(2);
+            machine.wake(now);
+            preferred(&mut machine);
+            prop_assert_eq!(machine.told.usable, 3);
         }
 
         /// A server in use is not left for another one without a failure.

@@ -1,260 +1,129 @@
-//! `outrigger dev --faults`: the registry fails as it is asked to, and only then.
+//! Registries that are away, return empty, or take their time: what is wanted is there again soon, and nobody is disturbed.
 
-use crate::support::{Registry, free_port, http, stays, until};
-use serde_json::Value;
+use crate::bad::{Bad, ok, parameter, properly};
+use crate::support::{Agent, App, LONG, Registry, free_port, stays, until};
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{Ipv4Addr, TcpStream},
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
-const READY: &str = "/nacos/v1/console/health/readiness";
-const CONFIGS: &str = "/nacos/v1/cs/configs?dataId=a&group=g";
+/// So long that every wait between two tries has grown beyond the bound that is asserted.
+const AWAY: Duration = Duration::from_secs(12);
+/// A registry that is back is told everything within this (the aim is one second; a busy machine is given more).
+const TOLD: Duration = Duration::from_secs(4);
 
-fn registry() -> Registry {
-    Registry::start_with(free_port(), &["--faults"])
+fn settings(port: u16, app: u16) -> Agent {
+    let agent = Agent::prepare(&[format!("http://127.0.0.1:{port}")], "");
+    agent.write(
+        "conf.d/orders.yaml",
+        &format!(
+            "services:\n  - {{ name: orders, port: {app} }}\n  - {{ name: kept, port: {app}, ephemeral: false }}\n\
+             configs:\n  - data_id: orders.yaml\n    path: {}\n",
+            agent.path("orders.yaml").display()
+        ),
+    );
+    agent
 }
 
-/// Switches a fault on; what is on then.
-fn order(registry: &Registry, query: &str) -> Value {
-    let path = format!("/outrigger/faults?{query}");
-    let on = http(registry.port, "POST", &path, "").unwrap();
-    serde_json::from_str(&on).unwrap()
+/// Everything of [`settings`] is as wanted.
+fn until_all_told(registry: &Registry, agent: &Agent, content: &str) {
+    registry.until_listed("orders", 1, TOLD);
+    registry.until_listed("kept", 1, TOLD);
+    registry.publish("orders.yaml", content);
+    until("the file is there", TOLD, || {
+        match agent.read("orders.yaml") {
+            text if text == content => Ok(()),
+            text => Err(text),
+        }
+    });
 }
 
-fn get(registry: &Registry, path: &str) -> Result<String, String> {
-    http(registry.port, "GET", path, "")
+#[test]
+fn a_registry_that_is_absent_for_long_and_returns_empty_is_told_everything_at_once() {
+    let (port, app) = (free_port(), App::start());
+    let mut agent = settings(port, app.port);
+    agent.start();
+    agent.until_state("services", "orders", "unreachable");
+    stays("the agent lives and says so", AWAY, || {
+        let status = agent.status()?;
+        let said = status["registry"]["state"] == "unreachable";
+        if said {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    });
+    let registry = Registry::start_on(port);
+    until_all_told(&registry, &agent, "greeting: hello\n");
+    drop(registry);
+    agent.until_state("services", "orders", "unreachable");
+    stays("the file is as it was", AWAY, || {
+        match agent.read("orders.yaml") {
+            text if text == "greeting: hello\n" => Ok(()),
+            text => Err(text),
+        }
+    });
+    let registry = Registry::start_on(port);
+    until_all_told(&registry, &agent, "greeting: again\n");
 }
 
-fn post(registry: &Registry, path: &str) {
-    http(registry.port, "POST", path, "").unwrap();
-}
-
-/// Everything that comes on a connection of its own, and how it ends.
-fn raw(registry: &Registry, method: &str, path: &str) -> (Vec<u8>, Option<ErrorKind>) {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, registry.port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_millis(300)))
+#[test]
+fn a_registry_that_takes_two_seconds_hears_of_500_services_in_time() {
+    const SERVICES: u16 = 500;
+    let beats: Arc<Mutex<BTreeMap<u16, (Instant, Duration)>>> = Arc::default();
+    let heard = Arc::clone(&beats);
+    let slow = Bad::start(move |line| {
+        if line.starts_with("PUT /nacos/v1/ns/instance/beat") {
+            let now = Instant::now();
+            let mut heard = heard.lock().unwrap();
+            let (last, longest) = heard
+                .entry(parameter(line, "port").parse().unwrap())
+                .or_insert((now, Duration::ZERO));
+            *longest = now.duration_since(*last).max(*longest);
+            *last = now;
+        }
+        // The fault itself: this server needs two seconds for everything.
+        thread::sleep(Duration::from_secs(2));
+        match line {
+            line if line.starts_with("PUT /nacos/v1/ns/instance/beat") => {
+                ok(r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#)
+            }
+            line => properly(line),
+        }
+    });
+    let mut agent = Agent::prepare(&[slow.url()], "  write_rate: 1000\n");
+    let services: String = (1..=SERVICES)
+        .map(|port| format!("  - {{ name: orders, port: {port}, probe: none }}\n"))
+        .collect();
+    agent.write("conf.d/orders.yaml", &format!("services:\n{services}"));
+    agent.start();
+    until("all of them beat", 4 * LONG, || {
+        match beats.lock().unwrap().len() {
+            count if count == usize::from(SERVICES) => Ok(()),
+            count => Err(format!("{count} beat")),
+        }
+    });
+    let began = Instant::now();
+    until("three more rounds", 4 * LONG, || {
+        let late = beats.lock().unwrap().values().map(|(last, _)| *last).min();
+        if late.unwrap().saturating_duration_since(began) > Duration::from_secs(15) {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    });
+    let longest = beats
+        .lock()
+        .unwrap()
+        .values()
+        .map(|(_, longest)| *longest)
+        .max()
         .unwrap();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut all = Vec::new();
-    let mut buffer = [0; 64 * 1024];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return (all, None),
-            Ok(n) => all.extend_from_slice(&buffer[..n]),
-            Err(error) => return (all, Some(error.kind())),
-        }
-        if all.len() > 8 * 1024 * 1024 {
-            return (all, None);
-        }
-    }
-}
-
-#[test]
-fn fault_routes_are_404_without_the_flag() {
-    let registry = Registry::start();
-    for method in ["GET", "POST"] {
-        for path in ["/outrigger/faults?hang", "/outrigger/faults/"] {
-            let refused = http(registry.port, method, path, "").unwrap_err();
-            assert!(refused.contains(" 404 "), "{method} {path}: {refused}");
-        }
-    }
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn fault_routes_are_closed_to_pages_from_elsewhere() {
-    let registry = registry();
-    for header in [
-        "Host: evil.example",
-        "Host: localhost\r\nOrigin: http://evil.example",
-    ] {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, registry.port)).unwrap();
-        let request = format!(
-            "POST /outrigger/faults?hang HTTP/1.1\r\n{header}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    }
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn a_word_that_is_not_known_is_refused_and_the_known_ones_are_named() {
-    let registry = registry();
-    let refused = http(registry.port, "POST", "/outrigger/faults", "dealy=2s").unwrap_err();
-    assert!(refused.contains(" 400 "), "{refused}");
     assert!(
-        refused.contains("'dealy' is not known; known are lag, "),
-        "{refused}"
+        longest < Duration::from_secs(12),
+        "silent for {longest:?}; the registry allows 15 s"
     );
-    let on: Value = serde_json::from_str(&get(&registry, "/outrigger/faults").unwrap()).unwrap();
-    assert_eq!(on["faults"], Value::Array(Vec::new()));
-}
-
-#[test]
-fn a_request_is_delayed_where_and_as_often_as_asked() {
-    let registry = registry();
-    order(&registry, "delay=400ms&path=/v1/console&times=1");
-    let began = Instant::now();
-    assert!(
-        get(&registry, CONFIGS).is_err(),
-        "there is none, and it is said at once"
-    );
-    assert!(began.elapsed() < Duration::from_millis(400));
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-    assert!(began.elapsed() >= Duration::from_millis(400));
-    let on: Value = serde_json::from_str(&get(&registry, "/outrigger/faults").unwrap()).unwrap();
-    assert_eq!(
-        on["faults"],
-        Value::Array(Vec::new()),
-        "it was asked for once"
-    );
-}
-
-#[test]
-fn a_status_is_answered_in_place_of_the_work() {
-    let registry = registry();
-    order(&registry, "status=503&body=not+now&path=/v1/cs");
-    let refused = http(registry.port, "POST", &format!("{CONFIGS}&content=1"), "").unwrap_err();
-    assert!(
-        refused.contains(" 503 ") && refused.contains("not now"),
-        "{refused}"
-    );
-    assert_eq!(
-        order(&registry, "clear")["faults"],
-        Value::Array(Vec::new())
-    );
-    let missing = get(&registry, CONFIGS).unwrap_err();
-    assert!(missing.contains(" 404 "), "it was not published: {missing}");
-}
-
-#[test]
-fn a_fault_ends_with_its_time() {
-    let registry = registry();
-    order(&registry, "status=500&for=200ms");
-    assert!(get(&registry, READY).is_err());
-    until("it is over", Duration::from_secs(5), || {
-        get(&registry, READY)
-    });
-}
-
-#[test]
-fn a_request_hangs_until_its_client_goes() {
-    let registry = registry();
-    order(&registry, "hang&times=1");
-    let (came, end) = raw(&registry, "GET", READY);
-    assert_eq!(came, b"");
-    assert!(
-        matches!(end, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
-        "{end:?}"
-    );
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn a_connection_is_reset() {
-    let registry = registry();
-    order(&registry, "reset&times=1");
-    assert_eq!(
-        raw(&registry, "GET", READY),
-        (Vec::new(), Some(ErrorKind::ConnectionReset))
-    );
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn garbage_is_answered_in_place_of_http() {
-    let registry = registry();
-    order(&registry, "garbage&times=1");
-    let (came, end) = raw(&registry, "GET", READY);
-    assert!(!came.is_empty() && !came.starts_with(b"HTTP"), "{came:?}");
-    assert_eq!(end, None);
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn an_answer_is_lost_and_its_work_is_done() {
-    let registry = registry();
-    order(&registry, "drop&times=1");
-    let (came, _) = raw(&registry, "POST", &format!("{CONFIGS}&content=1"));
-    assert_eq!(came, b"");
-    assert_eq!(get(&registry, CONFIGS).unwrap(), "1");
-}
-
-#[test]
-fn a_body_has_no_end() {
-    let registry = registry();
-    order(&registry, "big&times=1");
-    let (came, _) = raw(&registry, "GET", READY);
-    assert!(came.starts_with(b"HTTP/1.1 200 ") && came.len() > 8 * 1024 * 1024);
-    assert_eq!(get(&registry, READY).unwrap(), "OK");
-}
-
-#[test]
-fn all_is_forgotten_at_once() {
-    let registry = registry();
-    post(
-        &registry,
-        "/nacos/v1/ns/instance?serviceName=s&ip=10.0.0.1&port=80",
-    );
-    post(&registry, &format!("{CONFIGS}&content=1"));
-    order(&registry, "amnesia");
-    assert_eq!(registry.hosts("s").unwrap().len(), 0);
-    assert!(get(&registry, CONFIGS).is_err());
-    let beat = "/nacos/v1/ns/instance/beat?serviceName=s&ip=10.0.0.1&port=80";
-    assert!(
-        http(registry.port, "PUT", beat, "")
-            .unwrap()
-            .contains("20404")
-    );
-}
-
-#[test]
-fn lists_and_details_lag_behind_and_configurations_too() {
-    let registry = registry();
-    let register = |port| format!("/nacos/v1/ns/instance?serviceName=s&ip=10.0.0.1&port={port}");
-    let on = order(&registry, "lag=700ms&config_lag=700ms&config_busy");
-    assert_eq!(
-        (on["lag"].as_str(), on["config_lag"].as_str()),
-        (Some("700ms"), Some("700ms"))
-    );
-    post(&registry, &register(80));
-    assert_eq!(
-        registry.hosts("s").unwrap().len(),
-        1,
-        "the first read is fresh"
-    );
-    let began = Instant::now();
-    post(&registry, &register(81));
-    post(&registry, &format!("{CONFIGS}&content=1"));
-    // Well before the lag is over, whatever the machine does meanwhile.
-    stays("neither is seen", Duration::from_millis(200), || {
-        let hosts = registry.hosts("s")?.len();
-        let detail = get(&registry, &register(81));
-        let config = get(&registry, CONFIGS).unwrap_err();
-        let early = began.elapsed() < Duration::from_millis(600);
-        let unseen = hosts == 1 && detail.is_err() && config.contains(" 409 ");
-        if unseen || !early {
-            Ok(())
-        } else {
-            Err(format!("{hosts}, {detail:?}, {config}"))
-        }
-    });
-    until("both are seen", Duration::from_secs(5), || {
-        let hosts = registry.hosts("s")?.len();
-        get(&registry, &register(81))?;
-        let config = get(&registry, CONFIGS)?;
-        if hosts == 2 && config == "1" {
-            Ok(())
-        } else {
-            Err(format!("{hosts}, {config}"))
-        }
-    });
-    assert!(began.elapsed() >= Duration::from_millis(690));
+    agent.admin("GET", "/livez").unwrap();
 }

@@ -303,7 +303,7 @@ impl Agent {
         let rest = if more.starts_with("  ") { "" } else { more };
         agent.write(
             "outrigger.yaml",
-            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
+            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
         );
         agent
     }
