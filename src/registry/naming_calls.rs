@@ -525,7 +525,7 @@ pub(crate) fn delete_service(
     call: &Call,
 ) -> Result<Answer, Refusal> {
     let service = service_said(&call.params)?;
-    for place in state.naming.delete(&service)? {
+    for place in state.naming.delete(time.now, &service)? {
         let who = (service.clone(), place);
         state.beats.handle(time.now, Event::Left { who });
     }
