@@ -729,19 +729,29 @@ impl Client {
         }
     }
 
+    async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+        let detail = self.call(&calls::detail(instance), whom).await;
+        match detail.and_then(Answer::detail) {
+            Err(Error::Refused { status: 410, .. }) => {
+                let call = calls::list(&instance.key.service, &[], false);
+                let list = self.call(&call, whom).await?.list()?;
+                Ok(calls::among(list, instance))
+            }
+            other => other,
+        }
+    }
+
     async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        let call = calls::detail(&instance);
-        self.call(&call, self.next_read()).await?.detail()
+        self.detail(&instance, self.next_read()).await
     }
 
     /// Asks each of several servers; one that does not answer says nothing, unless none does.
     async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
-        let call = calls::detail(&instance);
         let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
         let mut outcome = Err(Error::Stopped);
         for place in 0..servers {
             let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
-            match self.call(&call, whom).await.and_then(Answer::detail) {
+            match self.detail(&instance, whom).await {
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) => outcome = Ok(true),
                 Err(error) if outcome.is_err() => outcome = Err(error),
