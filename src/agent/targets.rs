@@ -23,7 +23,7 @@ use crate::nacos::model::{ConfigKey, ConfigState, Content, Namespace};
 use crate::nacos::wire;
 use crate::os::command::{self, Run};
 use crate::os::process::{self, Whom};
-use crate::os::publish::{self, Owner, Staged};
+use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::tasks::Tasks;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -93,6 +93,7 @@ impl Targets {
             live: BTreeMap::new(),
             known: BTreeMap::new(),
             places: HashMap::new(),
+            claims: Claims::default(),
             keys,
             inbox,
             dice: Dice::new(parts.seed.rotate_left(47)),
@@ -282,6 +283,8 @@ impl GroupKey {
 }
 
 type Jobs = Arc<Mutex<BTreeMap<Slot, Arc<Job>>>>;
+/// Which target keeps the file at a spot; two paths can be one file.
+type Claims = Arc<Mutex<BTreeMap<Spot, (Slot, PathBuf)>>>;
 
 /// A running group.
 #[derive(Clone)]
@@ -331,6 +334,7 @@ struct Router {
     live: BTreeMap<Slot, Arc<Want>>,
     known: BTreeMap<ConfigKey, Known>,
     places: HashMap<PathBuf, Arc<Place>>,
+    claims: Claims,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
     inbox: mpsc::Sender<Letter>,
     dice: Dice,
@@ -415,6 +419,10 @@ impl Router {
         let Some(want) = self.live.remove(&slot) else {
             return;
         };
+        self.claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, (by, _)| *by != slot);
         if let Some(group) = self.groups.get(&GroupKey::of(&want)) {
             let job = group
                 .jobs
@@ -444,6 +452,7 @@ impl Router {
             want: Arc::clone(want),
             tasks: group.tasks.child(),
             place: Arc::clone(place),
+            claims: Arc::clone(&self.claims),
             snapshots: Arc::clone(&self.snapshots),
             metrics: self.parts.metrics.clone(),
             looked: AtomicBool::new(false),
@@ -768,6 +777,7 @@ struct Job {
     want: Arc<Want>,
     tasks: Tasks,
     place: Arc<Place>,
+    claims: Claims,
     snapshots: Arc<Snapshots>,
     metrics: Metrics,
     /// Whether leftovers of a crash were looked for.
@@ -843,10 +853,31 @@ impl Job {
         Ok(outcome)
     }
 
+    /// Claims the file; says who has it when another target does.
+    fn claim(&self) -> Result<Option<PathBuf>, publish::Error> {
+        let path = &self.want.config.target.path;
+        let spot = publish::spot(path)?;
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        // A directory that was exchanged is another spot; the one before is free again.
+        claims.retain(|at, (by, _)| *by != self.want.slot || *at == spot);
+        let (by, theirs) = claims
+            .entry(spot)
+            .or_insert_with(|| (self.want.slot, path.clone()));
+        Ok((*by != self.want.slot).then(|| theirs.clone()))
+    }
+
     /// Compares with what is there; stages the content beside it where it differs and is valid.
     fn look_and_stage(&self, content: &Content) -> Result<Step, publish::Error> {
         let target = &self.want.config.target;
         let path = &target.path;
+        if let Some(theirs) = self.claim()? {
+            let why = format!(
+                "{}: is the same file as {}, which another target keeps; change one path",
+                path.display(),
+                theirs.display()
+            );
+            return Ok(Step::Over(Outcome::Failed(why)));
+        }
         if !self.looked.swap(true, Ordering::Relaxed) {
             let swept = publish::sweep(path)?;
             if swept > 0 {
@@ -917,6 +948,10 @@ impl Job {
         };
         let removed = self
             .blocking(turn, |job| {
+                // A file that another target keeps is not this one's to remove; nor is there one where no directory is.
+                if matches!(job.claim(), Ok(Some(_))) {
+                    return Outcome::NothingThere;
+                }
                 let outcome = match publish::remove(&job.want.config.target.path) {
                     Ok(true) => Outcome::Removed,
                     Ok(false) => Outcome::NothingThere,
@@ -1319,6 +1354,33 @@ mod tests {
         assert!(!removed.required && house.read("a").is_none());
         let kept = house.until_state("b", TargetState::Missing).await;
         assert!(kept.required && house.read("b").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_file_by_two_paths_is_kept_by_one_target_until_that_is_gone() {
+        let mut house = House::new();
+        fs::create_dir(house.path("real")).unwrap();
+        let (mut a, mut b) = (house.config("a"), house.config("b"));
+        a.target.path = house.path("real/file");
+        // A link that everybody has: to the root.
+        let again = format!("/proc/self/root{}", house.path("real/file").display());
+        b.target.path = PathBuf::from(again);
+        b.target.on_absent = OnAbsent::Remove;
+        house.set(&[a, b.clone()]);
+        house.publish("a", "one").await;
+        house.until_state("a", TargetState::Applied).await;
+        house.publish("b", "other").await;
+        let view = house.until_state("b", TargetState::Pending).await;
+        let reason = view.reason.unwrap();
+        assert!(reason.contains("is the same file as "), "{reason}");
+        assert_eq!(house.read("real/file").as_deref(), Some("one"));
+        house.tell("b", ConfigState::Absent).await;
+        house.until_state("b", TargetState::Missing).await;
+        assert_eq!(house.read("real/file").as_deref(), Some("one"));
+        house.publish("b", "other").await;
+        house.set(&[b]);
+        house.until_state("b", TargetState::Applied).await;
+        assert_eq!(house.read("real/file").as_deref(), Some("other"));
     }
 
     #[tokio::test(start_paused = true)]
