@@ -22,12 +22,13 @@ use super::settings::{
 use super::url;
 use super::variables;
 use crate::foreign::Foreign;
+use crate::os::input;
 use crate::report::Problem;
 use crate::yaml;
 use crate::yaml::Node;
 use std::{
     collections::BTreeMap,
-    io::Read as _,
+    io::ErrorKind,
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -60,23 +61,25 @@ pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, V
     let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     let unreadable =
         |message: String, help: Option<&str>| Err(vec![Problem::of_whole(path, message, help)]);
-    let mut bytes = Vec::new();
     let most = u64::try_from(yaml::MAX_BYTES).unwrap_or(u64::MAX);
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
-            return resolve(path, None, flags, around);
+    match input::read(path, most).map(String::from_utf8) {
+        Ok(Ok(text)) => resolve(path, Some(&text), flags, around),
+        Ok(Err(_)) => unreadable("not UTF-8".into(), None),
+        Err(input::Error::Unreadable { source, .. })
+            if source.kind() == ErrorKind::NotFound && flags.config.is_none() =>
+        {
+            resolve(path, None, flags, around)
+        }
+        Err(input::Error::Unreadable { source, .. }) => {
+            let help = "name another file with --config; without one variables are enough";
+            unreadable(format!("cannot be read: {source}"), Some(help))
         }
         Err(error) => {
-            let help = "name another file with --config; without one variables are enough";
-            return unreadable(format!("cannot be read: {error}"), Some(help));
+            // It begins with the path, which is shown already.
+            let text = error.to_string();
+            let what = text.strip_prefix(&format!("{}: ", path.display()));
+            unreadable(what.unwrap_or(&text).to_owned(), None)
         }
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => resolve(path, Some(&text), flags, around),
-        Err(_) => unreadable("not UTF-8".into(), None),
     }
 }
 

@@ -71,8 +71,8 @@ pub fn read(server: &str, status: u16, body: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// So much of a server's words is kept; bytes.
-const KEPT: usize = 4 * 1024;
+/// So much of a server's words is kept; bytes. With what stands around them an error stays below 4 KiB.
+const KEPT: usize = 4000;
 
 /// The server's own words in an error body, cut where they are too many: without `caused: …;`, and out of a JSON error page its `message`.
 #[must_use]

@@ -21,13 +21,13 @@ use crate::machine::Epoch;
 use crate::machine::drive;
 use crate::metrics::Metrics;
 use crate::metrics::Outcome;
+use crate::os::input;
 use crate::secret::Secret;
 use crate::tasks::Tasks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error as _,
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -42,8 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How much longer than its hold a long poll is waited for.
 const POLL_GRACE: Duration = Duration::from_secs(5);
-/// A password file is not longer.
-const PASSWORD_LIMIT: u64 = 64 * 1024;
+/// A CA bundle is not longer; bytes.
+#[cfg(feature = "tls")]
+const CA_LIMIT: u64 = 1024 * 1024;
 /// Longest answer of an address server; bytes.
 const SERVERS_LIMIT: usize = 64 * 1024;
 /// Servers it may name.
@@ -55,14 +56,8 @@ const QUEUE: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The CA bundle cannot be read.
-    #[error("registry.tls.ca: cannot read {path}")]
-    ReadCa {
-        /// The bundle.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error("registry.tls.ca")]
+    ReadCa(#[from] input::Error),
     /// The CA bundle is none, or no TLS client can be made.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
@@ -271,11 +266,7 @@ fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
     #[cfg(feature = "tls")]
     let builder = match &settings.tls_ca {
         Some(path) => {
-            let source = |source| StartError::ReadCa {
-                path: path.clone(),
-                source,
-            };
-            let pem = std::fs::read(path).map_err(source)?;
+            let pem = input::read(path, CA_LIMIT)?;
             let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
             builder.tls_certs_only(roots)
         }
@@ -729,19 +720,29 @@ impl Client {
         }
     }
 
+    async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+        let detail = self.call(&calls::detail(instance), whom).await;
+        match detail.and_then(Answer::detail) {
+            Err(Error::Refused { status: 410, .. }) => {
+                let call = calls::list(&instance.key.service, &[], false);
+                let list = self.call(&call, whom).await?.list()?;
+                Ok(calls::among(list, instance))
+            }
+            other => other,
+        }
+    }
+
     async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        let call = calls::detail(&instance);
-        self.call(&call, self.next_read()).await?.detail()
+        self.detail(&instance, self.next_read()).await
     }
 
     /// Asks each of several servers; one that does not answer says nothing, unless none does.
     async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
-        let call = calls::detail(&instance);
         let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
         let mut outcome = Err(Error::Stopped);
         for place in 0..servers {
             let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
-            match self.call(&call, whom).await.and_then(Answer::detail) {
+            match self.detail(&instance, whom).await {
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) => outcome = Ok(true),
                 Err(error) if outcome.is_err() => outcome = Err(error),
@@ -816,18 +817,15 @@ fn listed_servers(scheme: &str, text: &str) -> (Vec<String>, usize) {
 }
 
 async fn password(source: &PasswordSource) -> Result<Secret, String> {
-    use tokio::io::AsyncReadExt as _;
     match source {
         PasswordSource::Inline(text) => Ok(Secret::new(text.clone())),
         PasswordSource::File(path) => {
-            let in_words = |e: io::Error| format!("cannot read {}: {e}", path.display());
-            let file = tokio::fs::File::open(path).await.map_err(in_words)?;
-            let mut text = String::new();
-            let mut limited = file.take(PASSWORD_LIMIT);
-            limited.read_to_string(&mut text).await.map_err(in_words)?;
-            let end = text.strip_suffix('\n').map_or(text.len(), str::len);
-            text.truncate(end);
-            Ok(Secret::new(text))
+            let path = path.clone();
+            match tokio::task::spawn_blocking(move || input::secret(&path)).await {
+                Ok(read) => read.map_err(|error| error.to_string()),
+                // It panicked; the panic was printed.
+                Err(_) => Err("the password's file could not be read".to_owned()),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
 use crate::bad::{Bad, answer, ok, properly};
-use crate::support::{Agent, LONG, Registry, free_port, until};
+use crate::support::{Agent, LONG, Proxy, Registry, free_port, until};
 use outrigger::{
     agent::{
         Parts,
@@ -425,7 +425,7 @@ fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
         "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "plaintext": true, "reason": HOSTILE,
             "since": HOSTILE },
         "services": [{ "name": HOSTILE, "group": HOSTILE, "namespace": HOSTILE, "port": 1, "instance": HOSTILE,
-            "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "address_origin": HOSTILE,
+            "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "ephemeral": true, "address_origin": HOSTILE,
             "history": [{ "at": HOSTILE, "what": HOSTILE }] }],
         "configs": [],
         "subscriptions": [],
@@ -481,11 +481,11 @@ fn an_hour_of_failures_writes_fewer_than_500_lines() {
         "  auth: { username: svc, password: canary }\n  request_timeout: 1s\n",
     );
     let mut descriptor = "services:\n".to_owned();
-    for n in 0..20 {
+    for n in 0..6 {
         descriptor += &format!("  - {{ name: s{n}, port: 1, probe: none }}\n");
     }
     descriptor += "  - { name: dead, port: 1, probe: { tcp: {}, interval: 5s } }\nconfigs:\n";
-    for n in 0..20 {
+    for n in 0..6 {
         let path = agent.path(&format!("c{n}"));
         descriptor += &format!("  - {{ data_id: c{n}, path: {} }}\n", path.display());
     }
@@ -749,4 +749,616 @@ fn registered_names_never_become_metric_labels() {
         .filter(|line| !line.starts_with('#'))
         .count();
     assert!((3..100).contains(&series), "{figures}");
+}
+
+/// A server that answers each connection with what `play` writes to it, after the head of one request.
+fn server(play: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let play = Arc::new(play);
+    spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let play = Arc::clone(&play);
+            spawn(move || {
+                _ = stream.read(&mut [0; 8192]);
+                _ = play(&mut stream);
+            });
+        }
+    });
+    port
+}
+
+/// An agent with one service and one configuration, and credentials, which asks `server`.
+fn asking(server: &str, registry: &str) -> Agent {
+    let more = format!(
+        "  auth: {{ username: svc, password: canary }}\n  request_timeout: 500ms\n{registry}"
+    );
+    let mut agent = Agent::prepare(&[server.to_owned()], &more);
+    agent.write(
+        "conf.d/a.yaml",
+        &format!(
+            "services: [{{ name: orders, port: 1, probe: none }}]\nconfigs: [{{ data_id: a.yaml, path: {} }}]\n",
+            agent.path("a.yaml").display()
+        ),
+    );
+    agent.start();
+    agent
+}
+
+/// Waits until the registry is `unreachable` for a reason that has one of `words`.
+fn until_unreachable(agent: &Agent, words: &[&str]) {
+    until(&format!("it is unreachable: {words:?}"), LONG, || {
+        let registry = agent.status()?["registry"].clone();
+        let reason = registry["reason"].as_str().unwrap_or_default();
+        let said = words.iter().any(|word| reason.contains(word));
+        if registry["state"] == "unreachable" && said {
+            Ok(())
+        } else {
+            Err(registry.to_string())
+        }
+    });
+}
+
+#[test]
+fn a_body_that_drips_one_byte_at_a_time_ends_at_the_deadline() {
+    let longest: Arc<Mutex<Duration>> = Arc::default();
+    let seen = Arc::clone(&longest);
+    let port = server(move |stream| {
+        let began = Instant::now();
+        let head = b"HTTP/1.1 200 OK\r\nContent-MD5: 0\r\nContent-Length: 100000\r\n\r\n";
+        let mut sent = stream.write_all(head);
+        while sent.is_ok() && began.elapsed() < LONG {
+            std::thread::sleep(Duration::from_millis(20));
+            sent = stream.write_all(b"x");
+        }
+        let mut longest = seen.lock().unwrap();
+        *longest = (*longest).max(began.elapsed());
+        Ok(())
+    });
+    let agent = asking(&format!("http://127.0.0.1:{port}"), "");
+    until_unreachable(&agent, &["no answer within 500ms"]);
+    until("a connection was ended", LONG, || {
+        match *longest.lock().unwrap() {
+            none if none.is_zero() => Err(String::new()),
+            some => Ok(some),
+        }
+    });
+    let longest = *longest.lock().unwrap();
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(!agent.path("a.yaml").exists());
+    agent.admin("GET", "/livez").unwrap();
+}
+
+#[test]
+fn answers_end_at_their_limits() {
+    const SMALL: usize = 64 * 1024;
+    let answered = |status: u16, headers: String, length: usize| {
+        let bad = Bad::start(move |_| answer(status, &headers, &"x".repeat(length)));
+        let agent = asking(&bad.url(), "");
+        until("it says what came", LONG, || {
+            let status = agent.status()?;
+            let reason = status["configs"][0]["reason"].as_str().unwrap_or_default();
+            // Not what could not be had for want of a token.
+            match reason.contains(&bad.url()) {
+                true => Ok(reason.to_owned()),
+                false => Err(status.to_string()),
+            }
+        })
+    };
+    // A refusal at its limit, and one beyond.
+    let at = answered(500, String::new(), SMALL);
+    assert!(at.contains("answered 500: xxx"), "{at}");
+    assert!(at.len() < 5000, "its words are cut: {}", at.len());
+    let beyond = answered(500, String::new(), SMALL + 1);
+    assert!(beyond.contains("more than 65536 bytes"), "{beyond}");
+    // Heads: a hundred headers, and what is left of them when there are more.
+    let many = answered(500, "X: y\r\n".repeat(90), 1);
+    assert!(many.contains("answered 500"), "{many}");
+    let beyond = answered(500, "X: y\r\n".repeat(101), 1);
+    assert!(!beyond.contains("answered 500"), "{beyond}");
+    let large = answered(500, format!("X: {}\r\n", "y".repeat(1 << 20)), 1);
+    assert!(!large.contains("answered 500"), "{large}");
+    // Whatever is compressed was not asked for.
+    for encoding in ["gzip", "deflate", "br", "identity, gzip"] {
+        let compressed = answered(
+            200,
+            format!("Content-Encoding: {encoding}\r\nContent-MD5: 0\r\n"),
+            10,
+        );
+        assert!(compressed.contains("compressed with"), "{compressed}");
+    }
+    // A configuration beyond its limit. (At the limit it is a file, see the next test.)
+    let beyond = answered(200, "Content-MD5: 0\r\n".to_owned(), 10 * 1024 * 1024 + 1);
+    assert!(beyond.contains("more than"), "{beyond}");
+}
+
+#[test]
+fn a_configuration_of_10_mib_becomes_a_file() {
+    const LENGTH: usize = 10 * 1024 * 1024;
+    let bad = Bad::start(move |line| match line {
+        line if line.starts_with("GET /nacos/v1/cs/configs") => {
+            answer(200, "Content-MD5: 0\r\n", &"x".repeat(LENGTH))
+        }
+        line => properly(line),
+    });
+    let mut agent = Agent::prepare(&[bad.url()], "");
+    let path = agent.path("a.yaml");
+    agent.write(
+        "conf.d/a.yaml",
+        &format!(
+            "configs: [{{ data_id: a.yaml, path: {} }}]\n",
+            path.display()
+        ),
+    );
+    agent.start();
+    agent.until_state("configs", "a.yaml", "applied");
+    assert_eq!(fs::metadata(path).unwrap().len(), LENGTH as u64);
+}
+
+#[test]
+fn an_address_server_cannot_send_the_token_to_a_server_of_its_own() {
+    let play = |token: &'static str| {
+        move |line: &str| match line {
+            line if line.contains("/auth/login") => ok(&format!(
+                "{{\"accessToken\":\"{token}\",\"tokenTtl\":18000}}"
+            )),
+            line => properly(line),
+        }
+    };
+    let (first, second) = (Bad::start(play("token-one")), Bad::start(play("token-two")));
+    let port = |bad: &Bad| bad.url().rsplit(':').next().unwrap().parse().unwrap();
+    let (one, two) = (Proxy::to(port(&first)), Proxy::to(port(&second)));
+    let named = Arc::new(Mutex::new(format!("127.0.0.1:{}\n", one.port)));
+    let answered = Arc::clone(&named);
+    let addresses = Bad::start(move |_| ok(&answered.lock().unwrap()));
+    let mut agent = Agent::prepare(&[], "");
+    let settings = agent.read("outrigger.yaml").replace(
+        "  servers: []\n",
+        &format!(
+            "  endpoint: {}/list\n  endpoint_refresh: 100ms\n  auth: {{ username: svc, password: canary }}\n",
+            addresses.url()
+        ),
+    );
+    agent.write("outrigger.yaml", &settings);
+    agent.write(
+        "conf.d/a.yaml",
+        "services: [{ name: orders, port: 1, probe: none, heartbeat: { interval: 100ms, timeout: 5s, delete_after: 10s } }]\n",
+    );
+    agent.start();
+    let until_heard = |proxy: &Proxy, token: &str| {
+        until(&format!("{token} is used"), LONG, || match proxy.heard() {
+            heard if heard.contains(&format!("Bearer {token}")) => Ok(()),
+            heard => Err(heard),
+        });
+    };
+    until_heard(&one, "token-one");
+    // Nonsense beside a new server is left out, and the scheme is not the answer's to choose.
+    *named.lock().unwrap() = format!(
+        "https://127.0.0.1:{0}\nsvc:canary@127.0.0.1:{0}\n127.0.0.1:{1}\n",
+        free_port(),
+        two.port
+    );
+    until_heard(&two, "token-two");
+    let heard = two.heard();
+    assert!(!heard.contains("token-one"), "{heard}");
+    assert_eq!(
+        agent.status().unwrap()["registry"]["server"],
+        format!("http://127.0.0.1:{}", two.port)
+    );
+}
+
+/// A certificate authority, and what it signed.
+#[cfg(feature = "tls")]
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+#[cfg(feature = "tls")]
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self {
+            issuer: rcgen::Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A registry behind TLS with a certificate for `name`; its port, and how many requests came through.
+    fn serve(&self, name: &str) -> (u16, Arc<AtomicUsize>) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        tls_server(certificate.der().clone(), &key)
+    }
+}
+
+#[cfg(feature = "tls")]
+fn tls_server(
+    certificate: rustls::pki_types::CertificateDer<'static>,
+    key: &rcgen::KeyPair,
+) -> (u16, Arc<AtomicUsize>) {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let config = rustls::ServerConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let (config, asked) = (Arc::clone(&config), Arc::clone(&counted));
+            spawn(move || {
+                let mut connection = rustls::ServerConnection::new(config).unwrap();
+                let mut tls = rustls::Stream::new(&mut connection, &mut stream);
+                let mut head = [0; 8192];
+                if matches!(tls.read(&mut head), Ok(1..)) {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    let body = r#"{"version":"2.5.1","accessToken":"t","tokenTtl":18000}"#;
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                        body.len()
+                    );
+                    _ = tls.write_all(answer.as_bytes());
+                    tls.conn.send_close_notify();
+                    _ = tls.flush();
+                }
+            });
+        }
+    });
+    (port, asked)
+}
+
+/// An agent that asks an `https://` server, with a bundle of `ca`, and with what the system trusts.
+#[cfg(feature = "tls")]
+fn trusting(port: u16, ca: Option<&str>, system: &str) -> Agent {
+    let url = format!("https://127.0.0.1:{port}");
+    let more = match ca {
+        Some(_) => {
+            "  request_timeout: 500ms\n  auth: { username: svc, password: canary }\n  tls: { ca: CA }\n"
+        }
+        None => "  request_timeout: 500ms\n  auth: { username: svc, password: canary }\n",
+    };
+    let agent = Agent::prepare(&[url], more);
+    let at = agent.path("ca.pem").display().to_string();
+    let settings = agent
+        .read("outrigger.yaml")
+        .replace("ca: CA", &format!("ca: {at}"));
+    agent.write("outrigger.yaml", &settings);
+    agent.write("ca.pem", ca.unwrap_or_default());
+    agent.write("system.pem", system);
+    let system = agent.path("system.pem").display().to_string();
+    let mut agent = agent
+        .env("SSL_CERT_FILE", &system)
+        .env("SSLKEYLOGFILE", &at.replace("ca.pem", "keys"));
+    agent.start();
+    agent
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_certificate_for_another_name_or_of_nobody_is_refused() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let is_refused = |agent: &Agent, asked: &AtomicUsize| {
+        until_unreachable(agent, &["certificate", "UnknownIssuer"]);
+        assert_eq!(
+            asked.load(Ordering::SeqCst),
+            0,
+            "nothing was sent, no password above all"
+        );
+    };
+    let is_taken = |agent: &Agent| {
+        until("it is connected", LONG, || {
+            let registry = agent.status()?["registry"].clone();
+            match registry["state"] == "connected" {
+                true => Ok(()),
+                false => Err(registry.to_string()),
+            }
+        });
+        assert!(
+            !agent.path("keys").exists(),
+            "no keys are written for whoever sets a variable"
+        );
+    };
+    let (port, asked) = ours.serve("127.0.0.1");
+    is_taken(&trusting(port, Some(&ours.pem), &theirs.pem));
+    assert!(asked.load(Ordering::SeqCst) > 0);
+    // The system's store, for want of a bundle.
+    is_taken(&trusting(port, None, &ours.pem));
+    // A bundle takes the place of the store, it does not add to it.
+    let (port, asked) = theirs.serve("127.0.0.1");
+    is_refused(&trusting(port, Some(&ours.pem), &theirs.pem), &asked);
+    let (port, asked) = ours.serve("other.example");
+    is_refused(&trusting(port, Some(&ours.pem), &ours.pem), &asked);
+    // Signed by itself, and for the right name.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let alone = params.self_signed(&key).unwrap();
+    let (port, asked) = tls_server(alone.der().clone(), &key);
+    is_refused(&trusting(port, Some(&ours.pem), &ours.pem), &asked);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn https_never_falls_back_to_http() {
+    let plain = Bad::start(|_| ok("{}"));
+    let port = plain.url().rsplit(':').next().unwrap().parse().unwrap();
+    let ours = Authority::new("ours");
+    let agent = trusting(port, Some(&ours.pem), &ours.pem);
+    until_unreachable(&agent, &["127.0.0.1"]);
+    let heard = plain.asked.lock().unwrap().join("\n");
+    assert!(
+        !heard.contains("HTTP/1.1") && !heard.contains("canary"),
+        "{heard}"
+    );
+}
+
+#[test]
+fn a_redirect_of_a_login_a_hook_or_an_address_server_sends_nothing_to_the_second_host() {
+    for status in [301, 302, 303, 307, 308] {
+        let second = Bad::start(properly);
+        let to = format!("Location: {}/nacos/\r\n", second.url());
+        let first = Bad::start(move |line| match line {
+            line if line.contains("/auth/login") || line.contains("/elsewhere") => {
+                answer(status, &to, "")
+            }
+            line => properly(line),
+        });
+        let mut agent = Agent::prepare(
+            &[first.url()],
+            "  auth: { username: svc, password: canary }\n  request_timeout: 200ms\n",
+        );
+        agent.write(
+            "conf.d/a.yaml",
+            &format!(
+                "services: [{{ name: orders, port: 1, probe: {{ http: {{ path: /elsewhere, port: {} }}, interval: 50ms }} }}]\n\
+                 configs: [{{ data_id: a.yaml, path: {}, reload: {{ http: \"{}/elsewhere\" }} }}]\n",
+                first.url().rsplit(':').next().unwrap(),
+                agent.path("a.yaml").display(),
+                first.url()
+            ),
+        );
+        agent.start();
+        until("login, hook and probe were redirected", LONG, || {
+            let asked = first.asked.lock().unwrap().join("\n");
+            let all = ["/auth/login", "POST /elsewhere", "GET /elsewhere"];
+            match all.iter().all(|one| asked.contains(one)) {
+                true => Ok(()),
+                false => Err(asked),
+            }
+        });
+        until("the log says it", LONG, || {
+            let log = agent.read("agent.log");
+            match log.contains(&format!("{status}, a redirect")) {
+                true => Ok(()),
+                false => Err(log),
+            }
+        });
+        let mut agent = Agent::prepare(&[], "");
+        let settings = agent.read("outrigger.yaml").replace(
+            "  servers: []\n",
+            &format!(
+                "  endpoint: {}/elsewhere\n  endpoint_refresh: 100ms\n",
+                first.url()
+            ),
+        );
+        agent.write("outrigger.yaml", &settings);
+        agent.start();
+        until("the address server's redirect is said", LONG, || {
+            let log = agent.read("agent.log");
+            match log.contains(&format!("status {status}")) {
+                true => Ok(()),
+                false => Err(log),
+            }
+        });
+        assert_eq!(*second.asked.lock().unwrap(), [""; 0], "{status}");
+    }
+}
+
+#[test]
+fn a_password_that_was_changed_in_its_file_is_used_when_the_token_is_denied() {
+    let denied = Arc::new(AtomicUsize::new(0));
+    let deny = Arc::clone(&denied);
+    let bad = Bad::start(move |line| match line {
+        line if line.contains("/instance/beat") && deny.load(Ordering::SeqCst) == 1 => {
+            answer(403, "", "token expired!")
+        }
+        line => properly(line),
+    });
+    let proxy = Proxy::to(bad.url().rsplit(':').next().unwrap().parse().unwrap());
+    let mut agent = Agent::prepare(
+        &[format!("http://127.0.0.1:{}", proxy.port)],
+        "  auth: { username: svc, password_file: PASSWORD }\n",
+    );
+    let settings = agent.read("outrigger.yaml");
+    let file = agent.path("password").display().to_string();
+    agent.write("outrigger.yaml", &settings.replace("PASSWORD", &file));
+    agent.write("password", "canary-old\n");
+    agent.write(
+        "conf.d/a.yaml",
+        "services: [{ name: orders, port: 1, probe: none, heartbeat: { interval: 100ms, timeout: 5s, delete_after: 10s } }]\n",
+    );
+    agent.start();
+    agent.until_state("services", "orders", "registered");
+    assert!(proxy.heard().contains("password=canary-old"));
+    agent.write("password", "canary-new\n");
+    denied.store(1, Ordering::SeqCst);
+    until("it logs in with the new one", LONG, || {
+        match proxy.heard() {
+            heard if heard.contains("password=canary-new") => Ok(()),
+            heard => Err(heard),
+        }
+    });
+    denied.store(0, Ordering::SeqCst);
+    agent.until_state("services", "orders", "registered");
+}
+
+mod readers {
+    //! Whatever a server answers, it is read as something, and what is kept of its words is bounded.
+
+    use outrigger::nacos::{
+        Error,
+        calls::{self, Answer},
+        model::{ConfigKey, Namespace},
+        wire,
+    };
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn bodies() -> impl Strategy<Value = Vec<u8>> {
+        let json = "(\\{|\\}|\\[|\\]|:|,|null|true|-1|1e999|18446744073709551616|\"\"|\"\\\\u0000\"|\"hosts\":|\"ip\":|\"port\":|\"code\":|\"accessToken\":|\"tokenTtl\":|\"metadata\":|\"clientBeatInterval\":|\"version\":|\"x\"){0,40}";
+        prop_oneof![
+            any::<Vec<u8>>(),
+            json.prop_map(String::into_bytes),
+            "[%\\x01\\x02a-z0-9]{0,60}".prop_map(String::into_bytes),
+            (0_usize..20_000).prop_map(|depth| b"[".repeat(depth)),
+            (0_usize..20_000).prop_map(|depth| b"{\"a\":".repeat(depth)),
+            ".{0,40}".prop_map(|text| format!("caused: {};", text.repeat(1000)).into_bytes()),
+        ]
+    }
+
+    fn is_bounded(error: &Error) -> bool {
+        let words = match error {
+            Error::Busy { message, .. }
+            | Error::Denied { message, .. }
+            | Error::Refused { message, .. } => message.raw().len(),
+            _ => 0,
+        };
+        words <= 4096 && error.to_string().len() <= 4096
+    }
+
+    proptest! {
+        #[test]
+        fn a_random_answer_never_panics_and_says_little(status in prop_oneof![Just(200_u16), 100_u16..1000], body in bodies(), sealed: bool) {
+            let answer = Answer {
+                server: "http://nacos:8848".into(),
+                status,
+                sealed,
+                modified: None,
+                body,
+            };
+            let key = ConfigKey {
+                namespace: Namespace::new("public"),
+                group: "G".into(),
+                data_id: "a".into(),
+            };
+            let keys = [(key.clone(), Arc::from(""))];
+            let again = || answer.clone();
+            for call in [
+                calls::state(),
+                calls::login("svc", "x"),
+                calls::config_get(&key),
+                calls::config_listen(&keys, std::time::Duration::from_secs(30)),
+            ] {
+                prop_assert!(call.check(&answer).err().as_ref().is_none_or(is_bounded));
+            }
+            let errors = [
+                again().ok().err(),
+                again().done().err(),
+                again().beat().err(),
+                again().made().err(),
+                again().checked_no_more().err(),
+                again().set_by_hand().err(),
+                again().detail().err(),
+                again().list().err(),
+                again().content().err(),
+                again().changed(&keys).err(),
+                again().token().err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                prop_assert!(is_bounded(&error), "{}", error);
+            }
+            _ = again().version();
+            if let Ok(changed) = again().changed(&keys) {
+                prop_assert!(changed.iter().all(|changed| *changed == key), "only what was asked for");
+            }
+            _ = wire::md5_hex(&answer.body);
+        }
+    }
+}
+
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() {
+    let pipe = |agent: &Agent, name: &str| {
+        let made = rustix::fs::mknodat(
+            rustix::fs::CWD,
+            agent.path(name),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        );
+        made.unwrap();
+        agent.path(name)
+    };
+    // The settings: at once, and with a word.
+    let agent = alone("");
+    fs::remove_file(agent.path("outrigger.yaml")).unwrap();
+    pipe(&agent, "outrigger.yaml");
+    let began = Instant::now();
+    let output = agent.command(&["check"]).output().unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{complaint}");
+    assert!(complaint.contains("is not a regular file"), "{complaint}");
+    assert!(began.elapsed() < LONG);
+    // The password: a pipe, something endless, nothing.
+    let registry = Registry::start();
+    for (file, words) in [
+        ("pipe", "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
+        ("empty", "is empty"),
+        ("nowhere", "cannot be read"),
+    ] {
+        let mut agent = Agent::prepare(
+            &[format!("http://127.0.0.1:{}", registry.port)],
+            "  auth: { username: svc, password_file: PASSWORD }\n",
+        );
+        let path = agent.path(file).display().to_string();
+        let settings = agent.read("outrigger.yaml").replace("PASSWORD", &path);
+        agent.write("outrigger.yaml", &settings);
+        if file == "pipe" {
+            pipe(&agent, "pipe");
+        }
+        agent.write("empty", "\n");
+        agent.write(
+            "conf.d/a.yaml",
+            "services: [{ name: orders, port: 1, probe: none }]\n",
+        );
+        agent.start();
+        until("the login is said to have failed", LONG, || {
+            let log = agent.read("agent.log");
+            match log.contains("login user=svc state=\"failed\"") && log.contains(words) {
+                true => Ok(()),
+                false => Err(log),
+            }
+        });
+        agent.admin("GET", "/livez").unwrap();
+        agent.signal(nix::sys::signal::Signal::SIGTERM);
+        agent.ended(LONG);
+    }
+    // The CA bundle: no start without it.
+    if cfg!(feature = "tls") {
+        let agent = Agent::prepare(
+            &["https://127.0.0.1:1".to_owned()],
+            "  tls: { ca: /dev/zero }\n",
+        );
+        let output = agent.command(&["run"]).output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        assert!(
+            complaint.contains("registry.tls.ca: /dev/zero: is not a regular file"),
+            "{complaint}"
+        );
+    }
 }
