@@ -17,9 +17,11 @@ mod config;
 mod config_calls;
 mod console_calls;
 pub mod desk;
+mod faults;
 mod forms;
 mod http;
 mod keeper;
+mod late;
 mod like;
 mod listing;
 mod long_poll;
@@ -47,6 +49,8 @@ pub struct Options {
     pub allow_hosts: Vec<String>,
     /// Whose manners it has.
     pub like: Like,
+    /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
+    pub faults: bool,
 }
 
 /// Why the registry does not start.

@@ -106,6 +106,9 @@ pub(super) struct Dev {
     /// The Nacos it behaves like
     #[arg(long, value_enum, value_name = "NACOS", default_value_t)]
     pub(super) like: Generation,
+    /// Fail on request: POST /outrigger/faults, for tests of clients
+    #[arg(long)]
+    pub(super) faults: bool,
     #[command(flatten)]
     pub(super) files: Files,
 }

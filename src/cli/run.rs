@@ -131,6 +131,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Generation::V2_5 => registry::Like::V2_5,
             Generation::V3_0 => registry::Like::V3_0,
         },
+        faults: dev.faults,
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
@@ -142,6 +143,11 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
+    if dev.faults {
+        print(&format!(
+            "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
+        ));
+    }
     let end = if let Some(conf_dir) = dev.files.conf_dir {
         let flags = Flags {
             config: dev.files.config,

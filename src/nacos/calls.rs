@@ -543,6 +543,21 @@ pub fn is_of_another_kind(list: &ServiceList, ephemeral: bool) -> bool {
         .any(|host| host.ephemeral.is_some_and(|kind| kind != ephemeral))
 }
 
+/// What a list says of `instance`, where a server has no detail (3.x answers it to administrators only). A masked health is no
+/// verdict: then it is what we say.
+#[must_use]
+pub fn among(list: ServiceList, instance: &Instance) -> Option<Listed> {
+    let (ip, port) = (instance.key.ip.to_string(), i64::from(instance.key.port));
+    let mut found = list
+        .hosts
+        .into_iter()
+        .find(|host| host.ip.raw() == ip && host.port == port)?;
+    if list.protected {
+        found.healthy = instance.healthy;
+    }
+    Some(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

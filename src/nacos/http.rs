@@ -92,6 +92,8 @@ struct Client {
     tickets: AtomicU64,
     /// Who waits for the end of a publication or withdrawal.
     waiting: Mutex<BTreeMap<beats::Ticket, oneshot::Sender<Result<(), Error>>>>,
+    /// When a call was last answered usably, in milliseconds of the epoch; 0 for never.
+    answered: AtomicU64,
     /// Counts reads that must not depend on one node.
     reads: AtomicU32,
     /// What an address server named last.
@@ -149,6 +151,7 @@ pub fn start(
         book: book_tx,
         tickets: AtomicU64::new(1),
         waiting: Mutex::default(),
+        answered: AtomicU64::new(0),
         reads: AtomicU32::new(0),
         listed: Mutex::default(),
         login_trouble: Mutex::default(),
@@ -363,18 +366,24 @@ impl Client {
             last = self.ask(&server, call, token.as_deref()).await;
             match route::judge(call, &server, &last) {
                 Judged::Answered => {
-                    self.is_up(&server);
+                    self.is_up(&server, whom);
                     return last;
                 }
                 Judged::Elsewhere(error, event) => {
                     tracing::debug!(call = call.what, %error, "call failed");
-                    _ = self.servers.send(event).await;
-                    why = Some(error);
+                    _ = self.servers.send(event.clone()).await;
+                    why = Some((error, event));
                 }
             }
         }
         // One server that fails is not the registry: only when nobody answered usably it is away.
-        if let Some(error) = why {
+        let since = match self.answered.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            at => (self.epoch.now()).saturating_sub(Duration::from_millis(at)),
+        };
+        if let Some((error, event)) = why
+            && servers::is_away(&event, since)
+        {
             self.is_down(&error);
             // A full queue is full of failures; the next call tells it again.
             _ = self.servers.try_send(servers::Event::Away);
@@ -444,9 +453,13 @@ impl Client {
         })
     }
 
-    fn is_up(&self, server: &Arc<str>) {
+    /// Notes an answer. Reads that go round the servers do not change which one is shown as the one in use.
+    fn is_up(&self, server: &Arc<str>, whom: Whom) {
+        let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
+        self.answered.store(now.max(1), Ordering::Relaxed);
         let news = self.connection.send_if_modified(|connection| {
-            if connection.up && connection.server.as_deref() == Some(server) {
+            let is_in_use = connection.server.as_deref() == Some(server);
+            if connection.up && (is_in_use || whom != Whom::Preferred) {
                 return false;
             }
             if !connection.up {
@@ -707,19 +720,29 @@ impl Client {
         }
     }
 
+    async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+        let detail = self.call(&calls::detail(instance), whom).await;
+        match detail.and_then(Answer::detail) {
+            Err(Error::Refused { status: 410, .. }) => {
+                let call = calls::list(&instance.key.service, &[], false);
+                let list = self.call(&call, whom).await?.list()?;
+                Ok(calls::among(list, instance))
+            }
+            other => other,
+        }
+    }
+
     async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        let call = calls::detail(&instance);
-        self.call(&call, self.next_read()).await?.detail()
+        self.detail(&instance, self.next_read()).await
     }
 
     /// Asks each of several servers; one that does not answer says nothing, unless none does.
     async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
-        let call = calls::detail(&instance);
         let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
         let mut outcome = Err(Error::Stopped);
         for place in 0..servers {
             let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
-            match self.call(&call, whom).await.and_then(Answer::detail) {
+            match self.detail(&instance, whom).await {
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) => outcome = Ok(true),
                 Err(error) if outcome.is_err() => outcome = Err(error),

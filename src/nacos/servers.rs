@@ -80,6 +80,15 @@ pub enum Effect {
     Fetch,
 }
 
+/// Whether the registry counts as away after a call that nobody answered usably, `since` the last answer to any call.
+///
+/// Trouble that is another node's, or one part's of a server (no leader for writes), comes with answers to other calls: then it is
+/// that call's trouble alone.
+#[must_use]
+pub fn is_away(last: &Event, since: Duration) -> bool {
+    !matches!(last, Event::Stumbled(_)) || since >= BACK
+}
+
 /// The servers in the order of choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
@@ -354,6 +363,14 @@ mod tests {
             .map(|seed| preferred(&mut Servers::fixed(three(), seed))[0].clone())
             .collect();
         assert_eq!(firsts.len(), 3);
+    }
+
+    #[test]
+    fn a_registry_that_answers_other_calls_is_not_away_for_the_trouble_of_one() {
+        let stumbled = Event::Stumbled("a".into());
+        assert!(!is_away(&stumbled, Duration::from_secs(2)));
+        assert!(is_away(&stumbled, Duration::from_secs(60)));
+        assert!(is_away(&Event::Failed("a".into()), Duration::ZERO));
     }
 
     #[test]

@@ -571,6 +571,19 @@ pub fn current(target: &Path, limit: u64) -> Result<Option<Found>, Error> {
     })
 }
 
+/// What tells a file from any other, however its path is written: its directory and its name in it, whether it is there or not.
+pub type Spot = (u64, u64, OsString);
+
+/// Where a target really is.
+///
+/// # Errors
+/// [`Error`] when its directory cannot be opened.
+pub fn spot(target: &Path) -> Result<Spot, Error> {
+    let place = Place::of(target)?;
+    let (device, number) = identity(place.directory.stat());
+    Ok((device, number, place.name))
+}
+
 /// Gives a file its owner and mode without touching its content; nothing is done when there is none.
 ///
 /// # Errors

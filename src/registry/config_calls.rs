@@ -154,7 +154,7 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
             .filter(|md5| !md5.trim().is_empty() && manners.cas == Cas::Refused)
             .map(str::to_owned),
     };
-    if state.configs.publish(time.at, &key, publish)? {
+    if state.configs.publish(time, &key, publish)? {
         state.polls.handle(time.now, long_poll::Event::Changed(key));
     }
     Ok(yes())
@@ -174,6 +174,9 @@ fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     // No variant is kept, so one that is asked for by parameter is missing; the header falls back to the formal content.
     if params.get("tag").is_some() {
         return Err(Refusal::NoConfig);
+    }
+    if state.configs.is_busy(&key) {
+        return Err(Refusal::BeingModified);
     }
     state
         .configs
@@ -228,7 +231,7 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal>
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    if state.configs.delete(&key) {
+    if state.configs.delete(time.now, &key) {
         state.polls.handle(time.now, long_poll::Event::Changed(key));
     }
     Ok(yes())

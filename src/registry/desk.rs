@@ -31,7 +31,7 @@ use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 /// The port that a desk says it is reached at, unless told another.
@@ -55,8 +55,30 @@ pub enum Event {
     },
     /// Who holds this ticket does not wait any more.
     Left(Ticket),
+    /// The registry does something wrong from now on.
+    Faulted(Fault),
     /// The registry stops: held listeners are let go, and none is held from now on.
     Stopping,
+}
+
+/// What the registry can be made to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Lists and details of instances are those of a snapshot, which is renewed this long after a change, as on 2.x and 3.x; the
+    /// first read of a service is fresh. Zero ends it.
+    Lag(Duration),
+    /// A configuration is readable, and its listeners are told, this long after it was published or deleted. Zero ends it.
+    ConfigLag {
+        /// How long.
+        lag: Duration,
+        /// Whether it is 409 meanwhile; else it reads as before.
+        busy: bool,
+    },
+    /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
+    /// instances, and on 2.x and 3.x with the health of no instance.
+    Restart,
+    /// Everything is forgotten, once.
+    Amnesia,
 }
 
 /// What the desk wants done.
@@ -151,8 +173,38 @@ impl Desk {
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
-    /// Lets happen what is due, and carries out what the machines want.
+    fn fault(&mut self, now: Moment, fault: Fault) {
+        let state = &mut self.state;
+        match fault {
+            Fault::Lag(lag) => state.naming.set_lag(lag),
+            Fault::ConfigLag { lag, busy } => {
+                for key in state.configs.set_lag(lag, busy) {
+                    state.polls.handle(now, long_poll::Event::Changed(key));
+                }
+            }
+            Fault::Restart => {
+                state.beats = BeatCheck::new();
+                state.naming.restart(now);
+            }
+            Fault::Amnesia => {
+                state.naming.forget();
+                state.beats = BeatCheck::new();
+                for key in state.configs.forget() {
+                    state.polls.handle(now, long_poll::Event::Changed(key));
+                }
+            }
+        }
+    }
+
+    /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
+        while let Some(due) = self.deadline().filter(|due| *due < now) {
+            self.settle_at(due);
+        }
+        self.settle_at(now);
+    }
+
+    fn settle_at(&mut self, now: Moment) {
         let state = &mut self.state;
         state.beats.wake(now);
         while let Some(effect) = state.beats.effect() {
@@ -166,6 +218,9 @@ impl Desk {
             }
         }
         state.naming.wake(now);
+        for key in state.configs.wake(now) {
+            state.polls.handle(now, long_poll::Event::Changed(key));
+        }
         state.polls.wake(now);
         while let Some(effect) = state.polls.effect() {
             let (long_poll::Effect::Answer { poll, .. } | long_poll::Effect::Refuse { poll }) =
@@ -206,6 +261,7 @@ impl Machine for Desk {
                 self.effects
                     .retain(|Effect::Answer(answered, _)| *answered != ticket);
             }
+            Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => self.state.polls.handle(now, long_poll::Event::Stopping),
         }
         self.settle(now);
@@ -220,6 +276,7 @@ impl Machine for Desk {
         [
             state.naming.deadline(),
             state.beats.deadline(),
+            state.configs.deadline(),
             state.polls.deadline(),
         ]
         .into_iter()
@@ -359,7 +416,18 @@ mod tests {
         Listen(u8),
         Nonsense,
         Leave(u64),
+        Fault(Fault),
         Stop,
+    }
+
+    fn faults() -> impl Strategy<Value = Fault> {
+        let lag = (0..3_u64).prop_map(|lag| s(lag * 7));
+        prop_oneof![
+            lag.clone().prop_map(Fault::Lag),
+            (lag, any::<bool>()).prop_map(|(lag, busy)| Fault::ConfigLag { lag, busy }),
+            Just(Fault::Amnesia),
+            Just(Fault::Restart),
+        ]
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -371,6 +439,7 @@ mod tests {
             4 => (0..3_u8).prop_map(Step::Listen),
             1 => Just(Step::Nonsense),
             2 => (0..40_u64).prop_map(Step::Leave),
+            1 => faults().prop_map(Step::Fault),
             1 => Just(Step::Stop),
         ];
         proptest::collection::vec(step, 0..40)
@@ -406,6 +475,13 @@ mod tests {
                         // Before whoever carries answers has fetched the last ones.
                         desk.handle(now, Event::Left(Ticket(ticket)));
                         open.remove(&ticket);
+                        continue;
+                    }
+                    Step::Fault(fault) => {
+                        desk.handle(now, Event::Faulted(fault));
+                        for (ticket, _) in answers(&mut desk) {
+                            prop_assert!(open.remove(&ticket));
+                        }
                         continue;
                     }
                     Step::Stop => {

@@ -27,6 +27,11 @@ impl Params {
         }
     }
 
+    /// The names of all.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// As it came, blanks included.
     pub(crate) fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)

@@ -11,6 +11,7 @@ use crate::registry::call::Request;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
+use crate::registry::desk::Fault;
 use crate::registry::desk::Ticket;
 use std::{
     collections::BTreeMap,
@@ -119,6 +120,15 @@ impl Keeper {
             let _guard = guard;
             told.await.ok()
         }
+    }
+
+    /// Makes the registry do things wrong.
+    pub(crate) fn fault(&self, faults: Vec<Fault>) {
+        self.with(|inside, now| {
+            for fault in faults {
+                inside.desk.handle(now, Event::Faulted(fault));
+            }
+        });
     }
 
     /// Lets all held listeners go, and holds none from now on.

@@ -14,6 +14,7 @@ use crate::machine::Moment;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
+use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::like::Masks;
@@ -61,6 +62,8 @@ pub(crate) struct Record {
     pub(crate) healthy: bool,
     pub(crate) enabled: bool,
     pub(crate) metadata: Metadata,
+    /// The health that was said when it was registered last.
+    pub(crate) said: bool,
     /// A beat brought it, without metadata: 1.4 lists them as null.
     pub(crate) bare: bool,
 }
@@ -182,12 +185,29 @@ pub(crate) struct Counts {
 #[derive(Clone, Debug)]
 pub(crate) struct Naming {
     manners: &'static Manners,
+    late: Late<Service>,
     services: BTreeMap<ServiceKey, Service>,
     counts: Counts,
     due: BTreeSet<(Moment, Expiry)>,
 }
 
+impl Place {
+    fn new(apart: bool, address: &Address, cluster: &str, persistent: bool) -> Self {
+        Self {
+            address: address.clone(),
+            apart: apart.then(|| (cluster.into(), persistent)),
+        }
+    }
+}
+
 impl Service {
+    fn find(&self, apart: bool, address: &Address, cluster: &str) -> Option<Place> {
+        [true, false]
+            .map(|persistent| Place::new(apart, address, cluster, persistent))
+            .into_iter()
+            .find(|place| self.instances.contains_key(place))
+    }
+
     fn seen(&self, place: &Place, record: &Record) -> Record {
         let mut seen = record.clone();
         let key = (place.address.clone(), Arc::clone(&record.cluster));
@@ -207,6 +227,7 @@ impl Naming {
     pub(crate) fn new(like: Like) -> Self {
         Self {
             manners: like.manners(),
+            late: Late::new(Duration::ZERO),
             services: BTreeMap::new(),
             counts: Counts::default(),
             due: BTreeSet::new(),
@@ -215,22 +236,13 @@ impl Naming {
 
     /// The place of an instance.
     pub(crate) fn place(&self, address: &Address, cluster: &str, persistent: bool) -> Place {
-        Place {
-            address: address.clone(),
-            apart: self
-                .manners
-                .places_apart
-                .then(|| (cluster.into(), persistent)),
-        }
+        Place::new(self.manners.places_apart, address, cluster, persistent)
     }
 
     /// The instance that a call without kind means: a persistent one first; the cluster counts only where places are apart.
     pub(crate) fn find(&self, key: &ServiceKey, address: &Address, cluster: &str) -> Option<Place> {
-        let service = self.services.get(key)?;
-        [true, false]
-            .map(|persistent| self.place(address, cluster, persistent))
-            .into_iter()
-            .find(|place| service.instances.contains_key(place))
+        let apart = self.manners.places_apart;
+        self.services.get(key)?.find(apart, address, cluster)
     }
 
     /// The service, created with `persistent` when it is not there.
@@ -326,6 +338,7 @@ impl Naming {
         if replaced.is_none() {
             *self.counts.of(persistent) += 1;
         }
+        self.late.changed(now, key);
         Ok(healthy)
     }
 
@@ -376,6 +389,7 @@ impl Naming {
                 .insert((now.saturating_add(EMPTY), Expiry::Service(key.clone())));
         }
         *self.counts.of(gone.persistent) -= 1;
+        self.late.changed(now, key);
         self.detach(now, key, &place.address, gone.cluster);
         true
     }
@@ -404,24 +418,32 @@ impl Naming {
 
     /// An instance in a cluster, as `GET /instance` wants it.
     pub(crate) fn detail(
-        &self,
+        &mut self,
         key: &ServiceKey,
         address: &Address,
         cluster: &str,
     ) -> Result<Record, Refusal> {
-        let service = self.services.get(key);
-        if service.is_none() && self.manners.places_apart {
-            return Err(Refusal::NoService(key.grouped()));
-        }
-        let here = |record: &Record| !self.manners.places_apart || &*record.cluster == cluster;
-        if !service.is_some_and(|service| service.instances.values().any(here)) {
+        let apart = self.manners.places_apart;
+        let Some(service) = self.late.read(key, self.services.get(key)) else {
+            return Err(if apart {
+                Refusal::NoService(key.grouped())
+            } else {
+                Refusal::NoInstances {
+                    cluster: cluster.to_owned(),
+                    service: key.grouped(),
+                }
+            });
+        };
+        let here = |record: &Record| !apart || &*record.cluster == cluster;
+        if !service.instances.values().any(here) {
             return Err(Refusal::NoInstances {
                 cluster: cluster.to_owned(),
                 service: key.grouped(),
             });
         }
-        self.find(key, address, cluster)
-            .and_then(|place| self.seen(key, &place))
+        service
+            .find(apart, address, cluster)
+            .and_then(|place| Some(service.seen(&place, service.instances.get(&place)?)))
             .filter(|record| &*record.cluster == cluster)
             .ok_or(Refusal::NoMatch)
     }
@@ -433,6 +455,7 @@ impl Naming {
         {
             record.healthy = healthy;
             service.changed = now;
+            self.late.changed(now, key);
         }
     }
 
@@ -448,6 +471,7 @@ impl Naming {
                 record.metadata = metadata;
             }
             service.changed = now;
+            self.late.changed(now, key);
         }
     }
 
@@ -509,6 +533,7 @@ impl Naming {
             }
         }
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
@@ -518,8 +543,13 @@ impl Naming {
     }
 
     /// What `GET /instance/list` shows: enabled hosts of these clusters (none: all), health masked by protection.
-    pub(crate) fn list(&self, key: &ServiceKey, clusters: &[&str], healthy_only: bool) -> Listing {
-        let Some(service) = self.services.get(key) else {
+    pub(crate) fn list(
+        &mut self,
+        key: &ServiceKey,
+        clusters: &[&str],
+        healthy_only: bool,
+    ) -> Listing {
+        let Some(service) = self.late.read(key, self.services.get(key)) else {
             return Listing::default();
         };
         let mut hosts: Vec<_> = service
@@ -560,8 +590,11 @@ impl Naming {
     }
 
     /// All instances of a service as they are, masked by nothing; `None` for an unknown one.
-    pub(crate) fn all(&self, key: &ServiceKey) -> Option<impl Iterator<Item = (Address, Record)>> {
-        let service = self.services.get(key)?;
+    pub(crate) fn all(
+        &mut self,
+        key: &ServiceKey,
+    ) -> Option<impl Iterator<Item = (Address, Record)>> {
+        let service = self.late.read(key, self.services.get(key))?;
         Some(
             service
                 .instances
@@ -601,11 +634,12 @@ impl Naming {
         settings.threshold = threshold;
         settings.metadata = metadata;
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
     /// `DELETE /service`; the places of ephemeral instances that went with it.
-    pub(crate) fn delete(&mut self, key: &ServiceKey) -> Result<Vec<Place>, Refusal> {
+    pub(crate) fn delete(&mut self, now: Moment, key: &ServiceKey) -> Result<Vec<Place>, Refusal> {
         let service = self
             .services
             .get(key)
@@ -619,14 +653,15 @@ impl Naming {
             .filter(|(_, record)| !record.persistent)
             .map(|(place, _)| place.clone())
             .collect();
-        self.remove(key);
+        self.remove(now, key);
         Ok(gone)
     }
 
-    fn remove(&mut self, key: &ServiceKey) {
+    fn remove(&mut self, now: Moment, key: &ServiceKey) {
         let Some(service) = self.services.remove(key) else {
             return;
         };
+        self.late.changed(now, key);
         for record in service.instances.values() {
             *self.counts.of(record.persistent) -= 1;
         }
@@ -678,6 +713,7 @@ impl Naming {
         }
         settings.unchecked.insert(cluster.into());
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
@@ -745,25 +781,72 @@ impl Naming {
 
     /// When [`Naming::wake`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        self.due.first().map(|(at, _)| *at)
+        let due = self.due.first().map(|(at, _)| *at);
+        due.into_iter().chain(self.late.deadline()).min()
     }
 
-    /// Lets go what has been empty or detached long enough.
+    /// From now on readers see a change this much later.
+    pub(crate) fn set_lag(&mut self, lag: Duration) {
+        self.late = Late::new(lag);
+    }
+
+    /// What a standalone server knows after a restart: instances that are kept, services with one of them or settings. 1.4 has
+    /// their health as it was registered, later ones have lost it.
+    pub(crate) fn restart(&mut self, now: Moment) {
+        self.late = Late::new(self.late.lag());
+        let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
+        for key in keys {
+            let Some(service) = self.services.get_mut(&key) else {
+                continue;
+            };
+            let mut gone = Vec::new();
+            for (place, record) in &mut service.instances {
+                if record.persistent {
+                    record.healthy = record.said && self.manners.health_by_hand;
+                } else {
+                    gone.push(place.clone());
+                }
+            }
+            service.changed = now;
+            let kept = gone.len() < service.instances.len() || service.settings.is_some();
+            for place in gone {
+                self.leave(now, &key, &place);
+            }
+            if !kept {
+                self.remove(now, &key);
+            }
+        }
+    }
+
+    /// Forgets all.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            manners: self.manners,
+            late: Late::new(self.late.lag()),
+            services: BTreeMap::new(),
+            counts: Counts::default(),
+            due: BTreeSet::new(),
+        };
+    }
+
+    /// Lets go what has been empty or detached long enough, and shows readers what they lag behind.
     pub(crate) fn wake(&mut self, now: Moment) {
         while let Some((at, _)) = self.due.first()
             && *at <= now
         {
             match self.due.pop_first() {
-                Some((_, Expiry::Service(key))) => self.remove(&key),
+                Some((_, Expiry::Service(key))) => self.remove(now, &key),
                 Some((_, Expiry::Override(key, address, cluster))) => {
                     if let Some(service) = self.services.get_mut(&key) {
                         service.overrides.remove(&(address, cluster));
                         service.changed = now;
+                        self.late.changed(now, &key);
                     }
                 }
-                None => return,
+                None => break,
             }
         }
+        self.late.wake(now, &self.services);
     }
 }
 
@@ -811,6 +894,7 @@ mod tests {
             healthy,
             enabled: true,
             metadata: Metadata::new(),
+            said: healthy,
             bare: false,
         }
     }
@@ -868,7 +952,7 @@ mod tests {
         assert_eq!(naming.list(&key("s"), &[], false).hosts.len(), 3);
         let gone = naming.deregister(NOW, &key("s"), &address(0), "nosuch", false);
         assert_eq!(gone, None, "another cluster's instance stays");
-        assert!(naming.delete(&key("s")).unwrap().len() == 2);
+        assert!(naming.delete(NOW, &key("s")).unwrap().len() == 2);
         assert_eq!(naming.counts(), Counts::default());
     }
 
@@ -918,6 +1002,28 @@ mod tests {
             let said = naming.health_by_hand(NOW, &s, "DEFAULT", &address(0), false);
             assert_eq!(said.is_err(), by_hand, "{like:?}: {said:?}");
             assert!(!seen(&naming, 0).unwrap().healthy, "{like:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_keeps_persistent_instances_and_not_what_was_known_of_their_health() {
+        for (like, health) in [(Like::V1_4, [true, false]), (Like::V2_5, [false, false])] {
+            let mut naming = naming(like, &[true]);
+            let kept = key("kept");
+            for (port, healthy) in [(0, true), (1, false)] {
+                let record = persistent(healthy);
+                naming.register(NOW, &kept, &address(port), record).unwrap();
+            }
+            naming.restart(NOW);
+            assert!(!naming.knows(&key("s")), "{like:?}: ephemeral all of it");
+            let seen: Vec<bool> = naming
+                .all(&kept)
+                .unwrap()
+                .map(|(_, record)| record.healthy)
+                .collect();
+            assert_eq!(seen, health, "{like:?}");
+            assert_eq!((naming.counts.ephemeral, naming.counts.persistent), (0, 2));
+            assert_eq!(naming.deadline(), None);
         }
     }
 
@@ -998,7 +1104,7 @@ mod tests {
                     0 | 1 => _ = naming.register(now, &s, &address(port / 2), it),
                     2 => _ = naming.deregister(now, &s, &address(port / 2), &cluster, port == 1),
                     3 if !apart => _ = naming.overrule(now, &s, &address(port / 2), &cluster, Patch::default(), flag),
-                    4 => _ = naming.delete(&s),
+                    4 => _ = naming.delete(now, &s),
                     _ => { now += Duration::from_secs(wait); naming.wake(now); }
                 }
                 let mut wanted = BTreeSet::new();

@@ -111,6 +111,8 @@ pub(crate) enum Refusal {
     Cas,
     /// GET config.
     NoConfig,
+    /// GET config just after a publish.
+    BeingModified,
     /// The listener was asked without `Listening-Configs`.
     NothingListened,
     /// `Listening-Configs` cannot be read.
@@ -511,6 +513,10 @@ impl Refusal {
                 Words("Cas publish fail, server md5 may have changed.".to_owned()),
             ),
             Self::NoConfig => (404, Line("config data not exist")),
+            Self::BeingModified => (
+                409,
+                Line("requested file is being modified, please try later."),
+            ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),

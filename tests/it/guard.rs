@@ -429,7 +429,7 @@ fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
         "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "plaintext": true, "reason": HOSTILE,
             "since": HOSTILE },
         "services": [{ "name": HOSTILE, "group": HOSTILE, "namespace": HOSTILE, "port": 1, "instance": HOSTILE,
-            "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "address_origin": HOSTILE,
+            "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "ephemeral": true, "address_origin": HOSTILE,
             "history": [{ "at": HOSTILE, "what": HOSTILE }] }],
         "configs": [],
         "subscriptions": [],

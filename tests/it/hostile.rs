@@ -223,7 +223,7 @@ fn a_body_without_end_is_given_up_and_memory_stays_bounded() {
         &agent,
         &bad,
         "configs",
-        &["an answer of more than 16777216 bytes"],
+        &["an answer of more than 10485760 bytes"],
     );
     until_said(
         &agent,

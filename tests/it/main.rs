@@ -27,4 +27,5 @@ mod persistent;
 mod recorded;
 mod scenes;
 mod support;
+mod switches;
 mod words;

@@ -4,7 +4,7 @@ use outrigger::{
     machine::{Machine as _, Moment},
     registry::{
         Answer, Desk, Like, Request,
-        desk::{Effect, Event, Ticket},
+        desk::{Effect, Event, Fault, Ticket},
     },
 };
 use serde_json::Value;
@@ -68,7 +68,11 @@ impl Registry {
     }
 
     fn wait(&mut self, seconds: u64) {
-        self.now += Duration::from_secs(seconds);
+        self.wait_ms(seconds * 1_000);
+    }
+
+    fn wait_ms(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
         self.desk.wake(self.now);
     }
 
@@ -379,5 +383,118 @@ fn a_listener_who_names_nothing_that_can_be_read_is_held_like_1_4_and_refused_la
                 Some(Duration::from_millis(29_500))
             );
         }
+    }
+}
+
+#[test]
+fn who_reads_late_sees_all_of_a_moment_just_when_the_lag_after_its_first_change_is_over() {
+    let mut registry = Registry::like(Like::V2_5);
+    let lag = Fault::Lag(Duration::from_millis(600));
+    registry.desk.handle(registry.now, Event::Faulted(lag));
+    let register = |port| format!("/v1/ns/instance?serviceName=s&ip=10.0.0.1&port={port}");
+    registry.ok("POST", &register(80));
+    assert_eq!(registry.hosts("").len(), 1, "the first read is fresh");
+    registry.ok("POST", &register(81));
+    registry.wait_ms(599);
+    registry.ok("POST", &register(82));
+    assert_eq!(registry.hosts("").len(), 1);
+    assert_eq!(
+        registry.ask("GET", &register(81)).0,
+        404,
+        "the detail lags as well"
+    );
+    registry.wait_ms(1);
+    assert_eq!(registry.hosts("").len(), 3);
+    // Silence of 80 and 81 at 15 s, of 82 at 15.599 s: what changes without a call is late too.
+    registry.wait_ms(14_999);
+    assert_eq!(registry.hosts("&healthyOnly=true").len(), 3);
+    registry.wait_ms(1);
+    assert_eq!(registry.hosts("&healthyOnly=true").len(), 0);
+}
+
+#[test]
+fn a_listener_hears_of_a_late_configuration_when_it_can_be_read() {
+    let mut registry = Registry::like(Like::V2_5);
+    let fault = Fault::ConfigLag {
+        lag: Duration::from_millis(200),
+        busy: false,
+    };
+    registry.desk.handle(registry.now, Event::Faulted(fault));
+    let headers = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Long-Pulling-Timeout", "30000"),
+    ];
+    let listen = "Listening-Configs=a%02g%02%01";
+    let listen = Request::new("POST", "/v1/cs/configs/listener", headers, listen);
+    assert_eq!(registry.send(listen), None);
+    let config = "/v1/cs/configs?dataId=a&group=g";
+    registry.ok("POST", &format!("{config}&content=1"));
+    assert_eq!(registry.ask("GET", config).0, 404);
+    registry.wait_ms(199);
+    assert_eq!(registry.desk.effect(), None);
+    registry.wait_ms(1);
+    assert!(
+        matches!(registry.desk.effect(), Some(Effect::Answer(Ticket(1), told)) if told.body() == "a%02g%01\n")
+    );
+    assert_eq!(registry.ask("GET", config), (200, "1".to_owned()));
+}
+
+#[test]
+fn after_a_restart_the_owner_of_a_health_must_say_it_again_except_like_1_4() {
+    for like in ALL {
+        let mut registry = Registry::like(like);
+        registry.prepare(like);
+        registry.ok("POST", &register(true));
+        registry.ok("POST", "/v1/ns/instance?serviceName=e&ip=10.0.0.1&port=80");
+        registry.ok("POST", "/v1/cs/configs?dataId=a&group=g&content=1");
+        let now = registry.now;
+        registry.desk.handle(now, Event::Faulted(Fault::Restart));
+        assert_eq!(registry.detail(like), like == Like::V1_4, "{like:?}");
+        assert_eq!(
+            registry.hosts("")[0]["healthy"],
+            true,
+            "{like:?}: the list hides it"
+        );
+        let beat = "/v1/ns/instance/beat?serviceName=e&ip=10.0.0.1&port=80";
+        assert_eq!(registry.json("PUT", beat)["code"], 20404);
+        assert_eq!(
+            registry.ask("GET", "/v1/cs/configs?dataId=a&group=g").1,
+            "1"
+        );
+        registry.ok("POST", &register(true));
+        assert!(registry.detail(like));
+    }
+}
+
+#[test]
+fn like_1_4_health_by_hand_holds_for_an_ephemeral_instance_until_it_beats() {
+    let mut registry = Registry::like(Like::V1_4);
+    let it = "serviceName=s&ip=10.0.0.1&port=80";
+    registry.ok("POST", &format!("/v1/ns/instance?{it}"));
+    registry.ok("PUT", &format!("/v1/ns/cluster?serviceName=s&{NONE}"));
+    assert_eq!(registry.by_hand(Like::V1_4, false), (200, "ok".to_owned()));
+    assert!(!registry.detail(Like::V1_4));
+    registry.json("PUT", &format!("/v1/ns/instance/beat?{it}"));
+    assert!(registry.detail(Like::V1_4));
+}
+
+#[test]
+fn a_tiny_weight_and_a_null_in_the_metadata_are_kept_except_like_1_4() {
+    for like in ALL {
+        let mut registry = Registry::like(like);
+        let it = "serviceName=s&ip=10.0.0.1&port=80&weight=0.001&metadata=%7B%22a%22:null%7D";
+        registry.ok("POST", &format!("/v1/ns/instance?{it}"));
+        let host = registry.hosts("").remove(0);
+        let (weight, nulls) = if like == Like::V1_4 {
+            (0.01, 0)
+        } else {
+            (0.001, 1)
+        };
+        assert_eq!(host["weight"].as_f64(), Some(weight), "{like:?}");
+        assert_eq!(
+            host["metadata"].as_object().unwrap().len(),
+            nulls,
+            "{like:?}"
+        );
     }
 }

@@ -51,6 +51,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 open: false,
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
+                faults: false,
             };
             let tasks = Tasks::new();
             let running = registry::start(options, &tasks, Epoch::start())
@@ -416,6 +417,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
     assert!(matches!(refused, Err(registry::StartError::NotLoopback(_))));
@@ -431,6 +433,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;
     assert!(matches!(taken, Err(registry::StartError::Bind { .. })));
