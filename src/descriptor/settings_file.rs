@@ -827,6 +827,20 @@ mod tests {
     }
 
     #[test]
+    fn at_most_64_servers_are_named() {
+        let with = |count: usize| {
+            let servers: Vec<_> = (0..count).map(|n| format!("nacos-{n}")).collect();
+            read(
+                &format!("registry: {{ servers: [{}] }}", servers.join(", ")),
+                &[],
+            )
+        };
+        assert!(with(64).is_ok());
+        let problems = with(65).unwrap_err();
+        assert_eq!(problems[0].message, "65 servers are more than 64");
+    }
+
+    #[test]
     fn a_variable_replaces_what_it_excludes_in_the_file() {
         let endpoint = "http://address:8080/nacos/serverlist";
         let settings = read(
