@@ -11,6 +11,7 @@ mod table;
 mod text;
 
 use crate::descriptor::{Flags, Surroundings};
+use crate::foreign;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::report;
@@ -196,7 +197,7 @@ fn fail(end: End, error: &dyn std::error::Error) -> End {
         line = format!("{line}: {inner}");
         cause = inner.source();
     }
-    complain(&format!("{line}\n"));
+    complain(&format!("{}\n", foreign::harmless(&line)));
     end
 }
 

@@ -38,6 +38,8 @@ pub struct Registry {
     pub transport: String,
     /// Version of the server, where it told it.
     pub version: Option<String>,
+    /// Whether the password and the token cross the network unencrypted.
+    pub plaintext: bool,
     /// Why it is not connected.
     pub reason: Option<String>,
     /// RFC 3339.
@@ -66,6 +68,8 @@ pub struct Service {
     pub port: u16,
     /// `ip:port`, while the address is known.
     pub instance: Option<String>,
+    /// False for a persistent instance.
+    pub ephemeral: bool,
     /// State.
     pub state: String,
     /// One sentence, null when all is well.
@@ -178,6 +182,11 @@ pub fn picture(
             server: connection.server.clone(),
             transport: connection.transport.to_owned(),
             version: connection.version.as_ref().map(ToString::to_string),
+            plaintext: settings.registry.has_plaintext()
+                || connection
+                    .server
+                    .as_deref()
+                    .is_some_and(|server| settings.registry.is_plaintext(server)),
             reason: connection.reason.clone(),
             since: dates::rfc3339(epoch.wall(connection.since)),
         },
@@ -193,6 +202,7 @@ pub fn picture(
                 reason: view.reason,
                 since: dates::rfc3339(view.since),
                 probe: view.probe,
+                ephemeral: view.ephemeral,
                 address_origin: view.address_origin,
                 history: happened(&view.history),
             })

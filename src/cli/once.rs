@@ -8,6 +8,7 @@ use crate::agent::targets::Targets;
 use crate::agent::view::{TargetState, TargetView};
 use crate::descriptor::spec::{Config, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::machine::Epoch;
 use crate::os::ourselves::Inherited;
 use crate::os::state::StateDir;
@@ -128,11 +129,12 @@ async fn write_all(
             .map(|r| format!(": {r}"))
             .unwrap_or_default();
         let line = format!(
-            "{:<9} {}  from {}{reason}\n",
+            "{:<9} {}  from {}{reason}",
             view.state.word(),
             view.path.display(),
             view.config
         );
+        let line = format!("{}\n", foreign::harmless(&line));
         if good {
             print(&line);
         } else {

@@ -1,6 +1,6 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
-use super::args::Dev;
+use super::args::{Dev, Generation};
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
@@ -13,6 +13,7 @@ use crate::registry;
 use crate::report;
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::telemetry::Journal;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -31,10 +32,11 @@ outrigger: runs as root, which nothing it does needs
 
 /// `outrigger run`.
 pub(super) fn run(flags: &Flags, around: Surroundings, inherited: Inherited) -> End {
-    let start = match prepare(flags, around, inherited) {
-        Ok(start) => start,
+    let prepared = match prepare(flags, around, inherited) {
+        Ok(prepared) => prepared,
         Err(end) => return end,
     };
+    let start = &prepared.0;
     if start.around.uid == 0 && !start.settings.allow_root {
         complain(NOT_AS_ROOT);
         return End::Settings;
@@ -43,7 +45,7 @@ pub(super) fn run(flags: &Flags, around: Surroundings, inherited: Inherited) -> 
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),
     };
-    let end = runtime.block_on(agent(start));
+    let end = runtime.block_on(agent(prepared));
     // Nothing that is left may hold up the exit: what had to be confirmed was, or was given up.
     runtime.shutdown_background();
     end
@@ -54,15 +56,23 @@ fn prepare(
     flags: &Flags,
     around: Surroundings,
     inherited: Inherited,
-) -> Result<supervisor::Start, End> {
+) -> Result<(supervisor::Start, Journal), End> {
     let settings = descriptor::read_settings(flags, &around)
         .map_err(|problems| refuse_settings(&problems, &around))?;
     inherited.close();
     // RUST_LOG is one of the ways to write it; which one wins is decided there, so that `status` shows what is in force.
     let filter = &settings.log.level;
-    if let Err(error) = telemetry::start(filter, settings.log.json) {
-        complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
-        return Err(fail(End::Settings, &error));
+    let journal = match telemetry::start(filter, settings.log.json) {
+        Ok(journal) => journal,
+        Err(error) => {
+            complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
+            return Err(fail(End::Settings, &error));
+        }
+    };
+    if settings.registry.has_plaintext() {
+        tracing::warn!(
+            "the registry's password crosses the network unencrypted; use https:// for it"
+        );
     }
     let fixed = match descriptor::from_environment(&settings, &around) {
         Ok(fixed) => fixed.map(|fixed| (PathBuf::from("OUTRIGGER_SERVICE"), fixed)),
@@ -71,19 +81,24 @@ fn prepare(
             return Err(End::Descriptor);
         }
     };
-    Ok(supervisor::Start {
+    let start = supervisor::Start {
         settings,
         around,
         flags: flags.clone(),
         fixed,
-    })
+    };
+    Ok((start, journal))
 }
 
-async fn agent(start: supervisor::Start) -> End {
+async fn agent((start, journal): (supervisor::Start, Journal)) -> End {
     if let Err(error) = children::adopt() {
         tracing::debug!(%error, "what commands leave behind is not found");
     }
-    match supervisor::run(start, Tasks::new(), Epoch::start()).await {
+    let tasks = Tasks::new();
+    tasks.spawn("journal", journal.clone().run());
+    let ended = supervisor::run(start, tasks, Epoch::start()).await;
+    journal.close();
+    match ended {
         Ok(supervisor::End::Clean) => End::Done,
         Ok(supervisor::End::Late | supervisor::End::AtOnce) => End::Unavailable,
         Err(error) => fail(End::Settings, &error),
@@ -111,6 +126,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         listen: dev.listen,
         open: dev.open,
         allow_hosts: dev.allow_host,
+        like: match dev.like {
+            Generation::V1_4 => registry::Like::V1_4,
+            Generation::V2_5 => registry::Like::V2_5,
+            Generation::V3_0 => registry::Like::V3_0,
+        },
+        faults: dev.faults,
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
@@ -122,6 +143,11 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
+    if dev.faults {
+        print(&format!(
+            "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
+        ));
+    }
     let end = if let Some(conf_dir) = dev.files.conf_dir {
         let flags = Flags {
             config: dev.files.config,
@@ -129,7 +155,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         };
         match beside(&mut around, at) {
             Ok(()) => match prepare(&flags, around, inherited) {
-                Ok(start) => agent(start).await,
+                Ok(prepared) => agent(prepared).await,
                 Err(end) => end,
             },
             Err(error) => fail(End::Settings, &error),

@@ -3,6 +3,7 @@
 use super::Surroundings;
 use super::reader::Fields;
 use super::reader::Problems;
+use super::reader::Replaced;
 use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
@@ -67,7 +68,11 @@ pub fn parse(
     around: &Surroundings,
 ) -> Result<Descriptor, Vec<Problem>> {
     let problems = Problems::default();
-    let (source, root) = Source::file(source, text, Some(&around.env), &problems);
+    let replace = Replaced {
+        env: &around.env,
+        listed: &settings.catalog.variables,
+    };
+    let (source, root) = Source::file(source, text, Some(replace), &problems);
     let mut descriptor = Descriptor::default();
     if let Some(root) = root.filter(|root| !root.is_null()) {
         let context = Context::new(settings, around);
@@ -1470,7 +1475,7 @@ subscriptions: []
         assert_eq!(found.services[1].port, 80);
         let text = "services:\n- name: n\n  port: 1\n  metadata:\n    a: ${HOME}\n    b: ${POD_UID}\n    c: ${POD_IP\n    d: $HOME $$ {x}\n    e: $${HOME}\n";
         insta::assert_snapshot!(messages(read_in(text, &around)).join("\n"), @r"
-        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_* and HOST_* variables are; write $${ where ${ itself is meant)
+        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_*, HOST_* and what catalog.variables lists are; write $${ where ${ itself is meant)
         services[0].metadata.b: the variable POD_UID is not set (set it in the agent's environment, or write the value itself)
         services[0].metadata.c: `${` without a closing `}` (write $${ where ${ itself is meant)
         ");

@@ -1,5 +1,6 @@
 //! What live servers do that breaks naive clients: for each such fact, what they answered, and that we live with it.
 
+use crate::support::{Agent, App, LONG, Proxy, Registry, free_port, http, stays, until};
 use outrigger::nacos::{
     Error,
     beats::Say,
@@ -187,4 +188,107 @@ fn health_set_by_hand_is_refused_from_2_0_on_and_registering_again_does_it_there
     assert_eq!(refused.set_by_hand(), Ok(false));
     let again = answered("nacos-2.5.1", "persistent-reregister-unhealthy");
     assert!(Say::Register(instance(false)).read(again).is_ok());
+}
+
+/// A registry that fails as `faults` say, and an agent with one service and one file that reaches it through a proxy.
+fn before_faults(flags: &[&str], faults: &str) -> (Registry, Proxy, App, Agent) {
+    let flags = [&["--faults"], flags].concat();
+    let registry = Registry::start_with(free_port(), &flags);
+    if !faults.is_empty() {
+        let path = format!("/outrigger/faults?{faults}");
+        http(registry.port, "POST", &path, "").unwrap();
+    }
+    let (proxy, app) = (Proxy::to(registry.port), App::start());
+    let agent = Agent::prepare(&[format!("http://127.0.0.1:{}", proxy.port)], "");
+    agent.write(
+        "conf.d/orders.yaml",
+        &format!(
+            "services:\n  - {{ name: orders, port: {} }}\nconfigs:\n  - {{ data_id: orders.yaml, path: {} }}\n",
+            app.port,
+            agent.path("orders.yaml").display()
+        ),
+    );
+    (registry, proxy, app, agent)
+}
+
+#[test]
+fn reads_that_lag_behind_writes_make_nobody_register_twice() {
+    let (registry, proxy, app, mut agent) = before_faults(&[], "lag=600ms");
+    // The first read of a service is fresh; the ones that matter are not.
+    http(
+        registry.port,
+        "GET",
+        "/nacos/v1/ns/instance/list?serviceName=orders",
+        "",
+    )
+    .unwrap();
+    agent.start();
+    agent.until_state("services", "orders", "registered");
+    until("it was read back", LONG, || {
+        match proxy.count(&["GET", "/v1/ns/instance?"]) {
+            0 => Err("not yet".to_owned()),
+            _ => Ok(()),
+        }
+    });
+    assert_eq!(proxy.count(&["POST", "/v1/ns/instance?"]), 1);
+    drop(app);
+    until("it is gone", LONG, || match registry.hosts("orders") {
+        Ok(hosts) if hosts.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    stays(
+        "and is not put back",
+        Duration::from_secs(1),
+        || match proxy.count(&["POST", "/v1/ns/instance?"]) {
+            1 => Ok(()),
+            count => Err(format!("{count} registrations")),
+        },
+    );
+}
+
+#[test]
+fn a_registration_whose_answer_was_lost_leads_to_one_instance_that_leaves_in_the_end() {
+    let (registry, proxy, _app, mut agent) =
+        before_faults(&[], "drop&path=/nacos/v1/ns/instance&times=1");
+    agent.start();
+    agent.until_state("services", "orders", "registered");
+    registry.until_listed("orders", 1, LONG);
+    assert!(
+        proxy.count(&["POST", "/v1/ns/instance?"]) >= 2,
+        "it was said again"
+    );
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(agent.ended(LONG).code(), Some(0));
+    assert_eq!(registry.hosts("orders").unwrap(), Vec::<Value>::new());
+}
+
+#[test]
+fn a_configuration_that_is_not_readable_yet_or_busy_becomes_the_file_all_the_same() {
+    for faults in ["config_lag=200ms", "config_lag=200ms&config_busy"] {
+        let (registry, _proxy, _app, mut agent) = before_faults(&[], faults);
+        agent.start();
+        for content in ["greeting: hello\n", "greeting: again\n"] {
+            registry.publish("orders.yaml", content);
+            until("the file is there", LONG, || {
+                match agent.read("orders.yaml") {
+                    text if text == content => Ok(()),
+                    text => Err(text),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn every_generation_lists_the_instance_and_lets_it_leave() {
+    for generation in ["1.4", "2.5", "3.0"] {
+        let (registry, _proxy, _app, mut agent) = before_faults(&["--like", generation], "");
+        agent.start();
+        registry.until_listed("orders", 1, LONG);
+        registry.publish("orders.yaml", "greeting: hello\n");
+        agent.until_state("configs", "orders.yaml", "applied");
+        agent.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(agent.ended(LONG).code(), Some(0), "{generation}");
+        assert_eq!(registry.hosts("orders").unwrap(), Vec::<Value>::new());
+    }
 }

@@ -1,6 +1,6 @@
 //! Persistent instances: the probe's verdict is their health in the registry, and they stay listed until somebody takes them out.
 
-use crate::support::{Agent, App, LONG, Proxy, Registry, http, until};
+use crate::support::{Agent, App, LONG, Proxy, Registry, free_port, http, until};
 use serde_json::Value;
 
 /// The health the registry has, from the detail: the list masks it. `None` when there is no such instance.
@@ -33,9 +33,40 @@ fn prepare(through: u16, port: u16) -> Agent {
     agent
 }
 
+/// A registry with the manners of this generation.
+fn like(generation: &str) -> Registry {
+    Registry::start_with(free_port(), &["--like", generation])
+}
+
 #[test]
-fn the_verdict_of_the_probe_is_the_health_and_nothing_is_taken_out_before_the_end() {
-    let (registry, app) = (Registry::start(), App::start());
+fn the_verdict_of_the_probe_is_the_health_on_1_4() {
+    // There registering again does not change the health: it is set by hand.
+    let by_hand = lives_and_leaves("1.4");
+    assert!(by_hand >= 3, "{by_hand}");
+}
+
+#[test]
+fn the_verdict_of_the_probe_is_the_health_on_2_5() {
+    assert_eq!(
+        lives_and_leaves("2.5"),
+        0,
+        "there it is refused, and not tried"
+    );
+}
+
+#[test]
+fn on_3_0_it_is_refused_with_the_servers_words() {
+    let (registry, app) = (like("3.0"), App::start());
+    let mut agent = prepare(registry.port, app.port);
+    agent.start();
+    let refused = agent.until_state("services", "orders", "refused");
+    let reason = refused["reason"].as_str().unwrap();
+    assert!(reason.contains("/v3/admin/ns/service"), "{reason}");
+}
+
+/// Nothing is taken out before the end; answers how often the health was set by hand.
+fn lives_and_leaves(generation: &str) -> usize {
+    let (registry, app) = (like(generation), App::start());
     let port = app.port;
     let proxy = Proxy::to(registry.port);
     let mut agent = prepare(proxy.port, port);
@@ -66,6 +97,7 @@ fn the_verdict_of_the_probe_is_the_health_and_nothing_is_taken_out_before_the_en
     assert_eq!(agent.ended(LONG).code(), Some(0));
     assert_eq!(health(&registry, port), None);
     drop(app);
+    proxy.count(&["PUT", "/v1/ns/health/instance"])
 }
 
 #[test]
@@ -91,7 +123,7 @@ fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
 #[test]
 fn a_service_that_never_passed_is_not_made() {
     let registry = Registry::start();
-    let port = crate::support::free_port();
+    let port = free_port();
     let mut agent = prepare(registry.port, port);
     agent.start();
     let waiting = agent.until_state("services", "orders", "waiting");

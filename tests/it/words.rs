@@ -531,7 +531,15 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
     );
     assert_eq!(
         keys(&status["registry"]),
-        sorted(["state", "server", "transport", "version", "reason", "since"])
+        sorted([
+            "state",
+            "server",
+            "transport",
+            "version",
+            "plaintext",
+            "reason",
+            "since"
+        ])
     );
     assert_eq!(
         keys(&status["services"][0]),
@@ -546,6 +554,7 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
             "since",
             "probe",
             "address_origin",
+            "ephemeral",
             "history"
         ])
     );
@@ -858,7 +867,7 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
     }
     assert_eq!(
         status["settings"].as_array().unwrap().len(),
-        23,
+        25,
         "one line of docs/settings.md each"
     );
     assert!(!status.to_string().contains("canary"), "{status}");
