@@ -866,7 +866,7 @@ impl Job {
                     Err(error) => {
                         if matches!(
                             error,
-                            publish::Error::Exchanged { .. } | publish::Error::Tampered { .. }
+                            publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }
                         ) {
                             job.place.doubt();
                         }

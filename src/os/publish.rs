@@ -72,6 +72,12 @@ pub enum Error {
         /// The target.
         path: PathBuf,
     },
+    /// What is at the target is not what was just put there.
+    #[error("{}: the new content was replaced by somebody as soon as it was in place", path.display())]
+    Replaced {
+        /// The target.
+        path: PathBuf,
+    },
     /// The path leads to another directory than the one that was written to.
     #[error("{}: its directory was exchanged while the file was written", path.display())]
     Exchanged {
@@ -522,7 +528,7 @@ impl Staged {
             (true, false) => Err(Error::Exchanged {
                 path: self.place.path.clone(),
             }),
-            (false, _) => Err(Error::Tampered {
+            (false, _) => Err(Error::Replaced {
                 path: self.place.path.clone(),
             }),
         }
