@@ -652,15 +652,13 @@ impl Client {
             .inc();
     }
 
-    /// Asks whether anybody is there again; an answer tells all who wait.
+    /// Asks whether anybody is there again.
     async fn knock(&self) {
-        if self
-            .asked(&calls::state(), Whom::Preferred, None)
-            .await
-            .is_err()
-        {
-            _ = self.servers.send(servers::Event::NobodyThere).await;
-        }
+        let event = match self.asked(&calls::state(), Whom::Preferred, None).await {
+            Ok(answer) => servers::Event::Answered(answer.server),
+            Err(_) => servers::Event::NobodyThere,
+        };
+        _ = self.servers.send(event).await;
     }
 
     /// The place of the next read that must not depend on one node.
