@@ -24,6 +24,7 @@ use super::variables;
 use crate::foreign::Foreign;
 use crate::os::input;
 use crate::report::Problem;
+use crate::secret::Secret;
 use crate::yaml;
 use crate::yaml::Node;
 use std::{
@@ -32,6 +33,7 @@ use std::{
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -439,10 +441,9 @@ impl<'a> Reading<'a> {
             }
             _ => {}
         }
-        let password = file
+        let password = file.value.map(PasswordSource::File).or(inline
             .value
-            .map(PasswordSource::File)
-            .or(inline.value.map(PasswordSource::Inline));
+            .map(|text| PasswordSource::Inline(Arc::new(Secret::new(text)))));
         Some(Auth {
             username: username.value?,
             password: password?,

@@ -1212,6 +1212,48 @@ fn a_password_that_was_changed_in_its_file_is_used_when_the_token_is_denied() {
     agent.until_state("services", "orders", "registered");
 }
 
+#[test]
+fn nothing_that_holds_a_secret_shows_it_when_it_is_printed() {
+    use outrigger::nacos::{calls, calls::Answer, model::Content};
+    const CANARY: &str = "canary-6f10";
+    let answer = Answer {
+        server: "http://nacos:8848".into(),
+        status: 200,
+        sealed: true,
+        modified: None,
+        body: format!("{{\"accessToken\":\"{CANARY}\",\"tokenTtl\":1}}").into_bytes(),
+    };
+    let content = Content {
+        bytes: CANARY.as_bytes().into(),
+        md5: "0".into(),
+        modified: None,
+    };
+    let variables = [
+        ("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc"),
+        ("OUTRIGGER_REGISTRY_AUTH_PASSWORD", CANARY),
+    ];
+    let around = Surroundings {
+        env: variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        ..Surroundings::default()
+    };
+    let agent = alone("");
+    let flags = Flags {
+        config: Some(agent.path("outrigger.yaml")),
+        conf_dir: None,
+    };
+    let settings = descriptor::read_settings(&flags, &around).unwrap();
+    assert!(settings.registry.auth.is_some());
+    let shown = format!(
+        "{:?} {answer:?} {content:?} {settings:?} {:?}",
+        calls::login("svc", CANARY),
+        outrigger::secret::Secret::new(CANARY.to_owned())
+    );
+    assert!(shown.contains("login") && shown.contains("svc"), "{shown}");
+    assert!(!shown.contains(CANARY), "{shown}");
+}
+
 mod readers {
     //! Whatever a server answers, it is read as something, and what is kept of its words is bounded.
 
