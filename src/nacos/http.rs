@@ -12,7 +12,7 @@ use super::model::{
 use super::route::{Judged, Route, Whom};
 use super::servers::Order;
 use super::{
-    Error, Reply, Standings, Transport, beats, calls, poll, route, servers, session, wire,
+    Error, Reply, Standings, Transport, answer, beats, calls, poll, route, servers, session, wire,
 };
 use crate::descriptor;
 use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
@@ -317,7 +317,8 @@ impl Client {
         let token = self.token_after(0).await;
         let serial = token.as_ref().map_or(0, |token| token.serial);
         let outcome = self.asked(call, whom, token).await;
-        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403));
+        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403)
+            && answer::is_about_the_token(&answer.body));
         if !denied {
             return outcome;
         }
