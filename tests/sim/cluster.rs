@@ -226,10 +226,6 @@ impl Cluster {
         self.nodes[n].state == State::Up
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.nodes.iter().map(|node| node.name.to_string()).collect()
-    }
-
     fn together(&self, a: usize, b: usize) -> bool {
         a == b || self.apart.is_none_or(|apart| apart != a && apart != b)
     }
@@ -328,6 +324,10 @@ impl Cluster {
 
     fn wake(&mut self, wire: &mut Wire, n: usize) {
         let node = &mut self.nodes[n];
+        // Another one was planned sooner.
+        if node.wake_at != Some(wire.now) {
+            return;
+        }
         node.wake_at = None;
         if node.state != State::Up {
             return;

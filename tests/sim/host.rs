@@ -16,7 +16,7 @@ use outrigger::machine::{Machine, Moment};
 use outrigger::nacos::beats::{self, BeatBook, Say, Ticket};
 use outrigger::nacos::calls::{self, Answer};
 use outrigger::nacos::model::{
-    ConfigKey, ConfigState, Content, InstanceKey, Listed, Namespace, ServiceKey, Standing,
+    ConfigKey, ConfigState, Content, InstanceKey, Namespace, ServiceKey, Standing,
 };
 use outrigger::nacos::poll::{self, Poll};
 use outrigger::nacos::route::{self, Judged, Route, Whom};
@@ -540,6 +540,8 @@ impl Host {
                 self.answered(wire, caller.call, outcome);
             }
             Any::Host(_, life, what) if life == self.life => match what {
+                // Another one was planned sooner.
+                Happening::Wake if self.wake_at > Some(wire.now) => return,
                 Happening::Wake => self.wake_at = None,
                 Happening::Put(group, slot, content) => {
                     let outcome = self.put(wire, slot, content.as_ref());
@@ -1207,7 +1209,3 @@ pub(crate) fn address(host: usize, last: u8) -> IpAddr {
     [10, (host / 250) as u8, (host % 250) as u8, last + 1].into()
 }
 
-/// What is seen of one instance, as `ip:port`.
-pub(crate) fn whose(listed: &Listed) -> (String, i64) {
-    (listed.ip.to_string(), listed.port)
-}
