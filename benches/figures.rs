@@ -94,7 +94,7 @@ fn agent(folder: &Path, registry: u16, descriptor: &str) -> Process {
     fs::create_dir_all(folder.join("conf.d")).unwrap();
     let settings = format!(
         "registry: {{ servers: [\"http://127.0.0.1:{registry}\"], write_rate: 1000 }}\n\
-         state_dir: {at}/state\nadmin: {{ socket: {at}/admin.sock }}\n"
+         state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n"
     );
     fs::write(folder.join("outrigger.yaml"), settings).unwrap();
     fs::write(folder.join("conf.d/figures.yaml"), descriptor).unwrap();

@@ -28,6 +28,26 @@ pub fn is_this_host(host: &str, ours: impl FnOnce(IpAddr) -> bool) -> bool {
             .is_ok_and(|ip| ip.is_loopback() || ours(ip))
 }
 
+/// Whether a host is a name that nobody on the internet can own, and an address is none at all: a page that had its own name
+/// rebound to us cannot ask for one of these. Names without a dot are those of compose files, `svc` those of Kubernetes.
+#[must_use]
+pub fn is_nobodys_name(host: &str) -> bool {
+    let ends = |end: &str| {
+        let at = host.len().checked_sub(end.len());
+        at.is_some_and(|at| {
+            at > 0
+                && host
+                    .get(at..)
+                    .is_some_and(|tail| tail.eq_ignore_ascii_case(end))
+        })
+    };
+    host.parse::<IpAddr>().is_ok()
+        || !host.is_empty() && !host.contains('.')
+        || [".localhost", ".svc", ".svc.cluster.local"]
+            .into_iter()
+            .any(ends)
+}
+
 /// The authority of an `Origin`; `None` for `null` and what is none.
 #[must_use]
 pub fn of_origin(origin: &str) -> Option<&str> {
@@ -57,9 +77,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_name_that_somebody_can_own_is_told_from_one_that_nobody_can() {
+        for nobodys in [
+            "127.0.0.1",
+            "::1",
+            "10.0.0.7",
+            "localhost",
+            "LOCALHOST",
+            "a.localhost",
+            "outrigger",
+            "outrigger.shop.svc",
+            "outrigger.shop.svc.cluster.LOCAL",
+        ] {
+            assert!(is_nobodys_name(nobodys), "{nobodys}");
+        }
+        for somebodys in [
+            "",
+            "rebound.example",
+            "localhost.example",
+            "svc",
+            ".svc",
+            "evilsvc.example",
+            "127.0.0.1.example",
+            "svc.cluster.local.example",
+        ] {
+            assert_eq!(
+                is_nobodys_name(somebodys),
+                somebodys == "svc",
+                "{somebodys}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_panics(text: String) {
+            prop_assert!(!text.is_empty() || !is_nobodys_name(&text));
             prop_assert!(text.contains(host(&text)));
         }
     }

@@ -11,13 +11,18 @@ mod table;
 mod text;
 
 use crate::descriptor::{Flags, Surroundings};
+use crate::foreign;
+use crate::os::ourselves;
+use crate::os::ourselves::Inherited;
 use crate::report;
 use crate::report::Problem;
 use args::{Args, Verb};
 use clap::{CommandFactory as _, Parser as _};
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     collections::BTreeMap,
     io::{self, IsTerminal as _, Write as _},
+    panic::PanicHookInfo,
     process::ExitCode,
 };
 
@@ -47,6 +52,14 @@ impl From<End> for ExitCode {
 /// Runs the program with the words and the environment of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    let closed = ourselves::close_to_others();
+    let inherited = Inherited::note();
+    std::panic::set_hook(Box::new(|panic| complain(&place_of(panic))));
+    if let Err(error) = closed {
+        complain(&format!(
+            "outrigger: cannot keep its memory to itself: {error}\n"
+        ));
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(refused) => {
@@ -61,20 +74,35 @@ pub fn main() -> ExitCode {
         }
     };
     let around = surroundings();
-    dispatch(args, around).into()
+    dispatch(args, around, inherited).into()
 }
 
-fn dispatch(args: Args, around: Surroundings) -> End {
+/// A panic without its payload, which may hold what must not be printed.
+fn place_of(panic: &PanicHookInfo<'_>) -> String {
+    let place = panic
+        .location()
+        .map_or_else(String::new, |place| format!(" at {place}"));
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let trace = Backtrace::capture();
+    let trace = match trace.status() {
+        BacktraceStatus::Captured => format!("{trace}\n"),
+        _ => String::new(),
+    };
+    format!("outrigger: a bug of ours: panic{place}, in thread {thread}\n{trace}")
+}
+
+fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
     match args.verb {
-        Verb::Run(files) => run::run(&flags(files), around),
-        Verb::Dev(dev) => run::dev(dev, around),
+        Verb::Run(files) => run::run(&flags(files), around, inherited),
+        Verb::Dev(dev) => run::dev(dev, around, inherited),
         Verb::Demo { stay } => tour(stay, &around),
         Verb::DemoApp(app) => match demo::app::serve(&app) {
             Ok(()) => End::Done,
             Err(error) => fail(End::Bug, &error),
         },
         Verb::Check(files) => check::check(&flags(files), &around),
-        Verb::Once { files, timeout } => once::once(&flags(files), around, timeout),
+        Verb::Once { files, timeout } => once::once(&flags(files), around, inherited, timeout),
         Verb::Status { files, json, watch } => table::status(&flags(files), &around, json, watch),
         Verb::Explain { files, what, lang } => {
             explain::explain(&flags(files), &around, what.as_ref(), lang)
@@ -169,7 +197,7 @@ fn fail(end: End, error: &dyn std::error::Error) -> End {
         line = format!("{line}: {inner}");
         cause = inner.source();
     }
-    complain(&format!("{line}\n"));
+    complain(&format!("{}\n", foreign::harmless(&line)));
     end
 }
 
@@ -188,4 +216,39 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .max_blocking_threads(4)
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn a_panic_prints_its_place_and_no_payload() {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (before, heard) = (Arc::new(std::panic::take_hook()), Arc::clone(&said));
+        let others = Arc::clone(&before);
+        std::panic::set_hook(Box::new(move |panic| {
+            // Other tests may panic meanwhile.
+            if std::thread::current().name() == Some("the one that panics") {
+                heard.lock().unwrap().push(place_of(panic));
+            } else {
+                others(panic);
+            }
+        }));
+        let panics = std::thread::Builder::new().name("the one that panics".to_owned());
+        let ended = panics
+            .spawn(|| panic!("accessToken={}", "canary"))
+            .unwrap()
+            .join();
+        std::panic::set_hook(Box::new(move |panic| before(panic)));
+        assert!(ended.is_err());
+        let said = said.lock().unwrap().join("\n");
+        assert!(
+            said.starts_with("outrigger: a bug of ours: panic at src/cli.rs:")
+                && said.contains("in thread the one that panics")
+                && !said.contains("canary"),
+            "{said}"
+        );
+    }
 }

@@ -18,6 +18,7 @@ pub use conflicts::conflicts;
 pub use directory::{File, read_directory};
 pub use parse::parse;
 pub use settings_file::read_settings;
+pub use url::listed_server;
 pub use variables::from_environment;
 
 use std::{collections::BTreeMap, path::PathBuf};

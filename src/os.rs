@@ -1,9 +1,15 @@
 //! The operating system: addresses, watches, signals, systemd; each file one mechanism with typed errors.
 
 pub mod address;
+pub mod children;
 pub mod command;
+pub mod input;
+pub mod ourselves;
 pub mod process;
 pub mod publish;
+pub mod rights;
 pub mod signals;
+pub mod state;
 pub mod systemd;
 pub mod watch;
+pub mod way;

@@ -1,5 +1,6 @@
 //! What is wrong with something an operator wrote, and how it is shown: place, key path, message, excerpt, next step.
 
+use crate::foreign;
 use crate::foreign::Foreign;
 use std::{
     fmt,
@@ -174,13 +175,8 @@ fn crop(line: &str, column: usize, width: usize) -> (String, usize, usize) {
 fn harmless(c: char) -> char {
     match c {
         '\t' => ' ',
-        c if c.is_control() => '\u{fffd}',
-        // Joiners, marks of direction, separators: nothing of them is visible, all of them move what is.
-        '\u{200b}'..='\u{200f}'
-        | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}'
-        | '\u{feff}'
-        | '\u{e0000}'..='\u{e0fff}' => '\u{fffd}',
+        // Nothing of it is visible, all of it moves what is.
+        c if foreign::is_harmful(c) => '\u{fffd}',
         c => c,
     }
 }

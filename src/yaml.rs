@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, HashMap};
 pub const MAX_DEPTH: usize = 32;
 /// How many nodes a text may have, keys and copies of aliases counted.
 pub const MAX_NODES: usize = 50_000;
+/// How many aliases a text may use.
+pub const MAX_ALIASES: usize = 100;
 /// How many bytes a text may have; also how many bytes of scalars its tree may have once aliases are copied out.
 pub const MAX_BYTES: usize = 1 << 20;
 /// How deep collections of a configuration's content may nest ([`check`] keeps no tree, but its parser keeps a stack).
@@ -228,6 +230,7 @@ struct Builder {
     root: Option<Node>,
     nodes: usize,
     bytes: usize,
+    aliases: usize,
 }
 
 impl Builder {
@@ -279,6 +282,10 @@ impl Builder {
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(&span),
             Event::Alias(anchor) => {
+                self.aliases += 1;
+                if self.aliases > MAX_ALIASES {
+                    return Err(Mistake::at(at, format!("more than {MAX_ALIASES} aliases")));
+                }
                 let Some(copy) = self.anchors.get(&anchor) else {
                     return Err(Mistake::at(at, "an alias inside of what it stands for"));
                 };
@@ -537,9 +544,23 @@ mod tests {
         }
         assert!(mistake(&bomb).contains("more than 50000 values"));
 
-        let long = "x".repeat(1000);
-        let many = format!("a: &a {long}\nb: [{}]\n", vec!["*a"; 2000].join(","));
+        let long = "x".repeat(11_000);
+        let many = format!("a: &a {long}\nb: [{}]\n", ["*a"; 100].join(","));
         assert!(mistake(&many).contains("bytes of text"));
+    }
+
+    #[test]
+    fn each_limit_holds_what_is_at_it_and_not_one_more() {
+        let aliases = |count| format!("a: &a x\nb: [{}]\n", vec!["*a"; count].join(","));
+        assert!(parse(&aliases(MAX_ALIASES)).is_ok());
+        assert!(mistake(&aliases(MAX_ALIASES + 1)).contains("more than 100 aliases"));
+        // The list itself is one.
+        let nodes = |count| format!("[{}]", vec!["1"; count - 1].join(","));
+        assert!(parse(&nodes(MAX_NODES)).is_ok());
+        assert!(mistake(&nodes(MAX_NODES + 1)).contains("more than 50000 values"));
+        let bytes = |count: usize| format!("a: {}", "x".repeat(count - 3));
+        assert!(parse(&bytes(MAX_BYTES)).is_ok());
+        assert!(mistake(&bytes(MAX_BYTES + 1)).contains("1048577 bytes"));
     }
 
     #[test]

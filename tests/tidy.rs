@@ -1,4 +1,5 @@
-//! Holds the house to its plan: who may import whom, that every file says what it is for, and that ARCHITECTURE.md knows it.
+//! Holds the house to its plan: who may import whom, that every file says what it is for, that ARCHITECTURE.md knows it, and
+//! that nothing comes in with a dependency that `deny.toml` does not allow.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +14,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The rooms and what each may import, from the top down. A mechanism (one file, no room) imports mechanisms only.
@@ -217,5 +219,180 @@ fn one_use_of_our_own_crate_names_one_module() {
             "{}: write one `use crate::x` a line, so that the import table can be read off",
             path.display()
         );
+    }
+}
+
+/// A file of the repository.
+fn file(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// `deny.toml`, and a list of texts in it.
+fn denied(keys: &[&str]) -> Vec<String> {
+    let mut value: toml::Value = toml::from_str(&file("deny.toml")).unwrap();
+    for key in keys {
+        value = value[*key].clone();
+    }
+    let texts = value.as_array().unwrap().iter().map(|entry| {
+        let text = entry.as_str().or_else(|| entry["crate"].as_str());
+        text.unwrap().to_owned()
+    });
+    texts.collect()
+}
+
+/// The packages of `Cargo.lock`.
+fn locked() -> Vec<toml::Value> {
+    let lock: toml::Value = toml::from_str(&file("Cargo.lock")).unwrap();
+    lock["package"].as_array().unwrap().clone()
+}
+
+/// The packages that are built here, as cargo knows them.
+fn packages() -> Vec<serde_json::Value> {
+    let libc = if cfg!(target_env = "musl") {
+        "musl"
+    } else {
+        "gnu"
+    };
+    let here = format!("{}-unknown-linux-{libc}", std::env::consts::ARCH);
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        .args(["--filter-platform", &here, "--manifest-path"])
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_new_build_script_or_source_fails_the_check() {
+    let allowed = denied(&["sources", "allow-registry"]);
+    for package in locked() {
+        let name = package["name"].as_str().unwrap();
+        let Some(source) = package.get("source") else {
+            assert_eq!(name, env!("CARGO_PKG_NAME"), "{name} has no source");
+            continue;
+        };
+        let registry = source.as_str().unwrap().strip_prefix("registry+");
+        assert!(
+            registry.is_some_and(|registry| allowed.iter().any(|allowed| allowed == registry)),
+            "{name} comes from {source:?}"
+        );
+        assert!(package.get("checksum").is_some(), "{name} has no checksum");
+    }
+    let allowed = denied(&["bans", "build", "allow-build-scripts"]);
+    for package in packages() {
+        let name = package["name"].as_str().unwrap();
+        let targets = package["targets"].as_array().unwrap();
+        let runs = targets
+            .iter()
+            .any(|target| target["kind"].to_string().contains("custom-build"));
+        assert!(
+            !runs || allowed.iter().any(|allowed| allowed == name),
+            "{name} has a build script: read it, then allow it in deny.toml"
+        );
+    }
+}
+
+/// The numbers of a version, for comparison; what stands behind them (`-rc.1`, `+spec`) does not count here.
+fn numbers(version: &str) -> Vec<u64> {
+    let plain = version.split(['-', '+']).next().unwrap();
+    plain.split('.').map(|part| part.parse().unwrap()).collect()
+}
+
+/// Whether a package is one that `ban` (`name` or `name@<version`) means.
+fn is_banned(ban: &str, name: &str, version: &str) -> bool {
+    match ban.split_once("@<") {
+        Some((banned, below)) => banned == name && numbers(version) < numbers(below),
+        None => ban == name,
+    }
+}
+
+#[test]
+fn cargo_deny_bans_versions_with_known_holes() {
+    assert!(is_banned("h2@<0.4.20", "h2", "0.4.9"));
+    assert!(!is_banned("h2@<0.4.20", "h2", "0.4.20"));
+    assert!(!is_banned("h2@<0.4.20", "h2o", "0.4.1"));
+    assert!(is_banned("native-tls", "native-tls", "9.9.9"));
+    let bans = denied(&["bans", "deny"]);
+    for known in [
+        "h2@<0.4.20",
+        "rustls@<0.23.46",
+        "tracing-subscriber@<0.3.20",
+    ] {
+        assert!(bans.iter().any(|ban| ban == known), "{known} is gone");
+    }
+    for package in locked() {
+        let (name, version) = (
+            package["name"].as_str().unwrap(),
+            package["version"].as_str().unwrap(),
+        );
+        for ban in &bans {
+            assert!(!is_banned(ban, name, version), "{name} {version}: {ban}");
+        }
+    }
+}
+
+/// Whether an SPDX expression can be met with these licences; the words are left behind it.
+fn is_met(words: &mut std::iter::Peekable<std::slice::Iter<'_, &str>>, allowed: &[String]) -> bool {
+    let mut any = false;
+    let mut all = true;
+    loop {
+        let met = match *words.next().expect("a licence") {
+            "(" => {
+                let inner = is_met(words, allowed);
+                assert_eq!(words.next(), Some(&")"));
+                inner
+            }
+            licence => allowed.iter().any(|allowed| allowed == licence),
+        };
+        all &= met;
+        match words.peek().copied().copied() {
+            Some("AND") => _ = words.next(),
+            // AND binds closer.
+            Some("OR") => {
+                words.next();
+                any |= std::mem::replace(&mut all, true);
+            }
+            _ => return any | all,
+        }
+    }
+}
+
+fn may_come_in(expression: &str, allowed: &[String]) -> bool {
+    let spaced = expression
+        .replace('/', " OR ")
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        // An exception gives more rights, never fewer.
+        .replace(" WITH LLVM-exception", "");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    is_met(&mut words.iter().peekable(), allowed)
+}
+
+#[test]
+fn every_licence_is_an_allowed_one() {
+    let allowed = denied(&["licenses", "allow"]);
+    for (expression, may) in [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("GPL-3.0 OR MIT", true),
+        ("GPL-3.0/MIT", true),
+        ("MIT AND GPL-3.0", false),
+        ("GPL-3.0 OR MIT AND GPL-3.0", false),
+        ("(GPL-3.0 OR MIT) AND (ISC OR GPL-3.0)", true),
+        ("Apache-2.0 WITH LLVM-exception", true),
+    ] {
+        assert_eq!(may_come_in(expression, &allowed), may, "{expression}");
+    }
+    for package in packages() {
+        let (name, licence) = (&package["name"], package["license"].as_str());
+        let licence = licence.unwrap_or_else(|| panic!("{name} names no licence"));
+        assert!(may_come_in(licence, &allowed), "{name}: {licence}");
     }
 }

@@ -1,43 +1,61 @@
 //! The operator's door: a unix socket for everything, a TCP listener for reading alone, both plain HTTP/1.1.
 //!
 //! The socket is the agent's only entrance that changes something, so its mode is its lock: 0600, or 0660 for one named group.
-//! On the TCP listener `Host` and `Origin` are checked, or any page in a browser on this host could read it. Connections, heads
-//! and answers are bounded; nothing is read from a body.
+//! It has that mode before it has a name, and its group before it listens: there is no moment in which somebody else could
+//! connect. Who asked for a change is logged by what the kernel says of the caller; nothing a caller says of itself counts.
+//!
+//! The TCP listener has no route that changes anything. `Host` and `Origin` are checked there, or any page in a browser on this
+//! host could read it: a page asks for a name of its own, rebound to us, or says where it comes from. Connections, heads and
+//! answers are bounded, each door by itself; nothing is read from a body.
 
 use super::Command;
 use super::Parts;
 use super::status::Status;
 use crate::authority;
 use crate::descriptor::settings::Admin;
+use crate::foreign;
 use crate::metrics::Metrics;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    header::{CONTENT_TYPE, HOST, HeaderMap, ORIGIN},
+    body::{Body as _, Bytes, Incoming},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::{
     convert::Infallible,
+    fs::{self, DirBuilder, File, Metadata, Permissions},
     io,
     net::SocketAddr,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            net::UnixListener as StdListener,
+        },
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener, UnixStream},
+    net::{TcpListener, UnixListener, UnixStream, unix::UCred},
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
-/// Connections at a time, both doors together.
-const CONNECTIONS: usize = 32;
-/// For the head of a request.
+/// Connections at a time, of each door: whoever fills the listener does not shut the socket.
+const CONNECTIONS: usize = 64;
+/// For the head of a request, and between two requests.
 const HEAD: Duration = Duration::from_secs(5);
+/// Bytes of a head.
+const HEAD_SIZE: usize = 8 * 1024;
+/// Bytes of a body, which nobody reads.
+const BODY_SIZE: u64 = 4 * 1024;
 /// One connection ends after this: longer than the longest drain that may be asked for.
 const WHOLE: Duration = Duration::from_secs(600);
 /// The supervisor answers sooner, or the loops make no progress.
@@ -75,6 +93,14 @@ pub enum Error {
         /// Path.
         path: PathBuf,
     },
+    /// Somebody else's socket is there.
+    #[error("admin.socket: {path} belongs to user {uid}; name another path")]
+    Strange {
+        /// Path.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
     /// No such group.
     #[error("admin.group: there is no group {0}")]
     Group(String),
@@ -105,11 +131,12 @@ pub struct Door {
 /// When one cannot be opened.
 pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Error> {
     let door = Arc::new(door);
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let unix = bind(settings).await?;
-    let (parts_inside, path) = (parts.clone(), settings.socket.clone());
-    let (door_inside, room_inside) = (Arc::clone(&door), Arc::clone(&room));
+    let path = settings.socket.clone();
+    let ours = fs::symlink_metadata(&path).ok();
+    let (parts_inside, door_inside) = (parts.clone(), Arc::clone(&door));
     parts.tasks.spawn_to_end("admin-socket", async move {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
         let stop = parts_inside.tasks.token();
         loop {
             let accepted = tokio::select! {
@@ -118,12 +145,17 @@ pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Er
                 accepted = unix.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => serve(&parts_inside, &door_inside, &room_inside, stream, None),
+                Ok((stream, _)) => {
+                    let caller = Caller::Local(stream.peer_cred().ok());
+                    serve(&parts_inside, &door_inside, &room, stream, caller);
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
             }
         }
         // Left behind it would do no harm: the next start finds that nobody answers.
-        _ = std::fs::remove_file(path);
+        if is_same(fs::symlink_metadata(&path).ok(), ours) {
+            _ = fs::remove_file(path);
+        }
     });
     if let Some(address) = settings.listen {
         let listener = TcpListener::bind(address)
@@ -131,11 +163,10 @@ pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Er
             .map_err(|source| Error::Listen { address, source })?;
         let parts_inside = parts.clone();
         parts.tasks.spawn("admin-listener", async move {
+            let room = Arc::new(Semaphore::new(CONNECTIONS));
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => {
-                        serve(&parts_inside, &door, &room, stream, Some(address));
-                    }
+                    Ok((stream, _)) => serve(&parts_inside, &door, &room, stream, Caller::Anybody),
                     Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
                 }
             }
@@ -144,66 +175,126 @@ pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Er
     Ok(())
 }
 
+/// Whether two looks saw one file.
+fn is_same(a: Option<Metadata>, b: Option<Metadata>) -> bool {
+    let which = |found: Metadata| (found.dev(), found.ino());
+    a.is_some() && a.map(which) == b.map(which)
+}
+
 async fn bind(settings: &Admin) -> Result<UnixListener, Error> {
     let path = &settings.socket;
     let failed = |what| {
-        move |source| Error::Socket {
+        move |source: io::Error| Error::Socket {
             what,
             path: path.clone(),
             source,
         }
     };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(failed("make the directory of"))?;
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => {
-            match timeout(HEAD, UnixStream::connect(path)).await {
-                // Left behind by an agent that was killed.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path).map_err(failed("remove the old"))?;
-                }
-                Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("ask who listens on")(error));
-                }
-                Ok(Err(_)) => {}
-                Ok(Ok(_)) | Err(_) => return Err(Error::Taken { path: path.clone() }),
-            }
-        }
-        // A slip in the settings must not cost somebody a file.
-        Ok(_) => return Err(Error::NoSocket { path: path.clone() }),
-        Err(_) => {}
-    }
     let gid = settings.group.as_deref().map(group).transpose()?;
-    // Made under another name and mode, so that nobody connects before it is locked.
-    let made = beside(path);
-    _ = std::fs::remove_file(&made);
-    let listener = UnixListener::bind(&made).map_err(failed("listen on"))?;
-    let mode = if gid.is_some() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(&made, std::fs::Permissions::from_mode(mode))
-        .map_err(failed("set the mode of"))?;
-    if let Some(gid) = gid {
-        nix::unistd::chown(&made, None, Some(gid))
-            .map_err(io::Error::from)
-            .map_err(failed("set the group of"))?;
+    if let Some(parent) = path.parent() {
+        make_directory(parent, gid).map_err(failed("make the directory of"))?;
     }
-    std::fs::rename(&made, path).map_err(failed("put in place"))?;
-    Ok(listener)
+    make_room(path).await?;
+    let open = |what| move |error: rustix::io::Errno| failed(what)(error.into());
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(open("make"))?;
+    // The file gets the mode that the socket has now, less the umask: from the first moment on it is ours alone.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(open("set the mode of"))?;
+    let name = SocketAddrUnix::new(path.as_path()).map_err(open("name"))?;
+    rustix::net::bind(&socket, &name).map_err(open("put in place"))?;
+    // Nobody can connect to a socket that does not listen yet.
+    let listening = gid
+        .map_or(Ok(()), |gid| give_to(path, gid))
+        .map_err(failed("set the group of"))
+        .and_then(|()| rustix::net::listen(&socket, 64).map_err(open("listen on")));
+    if let Err(error) = listening {
+        _ = fs::remove_file(path);
+        return Err(error);
+    }
+    UnixListener::from_std(StdListener::from(socket)).map_err(failed("listen on"))
+}
+
+/// Opens the socket at `path` to a group; never what somebody may have put in its place.
+fn give_to(path: &Path, gid: Gid) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
+    let found = file.metadata()?;
+    if !found.file_type().is_socket() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::Error::other("it was exchanged"));
+    }
+    rustix::fs::chownat(&file, "", None, Some(gid), AtFlags::EMPTY_PATH)?;
+    // A descriptor of this kind takes no fchmod.
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::set_permissions(same, Permissions::from_mode(0o660))
+}
+
+/// Makes the directory of the socket, for the agent and the group alone; one that is there stays as it is.
+fn make_directory(path: &Path, gid: Option<Gid>) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().mode(0o750).create(path)?;
+    if gid.is_some() {
+        rustix::fs::fchown(File::open(path)?, None, gid)?;
+    }
+    Ok(())
+}
+
+/// Takes away what an agent of ours that was killed has left, and nothing else.
+async fn make_room(path: &Path) -> Result<(), Error> {
+    let failed = |what| {
+        move |source| Error::Socket {
+            what,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let Ok(found) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    let path_owned = || path.to_owned();
+    // A slip in the settings must not cost somebody a file.
+    if !found.file_type().is_socket() {
+        return Err(Error::NoSocket { path: path_owned() });
+    }
+    let uid = found.uid();
+    if uid != rustix::process::geteuid().as_raw() {
+        return Err(Error::Strange {
+            path: path_owned(),
+            uid,
+        });
+    }
+    match timeout(HEAD, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed("remove the old"))
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(Err(error)) => Err(failed("ask who listens on")(error)),
+        Ok(Ok(_)) | Err(_) => Err(Error::Taken { path: path_owned() }),
+    }
 }
 
 /// A group by its name, or by its number as containers without `/etc/group` write it.
-fn group(written: &str) -> Result<nix::unistd::Gid, Error> {
+fn group(written: &str) -> Result<Gid, Error> {
     let by_name = nix::unistd::Group::from_name(written).ok().flatten();
     by_name
-        .map(|group| group.gid)
-        .or_else(|| written.parse().ok().map(nix::unistd::Gid::from_raw))
+        .map(|group| group.gid.as_raw())
+        .or_else(|| written.parse().ok())
+        .map(Gid::from_raw)
         .ok_or_else(|| Error::Group(written.to_owned()))
 }
 
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    /// Over the socket, with what the kernel says of the process.
+    Local(Option<UCred>),
+    /// Over TCP: reading only.
+    Anybody,
 }
 
 fn serve(
@@ -211,7 +302,7 @@ fn serve(
     door: &Arc<Door>,
     room: &Arc<Semaphore>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    listener: Option<SocketAddr>,
+    caller: Caller,
 ) {
     let Ok(permit) = Arc::clone(room).try_acquire_owned() else {
         // Dropping the stream closes it: a door with a queue would make a slow caller everybody's problem.
@@ -223,14 +314,12 @@ fn serve(
         let answer = service_fn(move |request: Request<Incoming>| {
             let door = Arc::clone(&door);
             async move {
-                let reading_only = listener.is_some();
-                let answer = if listener.is_some_and(|at| !invited(request.headers(), at)) {
-                    text(
-                        StatusCode::FORBIDDEN,
-                        "this Host or Origin is not answered\n",
-                    )
-                } else {
-                    door.answer(&request, reading_only).await
+                let answer = match caller {
+                    Caller::Anybody => match refused(request.headers()) {
+                        Some((status, why)) => text(status, why),
+                        None => door.answer(&request, caller).await,
+                    },
+                    Caller::Local(_) => door.answer(&request, caller).await,
                 };
                 Ok::<_, Infallible>(answer)
             }
@@ -238,33 +327,62 @@ fn serve(
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD)
-            .max_buf_size(16 * 1024)
+            .max_buf_size(HEAD_SIZE)
             .serve_connection(TokioIo::new(stream), answer);
         // A peer that went away or sent no HTTP has had its answer.
         _ = timeout(WHOLE, connection).await;
     });
 }
 
-/// Whether a request over TCP names this host: a page of somebody else's name, opened in a browser here, does not.
-fn invited(headers: &HeaderMap, at: SocketAddr) -> bool {
-    let ours = |text: &str| {
-        authority::is_this_host(authority::host(text), |ip| {
-            ip == at.ip() || at.ip().is_unspecified()
-        })
+/// Why a request over TCP is not answered: a page of somebody else's name, opened in a browser here, asks for that name, or
+/// says where it comes from.
+fn refused(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+    let header = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    let Some(host) = header(HOST) else {
+        return Some((StatusCode::BAD_REQUEST, "a request without Host\n"));
     };
-    let header = |name| headers.get(name).map(|value| value.to_str().unwrap_or(""));
-    let host = header(HOST).is_none_or(ours);
-    let origin = header(ORIGIN).is_none_or(|origin| authority::of_origin(origin).is_some_and(ours));
-    host && origin
+    if !authority::is_nobodys_name(authority::host(host)) {
+        let why = "this Host is not answered; ask for the address\n";
+        return Some((StatusCode::MISDIRECTED_REQUEST, why));
+    }
+    let from_here = |origin| {
+        authority::of_origin(origin).is_some_and(|origin| origin.eq_ignore_ascii_case(host))
+    };
+    let site = header(HeaderName::from_static("sec-fetch-site"));
+    let is_page = !header(ORIGIN).is_none_or(from_here)
+        || !matches!(site, None | Some("same-origin" | "none"));
+    is_page.then_some((StatusCode::FORBIDDEN, "pages of others are not answered\n"))
 }
 
 impl Door {
-    async fn answer(
-        &self,
-        request: &Request<Incoming>,
-        reading_only: bool,
-    ) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, caller: Caller) -> Response<Full<Bytes>> {
         let path = request.uri().path();
+        if request
+            .body()
+            .size_hint()
+            .upper()
+            .is_none_or(|size| size > BODY_SIZE)
+        {
+            let mut answer = text(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "nothing is read from a body\n",
+            );
+            answer
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+            return answer;
+        }
+        let reading_only = matches!(caller, Caller::Anybody);
+        if reading_only && request.method() != Method::GET {
+            let mut answer = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is answered here\n",
+            );
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET"));
+            return answer;
+        }
         match (request.method(), path) {
             (&Method::GET, "/livez") => {
                 let (answer, answered) = oneshot::channel();
@@ -292,7 +410,9 @@ impl Door {
                     .configs
                     .into_iter()
                     .filter(|config| config.required && !config.applied_once)
-                    .map(|config| format!("{} is {}\n", config.path, config.state))
+                    .map(|config| {
+                        format!("{} is {}\n", foreign::harmless(&config.path), config.state)
+                    })
                     .collect();
                 if self.ask(Command::Ready).await != Some(true) {
                     text(
@@ -320,6 +440,7 @@ impl Door {
                     .and_then(|query| query.strip_prefix("timeout_ms=")?.parse().ok())
                     .map_or(Duration::from_secs(10), Duration::from_millis)
                     .min(LONGEST_DRAIN);
+                log(caller, "asked to drain");
                 match self.ask(|answer| Command::Drain { within, answer }).await {
                     Some(true) => text(StatusCode::OK, "drained\n"),
                     _ => text(
@@ -328,14 +449,17 @@ impl Door {
                     ),
                 }
             }
-            (&Method::POST, "/reload") if !reading_only => match self.ask(Command::Reload).await {
-                Some(0) => text(StatusCode::OK, "read again\n"),
-                Some(problems) => text(
-                    StatusCode::OK,
-                    &format!("read again; problems: {problems}, see status\n"),
-                ),
-                None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
-            },
+            (&Method::POST, "/reload") if !reading_only => {
+                log(caller, "asked to read everything again");
+                match self.ask(Command::Reload).await {
+                    Some(0) => text(StatusCode::OK, "read again\n"),
+                    Some(problems) => text(
+                        StatusCode::OK,
+                        &format!("read again; problems: {problems}, see status\n"),
+                    ),
+                    None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+                }
+            }
             (_, "/drain" | "/reload") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "POST, on the unix socket\n")
             }
@@ -353,6 +477,15 @@ impl Door {
     }
 }
 
+/// The one line that says who changed something.
+fn log(caller: Caller, what: &'static str) {
+    let Caller::Local(Some(who)) = caller else {
+        tracing::info!("{what} by somebody the kernel does not name");
+        return;
+    };
+    tracing::info!(uid = who.uid(), gid = who.gid(), pid = who.pid(), "{what}");
+}
+
 fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     let mut response = typed("text/plain; charset=utf-8", body.to_owned());
     *response.status_mut() = status;
@@ -361,14 +494,17 @@ fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
 
 fn json<T: serde::Serialize>(value: &T) -> Response<Full<Bytes>> {
     match serde_json::to_string_pretty(value) {
-        Ok(body) => typed("application/json", body + "\n"),
+        Ok(body) => {
+            let body = foreign::harmless_json(&body).into_owned();
+            typed("application/json", body + "\n")
+        }
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
 
 fn typed(kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
-    let kind = hyper::header::HeaderValue::from_static(kind);
+    let kind = HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
@@ -379,20 +515,53 @@ mod tests {
 
     #[test]
     fn a_page_of_another_name_is_not_answered() {
-        let at = "127.0.0.1:9901".parse().unwrap();
-        let asked = |host: &str, origin: Option<&str>| {
+        let asked = |host: Option<&str>, more: &[(&'static str, &str)]| {
             let mut headers = HeaderMap::new();
-            headers.insert(HOST, host.parse().unwrap());
-            if let Some(origin) = origin {
-                headers.insert(ORIGIN, origin.parse().unwrap());
+            if let Some(host) = host {
+                headers.insert(HOST, host.parse().unwrap());
             }
-            invited(&headers, at)
+            for (name, value) in more {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            refused(&headers).map_or(200, |(status, _)| status.as_u16())
         };
-        assert!(asked("127.0.0.1:9901", None));
-        assert!(asked("localhost:9901", Some("http://localhost:9901")));
-        assert!(asked("[::1]:9901", None));
-        assert!(!asked("rebound.example:9901", None));
-        assert!(!asked("127.0.0.1:9901", Some("http://evil.example")));
-        assert!(!asked("127.0.0.1:9901", Some("null")));
+        let here = Some("127.0.0.1:9901");
+        for host in [
+            "127.0.0.1:9901",
+            "localhost",
+            "[::1]:9901",
+            "10.1.2.3:9901",
+            "outrigger:9901",
+        ] {
+            assert_eq!(asked(Some(host), &[]), 200, "{host}");
+        }
+        assert_eq!(
+            asked(
+                Some("localhost:9901"),
+                &[("origin", "http://localhost:9901")]
+            ),
+            200
+        );
+        assert_eq!(asked(here, &[("sec-fetch-site", "none")]), 200);
+        assert_eq!(asked(None, &[]), 400);
+        for host in [
+            "rebound.example:9901",
+            "",
+            "127.0.0.1.example",
+            "localhost:x",
+        ] {
+            assert_eq!(asked(Some(host), &[]), 421, "{host}");
+        }
+        for origin in [
+            "http://evil.example",
+            "null",
+            "http://127.0.0.1:3000",
+            "\u{e9}",
+        ] {
+            assert_eq!(asked(here, &[("origin", origin)]), 403, "{origin}");
+        }
+        for site in ["cross-site", "same-site", ""] {
+            assert_eq!(asked(here, &[("sec-fetch-site", site)]), 403, "{site}");
+        }
     }
 }

@@ -293,6 +293,47 @@ mod tests {
     }
 
     #[test]
+    fn a_bomb_in_conf_d_costs_little_and_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+        let (settings, around) = settings(folder.path());
+        let at = |name: &str| folder.path().join("conf.d").join(name);
+        let mut good = BTreeMap::new();
+        let mut look = || {
+            let read = descriptor::read_directory(&settings, &around);
+            merge(&mut good, read, None)
+        };
+        write(&at("a.yaml"), &service("orders"));
+        write(&at("b.yaml"), &service("billing"));
+        assert_eq!(names(&look()), ["orders", "billing"]);
+        // Copied out it would be 10^90 values; in other forms a million levels, a megabyte of keys, a text of many mistakes.
+        let mut aliases = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for n in 1..90 {
+            let before = format!("*a{}", n - 1);
+            aliases += &format!("a{n}: &a{n} [{}]\n", [before.as_str(); 10].join(","));
+        }
+        let bombs = [
+            aliases,
+            "[".repeat(1_000_000),
+            "- ".repeat(500_000),
+            "a: {".repeat(250_000),
+            (0..100_000).map(|n| format!("k{n}: 1\n")).collect(),
+            format!("services: [{}]", "x,".repeat(40_000)),
+            format!("a: \"{}", "\\\\".repeat(500_000)),
+        ];
+        for bomb in bombs {
+            write(&at("a.yaml"), &bomb);
+            let began = std::time::SystemTime::now();
+            let known = look();
+            let took = began.elapsed().unwrap_or_default();
+            // Unbounded, the first of them never ends; a debug build on a busy machine is forgiven a lot.
+            assert!(took < Duration::from_secs(3), "{took:?} for {:.20}", bomb);
+            assert_eq!(names(&known), ["orders", "billing"], "{:.20}", bomb);
+            assert!((1..=101).contains(&known.problems.len()), "{:.20}", bomb);
+        }
+    }
+
+    #[test]
     fn a_directory_that_cannot_be_read_takes_nothing_away() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("conf.d")).unwrap();

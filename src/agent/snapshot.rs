@@ -10,6 +10,7 @@
 use crate::nacos::model::{ConfigKey, Content};
 use crate::nacos::wire::md5_hex;
 use crate::os::publish;
+use crate::os::state::{SNAPSHOTS, others_write};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,7 +95,7 @@ impl Snapshots {
     #[must_use]
     pub fn new(state_dir: &Path) -> Self {
         Self {
-            folder: state_dir.join("snapshots"),
+            folder: state_dir.join(SNAPSHOTS),
             kept: Mutex::default(),
             swept: Mutex::default(),
         }
@@ -175,6 +176,10 @@ impl Snapshots {
             key: key.clone(),
             what,
         };
+        // What we wrote is ours; a sum within the file says only that it was not cut.
+        if found.uid != rustix::process::geteuid().as_raw() || found.mode & others_write() != 0 {
+            return Err(damaged("somebody else may have written it"));
+        }
         let first = found.bytes.iter().take(HEADER);
         let end = first
             .clone()
@@ -257,6 +262,24 @@ mod tests {
         next.forget(&key("a")).unwrap();
         next.forget(&key("a")).unwrap();
         assert_eq!(first.load(&key("a")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_snapshot_that_somebody_else_planted_is_never_delivered() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::new(folder.path());
+        snapshots.save(&key("a"), &content("hello")).unwrap();
+        let path = snapshots.path(&key("a"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o602)).unwrap();
+        let said = snapshots.load(&key("a")).unwrap_err().to_string();
+        assert!(said.contains("somebody else may have written it"), "{said}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(snapshots.load(&key("a")).unwrap().is_some());
+        if std::os::unix::fs::chown(&path, Some(54_321), None).is_err() {
+            eprintln!("SKIPPED in part: only root can give a file away");
+            return;
+        }
+        assert!(snapshots.load(&key("a")).is_err());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Registry {
     pub transport: String,
     /// Version of the server, where it told it.
     pub version: Option<String>,
+    /// Whether the password and the token cross the network unencrypted.
+    pub plaintext: bool,
     /// Why it is not connected.
     pub reason: Option<String>,
     /// RFC 3339.
@@ -178,6 +180,11 @@ pub fn picture(
             server: connection.server.clone(),
             transport: connection.transport.to_owned(),
             version: connection.version.as_ref().map(ToString::to_string),
+            plaintext: settings.registry.has_plaintext()
+                || connection
+                    .server
+                    .as_deref()
+                    .is_some_and(|server| settings.registry.is_plaintext(server)),
             reason: connection.reason.clone(),
             since: dates::rfc3339(epoch.wall(connection.since)),
         },

@@ -15,13 +15,14 @@ use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
 use crate::nacos::http;
 use crate::os::signals::{Listener, Request};
+use crate::os::state;
+use crate::os::state::StateDir;
 use crate::os::systemd;
 use crate::os::systemd::Watchdog;
 use crate::tasks::Tasks;
 use std::{
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -38,15 +39,9 @@ const QUEUE: usize = 64;
 /// Why the agent could not start; every one of them is a matter of settings.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory for snapshots.
-    #[error("state_dir: cannot make {path}")]
-    StateDir {
-        /// Path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    /// The agent's own folder.
+    #[error("state_dir")]
+    StateDir(#[from] state::Error),
     /// The registry client.
     #[error(transparent)]
     Transport(#[from] http::StartError),
@@ -81,30 +76,6 @@ pub enum End {
     AtOnce,
 }
 
-/// Makes `state_dir`, 0700, with its parents.
-///
-/// # Errors
-/// When it cannot be made, or is not a directory.
-pub fn make_state_dir(path: &Path) -> Result<(), StartError> {
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .and_then(|()| {
-            let found = std::fs::metadata(path)?;
-            let ours = found.uid() == nix::unistd::geteuid().as_raw();
-            if found.permissions().mode() & 0o077 == 0 || !ours {
-                // A volume that somebody else made for us stays as it is; what we put into it is 0700 and 0600 all the same.
-                return Ok(());
-            }
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
-        });
-    made.map_err(|source| StartError::StateDir {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 /// The URLs the registry is known by before it was asked anything.
 fn known_servers(settings: &Settings) -> Vec<String> {
     match &settings.registry.servers {
@@ -121,7 +92,7 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
     let mut signals = Listener::start().map_err(StartError::Signals)?;
     let settings = Arc::new(start.settings);
     let around = Arc::new(start.around);
-    make_state_dir(&settings.state_dir)?;
+    let _taken = StateDir::take(&settings.state_dir)?;
     let (standings_tx, standings) = mpsc::channel(QUEUE);
     let parts = Parts::start(&settings.registry, &tasks, epoch, standings_tx)?;
     let services = Services::start(

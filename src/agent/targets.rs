@@ -779,7 +779,7 @@ struct Job {
 /// How far a content came without asking anybody.
 enum Step {
     Over(Outcome),
-    Staged(Staged),
+    Staged(Box<Staged>),
 }
 
 impl Job {
@@ -873,7 +873,16 @@ impl Job {
         {
             return Ok(Step::Over(Outcome::Rejected(mistake.to_string())));
         }
-        publish::stage(path, &content.bytes, target.mode, owner).map(Step::Staged)
+        let mut staged = publish::stage(path, &content.bytes, target.mode, owner)?;
+        if let Some(Validate::Exec(command)) = &target.validate
+            && let Some(user) = &command.run_as
+        {
+            // A user nobody knows is named when the validator is run.
+            if let Ok((uid, gid)) = command::account(user) {
+                staged.show_to(uid, gid)?;
+            }
+        }
+        Ok(Step::Staged(Box::new(staged)))
     }
 
     /// Asks the validator command.
@@ -956,14 +965,18 @@ async fn run(command: &Command, argv: &[String], metrics: &Metrics) -> Result<()
 /// Reloads; says how, or why not.
 async fn tell_application(reload: &Reload, metrics: &Metrics) -> Result<String, String> {
     match reload {
-        Reload::Signal { signal, process } => {
-            let (name, process) = (signal.clone(), process.clone());
+        Reload::Signal {
+            signal,
+            process,
+            user,
+        } => {
+            let (name, process, user) = (signal.clone(), process.clone(), user.clone());
             let sent = tokio::task::spawn_blocking(move || {
                 let whom = match &process {
                     Process::PidFile(path) => Whom::PidFile(path),
                     Process::Named(name) => Whom::Named(name),
                 };
-                process::signal(whom, &name)
+                process::signal(whom, user.as_deref(), &name)
             })
             .await;
             match sent {

@@ -103,8 +103,26 @@ pub(super) struct Dev {
     /// A further name this registry may be asked by; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) allow_host: Vec<String>,
+    /// The Nacos it behaves like
+    #[arg(long, value_enum, value_name = "NACOS", default_value_t)]
+    pub(super) like: Generation,
+    /// Fail on request: POST /outrigger/faults, for tests of clients
+    #[arg(long)]
+    pub(super) faults: bool,
     #[command(flatten)]
     pub(super) files: Files,
+}
+
+/// A generation of Nacos.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Generation {
+    #[value(name = "1.4")]
+    V1_4,
+    #[default]
+    #[value(name = "2.5")]
+    V2_5,
+    #[value(name = "3.0")]
+    V3_0,
 }
 
 /// What is to be explained.

@@ -2,8 +2,11 @@
 
 use super::{End, complain, fail, print, refuse_settings};
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::foreign::Foreign;
+use serde_json::Value;
 use std::{
+    borrow::Cow,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -96,7 +99,7 @@ pub(super) fn socket(flags: &Flags, around: &Surroundings) -> Result<PathBuf, En
 /// The agent's status.
 pub(super) fn status(socket: &Path) -> Result<crate::agent::status::Status, End> {
     let body = agent(socket, "GET", "/status", PATIENCE).map_err(|e| fail(End::Unavailable, &e))?;
-    serde_json::from_str(&body).map_err(|error| {
+    read(&body).map_err(|error| {
         complain("outrigger: the agent is of another version than this command\n");
         fail(End::Unavailable, &error)
     })
@@ -108,7 +111,27 @@ pub(super) fn addresses(socket: &Path) -> Result<Vec<crate::agent::locate::Consi
     let patience = Duration::from_secs(30);
     let body =
         agent(socket, "GET", "/addresses", patience).map_err(|e| fail(End::Unavailable, &e))?;
-    serde_json::from_str(&body).map_err(|error| fail(End::Unavailable, &error))
+    read(&body).map_err(|error| fail(End::Unavailable, &error))
+}
+
+/// Reads an answer with every text in it made harmless: what is printed of it moves no cursor, whoever answered.
+fn read<T: serde::de::DeserializeOwned>(body: &str) -> serde_json::Result<T> {
+    let mut answer: Value = serde_json::from_str(body)?;
+    clean(&mut answer);
+    serde_json::from_value(answer)
+}
+
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(harmless) = foreign::harmless(text) {
+                *text = harmless;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(entries) => entries.values_mut().for_each(clean),
+        _ => {}
+    }
 }
 
 /// `outrigger drain`.

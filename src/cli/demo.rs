@@ -464,7 +464,7 @@ impl Stage {
     fn settings(&self) -> String {
         let folder = self.folder.display();
         format!(
-            "registry:\n  servers: [\"http://127.0.0.1:{}\"]\nstate_dir: {folder}/state\nadmin:\n  socket: {folder}/admin.sock\n",
+            "registry:\n  servers: [\"http://127.0.0.1:{}\"]\nstate_dir: {folder}/state\nallow_root: true\nadmin:\n  socket: {folder}/admin.sock\n",
             self.registry_port
         )
     }

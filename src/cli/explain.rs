@@ -154,6 +154,18 @@ impl Voice {
                 registry.reason.clone().unwrap_or_default(),
             ),
             (
+                self.say("plaintext", "明文"),
+                if registry.plaintext {
+                    self.say(
+                        "the password crosses the network unencrypted; use https:// in registry.servers",
+                        "密码未加密地经过网络；请在 registry.servers 中使用 https://",
+                    )
+                } else {
+                    ""
+                }
+                .to_owned(),
+            ),
+            (
                 self.say("next", "下一步"),
                 if registry.state == "connected" {
                     ""

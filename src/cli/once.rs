@@ -8,7 +8,10 @@ use crate::agent::targets::Targets;
 use crate::agent::view::{TargetState, TargetView};
 use crate::descriptor::spec::{Config, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::machine::Epoch;
+use crate::os::ourselves::Inherited;
+use crate::os::state::StateDir;
 use crate::report;
 use crate::report::Problem;
 use crate::tasks::Tasks;
@@ -25,11 +28,17 @@ const FINISH: Duration = Duration::from_secs(1);
 type Wanted = Vec<(PathBuf, Vec<Config>)>;
 
 /// Runs it.
-pub(super) fn once(flags: &Flags, around: Surroundings, within: Duration) -> End {
+pub(super) fn once(
+    flags: &Flags,
+    around: Surroundings,
+    inherited: Inherited,
+    within: Duration,
+) -> End {
     let settings = match descriptor::read_settings(flags, &around) {
         Ok(settings) => settings,
         Err(problems) => return refuse_settings(&problems, &around),
     };
+    inherited.close();
     let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
     if let Err(error) = telemetry::start(filter, settings.log.json) {
         return fail(End::Settings, &error);
@@ -50,9 +59,11 @@ pub(super) fn once(flags: &Flags, around: Surroundings, within: Duration) -> End
         // Nobody runs yet who could be told.
         config.target.reload = None;
     }
-    if let Err(error) = supervisor::make_state_dir(&settings.state_dir) {
-        return fail(End::Settings, &error);
-    }
+    // Beside a running agent it would write files whose reload nobody hears of.
+    let _taken = match StateDir::take(&settings.state_dir) {
+        Ok(taken) => taken,
+        Err(error) => return fail(End::Settings, &supervisor::StartError::from(error)),
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),
@@ -118,11 +129,12 @@ async fn write_all(
             .map(|r| format!(": {r}"))
             .unwrap_or_default();
         let line = format!(
-            "{:<9} {}  from {}{reason}\n",
+            "{:<9} {}  from {}{reason}",
             view.state.word(),
             view.path.display(),
             view.config
         );
+        let line = format!("{}\n", foreign::harmless(&line));
         if good {
             print(&line);
         } else {

@@ -1,19 +1,21 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
-use super::args::Dev;
+use super::args::{Dev, Generation};
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
+use crate::os::children;
+use crate::os::ourselves::Inherited;
 use crate::os::signals::{Listener, Request};
+use crate::os::state;
 use crate::registry;
 use crate::report;
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::telemetry::Journal;
 use std::{
-    io,
     net::SocketAddr,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,31 +23,56 @@ use std::{
 /// What the tasks of a registry may take to end.
 const FINISH: Duration = Duration::from_secs(3);
 
+/// Everything an agent does can be done by the application's own user; what root does by mistake cannot be undone.
+const NOT_AS_ROOT: &str = "\
+outrigger: runs as root, which nothing it does needs
+  help: run it as the application's user; to signal processes of others it needs CAP_KILL and no more.
+        If it must be root: allow_root: true in the settings, or OUTRIGGER_ALLOW_ROOT=true
+";
+
 /// `outrigger run`.
-pub(super) fn run(flags: &Flags, around: Surroundings) -> End {
-    let start = match prepare(flags, around) {
-        Ok(start) => start,
+pub(super) fn run(flags: &Flags, around: Surroundings, inherited: Inherited) -> End {
+    let prepared = match prepare(flags, around, inherited) {
+        Ok(prepared) => prepared,
         Err(end) => return end,
     };
+    let start = &prepared.0;
+    if start.around.uid == 0 && !start.settings.allow_root {
+        complain(NOT_AS_ROOT);
+        return End::Settings;
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),
     };
-    let end = runtime.block_on(agent(start));
+    let end = runtime.block_on(agent(prepared));
     // Nothing that is left may hold up the exit: what had to be confirmed was, or was given up.
     runtime.shutdown_background();
     end
 }
 
 /// Reads everything an agent starts with, and starts to log as the settings say.
-fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End> {
+fn prepare(
+    flags: &Flags,
+    around: Surroundings,
+    inherited: Inherited,
+) -> Result<(supervisor::Start, Journal), End> {
     let settings = descriptor::read_settings(flags, &around)
         .map_err(|problems| refuse_settings(&problems, &around))?;
+    inherited.close();
     // RUST_LOG is one of the ways to write it; which one wins is decided there, so that `status` shows what is in force.
     let filter = &settings.log.level;
-    if let Err(error) = telemetry::start(filter, settings.log.json) {
-        complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
-        return Err(fail(End::Settings, &error));
+    let journal = match telemetry::start(filter, settings.log.json) {
+        Ok(journal) => journal,
+        Err(error) => {
+            complain(&format!("outrigger: log.level: {filter} is not a filter\n"));
+            return Err(fail(End::Settings, &error));
+        }
+    };
+    if settings.registry.has_plaintext() {
+        tracing::warn!(
+            "the registry's password crosses the network unencrypted; use https:// for it"
+        );
     }
     let fixed = match descriptor::from_environment(&settings, &around) {
         Ok(fixed) => fixed.map(|fixed| (PathBuf::from("OUTRIGGER_SERVICE"), fixed)),
@@ -54,16 +81,24 @@ fn prepare(flags: &Flags, around: Surroundings) -> Result<supervisor::Start, End
             return Err(End::Descriptor);
         }
     };
-    Ok(supervisor::Start {
+    let start = supervisor::Start {
         settings,
         around,
         flags: flags.clone(),
         fixed,
-    })
+    };
+    Ok((start, journal))
 }
 
-async fn agent(start: supervisor::Start) -> End {
-    match supervisor::run(start, Tasks::new(), Epoch::start()).await {
+async fn agent((start, journal): (supervisor::Start, Journal)) -> End {
+    if let Err(error) = children::adopt() {
+        tracing::debug!(%error, "what commands leave behind is not found");
+    }
+    let tasks = Tasks::new();
+    tasks.spawn("journal", journal.clone().run());
+    let ended = supervisor::run(start, tasks, Epoch::start()).await;
+    journal.close();
+    match ended {
         Ok(supervisor::End::Clean) => End::Done,
         Ok(supervisor::End::Late | supervisor::End::AtOnce) => End::Unavailable,
         Err(error) => fail(End::Settings, &error),
@@ -71,17 +106,17 @@ async fn agent(start: supervisor::Start) -> End {
 }
 
 /// `outrigger dev`.
-pub(super) fn dev(dev: Dev, around: Surroundings) -> End {
+pub(super) fn dev(dev: Dev, around: Surroundings, inherited: Inherited) -> End {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(End::Bug, &error),
     };
-    let end = runtime.block_on(registry_and_agent(dev, around));
+    let end = runtime.block_on(registry_and_agent(dev, around, inherited));
     runtime.shutdown_background();
     end
 }
 
-async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
+async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inherited) -> End {
     let tasks = Tasks::new();
     let mut signals = match Listener::start() {
         Ok(signals) => signals,
@@ -91,6 +126,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
         listen: dev.listen,
         open: dev.open,
         allow_hosts: dev.allow_host,
+        like: match dev.like {
+            Generation::V1_4 => registry::Like::V1_4,
+            Generation::V2_5 => registry::Like::V2_5,
+            Generation::V3_0 => registry::Like::V3_0,
+        },
+        faults: dev.faults,
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
@@ -102,14 +143,19 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings) -> End {
         "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
+    if dev.faults {
+        print(&format!(
+            "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
+        ));
+    }
     let end = if let Some(conf_dir) = dev.files.conf_dir {
         let flags = Flags {
             config: dev.files.config,
             conf_dir: Some(conf_dir),
         };
         match beside(&mut around, at) {
-            Ok(()) => match prepare(&flags, around) {
-                Ok(start) => agent(start).await,
+            Ok(()) => match prepare(&flags, around, inherited) {
+                Ok(prepared) => agent(prepared).await,
                 Err(end) => end,
             },
             Err(error) => fail(End::Settings, &error),
@@ -134,14 +180,7 @@ fn beside(around: &mut Surroundings, at: SocketAddr) -> Result<(), supervisor::S
         .map_or("/tmp", String::as_str);
     // The user is in the name because the folder above may be everybody's.
     let folder = format!("{folder}/outrigger-dev-{}-{}", around.uid, at.port());
-    supervisor::make_state_dir(Path::new(&folder))?;
-    let owner = std::fs::metadata(&folder).map(|found| found.uid());
-    if !owner.is_ok_and(|owner| owner == around.uid) {
-        return Err(supervisor::StartError::StateDir {
-            path: folder.into(),
-            source: io::Error::new(io::ErrorKind::AlreadyExists, "it is somebody else's"),
-        });
-    }
+    state::own_folder(Path::new(&folder))?;
     let env = &mut around.env;
     env.remove("OUTRIGGER_REGISTRY_ENDPOINT");
     env.insert("OUTRIGGER_REGISTRY_SERVERS".into(), format!("http://{at}"));

@@ -4,6 +4,7 @@ use super::text::{Paint, WIDTH, ago, columns, fit, pad, wrap};
 use super::{End, ask, colour, fail, print};
 use crate::agent::status::Status;
 use crate::descriptor::{Flags, Surroundings};
+use crate::foreign;
 use crate::foreign::Foreign;
 use std::{
     io::{self, IsTerminal as _},
@@ -24,7 +25,7 @@ pub(super) fn status(flags: &Flags, around: &Surroundings, json: bool, watch: bo
     loop {
         let text = if json {
             match ask::agent(&socket, "GET", "/status", Duration::from_secs(5)) {
-                Ok(body) => body,
+                Ok(body) => foreign::harmless_json(&body).into_owned(),
                 Err(error) => return fail(End::Unavailable, &error),
             }
         } else {
@@ -65,6 +66,15 @@ fn table(status: &Status, now: SystemTime, paint: Paint) -> String {
         paint.state(&registry.state),
         ago(&registry.since, now),
     );
+    if registry.plaintext {
+        out += &format!(
+            "           {}\n",
+            paint.with(
+                "33",
+                "plaintext: the password crosses the network unencrypted; use https://"
+            )
+        );
+    }
     if let Some(reason) = &registry.reason {
         for line in wrap(reason, WIDTH - 11) {
             out += &format!("           {}\n", paint.dim(&line));
@@ -216,7 +226,7 @@ pub(super) mod tests {
     pub(in crate::cli) fn sample() -> Status {
         let since = |seconds| dates::rfc3339(now() - Duration::from_secs(seconds));
         serde_json::from_value(serde_json::json!({
-            "registry": { "state": "connected", "server": "http://nacos-1:8848", "transport": "http", "version": "2.5.1", "reason": null, "since": since(273_600) },
+            "registry": { "state": "connected", "server": "http://nacos-1:8848", "transport": "http", "version": "2.5.1", "plaintext": false, "reason": null, "since": since(273_600) },
             "services": [
                 { "name": "orders", "group": "DEFAULT_GROUP", "namespace": "public", "port": 8080, "instance": "10.0.3.7:8080", "state": "registered", "reason": null,
                   "since": since(7200), "probe": "tcp ok, 0.2 ms", "address_origin": "route to nacos-1:8848", "history": [ { "at": since(7200), "what": "registered" } ] },

@@ -3,6 +3,11 @@
 //! A mounted ConfigMap is a folder of links (`orders.yaml` to `..data/orders.yaml`, `..data` to a dated folder) that is swapped
 //! as a whole, so links to regular files are followed and names with a dot in front are not looked at. Nothing but a regular
 //! file is ever read from: opening does not wait for a pipe's other end.
+//!
+//! Whoever writes descriptors decides what the agent does, with the agent's rights. So a privileged agent reads only what
+//! nobody but root and itself can have written: directory and file are theirs, neither group nor others may write to them, and
+//! a link does not lead out of the directory. Where the file system is mounted read-only (a ConfigMap, whose directory has
+//! mode 0777), those bits give nobody anything and do not count.
 
 use super::Surroundings;
 use super::parse::parse;
@@ -11,11 +16,12 @@ use super::spec::Descriptor;
 use crate::report::Problem;
 use md5::Digest as _;
 use md5::Md5;
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
+use rustix::io::Errno;
 use std::{
     fs,
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -65,6 +71,12 @@ pub fn read_directory(
             format!("holds more than {MAX_FILES} descriptors"),
             Some("put several services and configurations into one file"),
         )));
+    }
+    if around.privileged && !paths.is_empty() {
+        let open = fs::File::open(directory);
+        if let Some(why) = open.map_or(None, |open| strange(&open, around)) {
+            return Err(Box::new(Problem::of_whole(directory, why, Some(TAKE))));
+        }
     }
     let mut left = MAX_ALL;
     let mut files = Vec::with_capacity(paths.len());
@@ -140,27 +152,24 @@ fn read(path: &Path, left: u64, around: &Surroundings) -> Result<Option<Vec<u8>>
         }
         Err(error) => return Err(failed(error)),
     }
-    let flags = i32::try_from(OFlags::NONBLOCK.bits() | OFlags::NOCTTY.bits()).unwrap_or_default();
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(failed)?;
+    let file = match open(path, around) {
+        Ok(file) => fs::File::from(file),
+        Err(Errno::XDEV) => {
+            return wrong(
+                "is a link that leads out of the directory, the agent runs as root".to_owned(),
+                "copy the file here, or link to one beside it",
+            );
+        }
+        Err(error) => return Err(failed(error.into())),
+    };
     let found = file.metadata().map_err(failed)?;
     if !found.is_file() {
         return Ok(None);
     }
-    if around.privileged && found.uid() != 0 && found.uid() != around.uid {
-        return wrong(
-            format!("belongs to user {}, the agent runs as root", found.uid()),
-            "give it to root: whoever writes descriptors decides what root does",
-        );
-    }
-    if around.privileged && found.mode() & 0o002 != 0 {
-        return wrong(
-            "can be written by everybody, the agent runs as root".to_owned(),
-            "take the right to write away from others: chmod o-w",
-        );
+    if around.privileged
+        && let Some(why) = strange(&file, around)
+    {
+        return wrong(why, TAKE);
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE.min(left).saturating_add(1))
@@ -180,6 +189,58 @@ fn read(path: &Path, left: u64, around: &Surroundings) -> Result<Option<Vec<u8>>
         );
     }
     Ok(Some(bytes))
+}
+
+/// What to do where somebody else may write.
+const TAKE: &str =
+    "give it to root and chmod go-w: whoever writes descriptors decides what root does";
+
+/// Opens a file without waiting for anybody; for a privileged agent only what lies in its directory, links resolved.
+fn open(path: &Path, around: &Surroundings) -> Result<rustix::fd::OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), around.privileged)
+    else {
+        return rustix::fs::openat(CWD, path, flags, Mode::empty());
+    };
+    let seen = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(CWD, parent, seen, Mode::empty())?;
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(&directory, name, flags, Mode::empty(), inside) {
+        // A kernel before 5.6, or a sandbox that does not know the call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let leads = fs::canonicalize(path).ok();
+            let stays = leads.zip(fs::canonicalize(parent).ok());
+            if !stays.is_some_and(|(leads, parent)| leads.starts_with(parent)) {
+                return Err(Errno::XDEV);
+            }
+            rustix::fs::openat(CWD, path, flags, Mode::empty())
+        }
+        opened => opened,
+    }
+}
+
+/// Why somebody else than root and the agent may have written this, if so.
+fn strange(open: &fs::File, around: &Surroundings) -> Option<String> {
+    let found = match open.metadata() {
+        Ok(found) => found,
+        Err(error) => return Some(format!("cannot be looked at: {error}")),
+    };
+    if found.uid() != 0 && found.uid() != around.uid {
+        return Some(format!(
+            "belongs to user {}, the agent runs as root",
+            found.uid()
+        ));
+    }
+    let writable = match found.mode() & 0o022 {
+        0 => return None,
+        bits if bits & 0o002 != 0 => "everybody",
+        _ => "its group",
+    };
+    (!is_read_only(open)).then(|| format!("can be written by {writable}, the agent runs as root"))
+}
+
+fn is_read_only(open: impl AsFd) -> bool {
+    rustix::fs::fstatvfs(open).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 #[cfg(test)]
@@ -337,25 +398,97 @@ mod tests {
         assert_eq!(problem.message, "holds more than 2000 descriptors");
     }
 
-    #[test]
-    fn a_privileged_agent_reads_only_what_it_or_root_wrote() {
-        let home = TempDir::new().unwrap();
-        let path = home.path().join("a.yaml");
-        write(&path, &service("a"));
-        let uid = fs::metadata(&path).unwrap().uid();
-        let root = |uid| Surroundings {
+    /// Root, or somebody with root's rights.
+    fn root(uid: u32) -> Surroundings {
+        Surroundings {
             privileged: true,
             uid,
             ..Surroundings::default()
-        };
-        assert_eq!(outcomes(home.path(), &root(uid))[0].1, "a");
-        if uid != 0 {
-            let stranger = &outcomes(home.path(), &root(0))[0].1;
-            assert!(stranger.starts_with("belongs to user"), "{stranger}");
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o646)).unwrap();
-        let open = &outcomes(home.path(), &root(uid))[0].1;
-        assert!(open.starts_with("can be written by everybody"), "{open}");
-        assert_eq!(outcomes(home.path(), &Surroundings::default())[0].1, "a");
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_owned_by_the_application_is_refused_when_privileged() {
+        let home = TempDir::new().unwrap();
+        let (path, other) = (home.path().join("a.yaml"), home.path().join("b.yaml"));
+        write(&path, &service("a"));
+        write(&other, &service("b"));
+        for path in [&path, &other] {
+            chmod(path, 0o644);
+        }
+        let uid = fs::metadata(&path).unwrap().uid();
+        let outcome = |around: &Surroundings| outcomes(home.path(), around)[0].1.clone();
+        assert_eq!(outcome(&root(uid)), "a");
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            let stranger = outcome(&root(0));
+            assert_eq!(stranger, "belongs to user 12345, the agent runs as root");
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        }
+        for (mode, who) in [(0o646, "everybody"), (0o664, "its group")] {
+            chmod(&path, mode);
+            let expected = format!("can be written by {who}, the agent runs as root");
+            assert_eq!(outcome(&root(uid)), expected);
+            // One file is refused and named, the others count; and without rights to lend nobody can borrow any.
+            assert_eq!(outcomes(home.path(), &root(uid))[1].1, "b");
+            assert_eq!(outcome(&Surroundings::default()), "a");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_when_privileged() {
+        let home = TempDir::new().unwrap();
+        let path = home.path().join("a.yaml");
+        write(&path, &service("a"));
+        chmod(&path, 0o644);
+        let uid = fs::metadata(&path).unwrap().uid();
+        for mode in [0o777, 0o775, 0o1777] {
+            chmod(home.path(), mode);
+            let problem = read_directory(&settings(home.path()), &root(uid)).unwrap_err();
+            assert!(
+                problem.message.starts_with("can be written by"),
+                "{}",
+                problem.message
+            );
+            assert_eq!(outcomes(home.path(), &Surroundings::default())[0].1, "a");
+        }
+        chmod(home.path(), 0o755);
+        assert_eq!(outcomes(home.path(), &root(uid))[0].1, "a");
+    }
+
+    #[test]
+    fn a_link_out_of_the_directory_is_refused_when_privileged() {
+        let home = TempDir::new().unwrap();
+        let (inside, outside) = (home.path().join("conf.d"), home.path().join("out.yaml"));
+        fs::create_dir(&inside).unwrap();
+        fs::create_dir(inside.join("..data")).unwrap();
+        write(&outside, &service("out"));
+        write(&inside.join("..data/in.yaml"), &service("in"));
+        for path in [&outside, &inside.join("..data/in.yaml")] {
+            chmod(path, 0o644);
+        }
+        for path in [&inside, &inside.join("..data")] {
+            chmod(path, 0o755);
+        }
+        symlink("..data/in.yaml", inside.join("a.yaml")).unwrap();
+        symlink("../out.yaml", inside.join("b.yaml")).unwrap();
+        symlink(&outside, inside.join("c.yaml")).unwrap();
+        let uid = fs::metadata(&outside).unwrap().uid();
+        let found: Vec<_> = outcomes(&inside, &root(uid))
+            .into_iter()
+            .map(|(_, outcome)| outcome)
+            .collect();
+        let out = "is a link that leads out of the directory, the agent runs as root";
+        assert_eq!(found, ["in", out, out]);
+        let found = outcomes(&inside, &Surroundings::default());
+        assert!(
+            found
+                .iter()
+                .all(|(_, outcome)| outcome == "in" || outcome == "out")
+        );
     }
 }

@@ -3,6 +3,7 @@
 use super::Surroundings;
 use super::reader::Fields;
 use super::reader::Problems;
+use super::reader::Replaced;
 use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
@@ -67,7 +68,11 @@ pub fn parse(
     around: &Surroundings,
 ) -> Result<Descriptor, Vec<Problem>> {
     let problems = Problems::default();
-    let (source, root) = Source::file(source, text, Some(&around.env), &problems);
+    let replace = Replaced {
+        env: &around.env,
+        listed: &settings.catalog.variables,
+    };
+    let (source, root) = Source::file(source, text, Some(replace), &problems);
     let mut descriptor = Descriptor::default();
     if let Some(root) = root.filter(|root| !root.is_null()) {
         let context = Context::new(settings, around);
@@ -326,16 +331,7 @@ impl<'a> Context<'a> {
                 "write run_as: root to keep root's rights, or a user",
             );
         }
-        let run_as = run_as.and_then(|value| {
-            let text = value.text()?;
-            match is_account(&text) {
-                true => Some(text),
-                false => value.wrong(
-                    format!("`{}` is not a user", Foreign::new(text)),
-                    "write a user's name or number",
-                ),
-            }
-        });
+        let run_as = run_as.and_then(|value| user(&value));
         let items = words.list("a list of words, there is no shell: [nginx, -s, reload]")?;
         if items.len() > MAX_WORDS {
             return words.wrong(
@@ -447,17 +443,19 @@ impl<'a> Context<'a> {
                 "signal" => {
                     fields.idle(&["timeout", "run_as", "method"], name);
                     let process = process(&mut fields);
+                    let user = fields.get("user").and_then(|value| user(&value));
                     Some(Reload::Signal {
                         signal: signal(&value)?,
                         process: process?,
+                        user,
                     })
                 }
                 "exec" => {
-                    fields.idle(&["pid_file", "process", "method"], name);
+                    fields.idle(&["pid_file", "process", "user", "method"], name);
                     self.own_command(&value, &mut fields).map(Reload::Exec)
                 }
                 _ => {
-                    fields.idle(&["pid_file", "process", "run_as"], name);
+                    fields.idle(&["pid_file", "process", "user", "run_as"], name);
                     let method = fields.get("method").and_then(|value| {
                         value.choice(&[("POST", "POST"), ("PUT", "PUT"), ("GET", "GET")])
                     });
@@ -771,6 +769,18 @@ fn owner(value: &Value<'_>) -> Option<Owner> {
         user: (!user.is_empty()).then(|| user.to_owned()),
         group: group.map(str::to_owned),
     })
+}
+
+/// A user by name or number.
+fn user(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    match is_account(&text) {
+        true => Some(text),
+        false => value.wrong(
+            format!("`{}` is not a user", Foreign::new(text)),
+            "write a user's name or number",
+        ),
+    }
 }
 
 /// A user's or group's name, or a number.
@@ -1383,7 +1393,7 @@ subscriptions: []
         assert_eq!(found.services[1].port, 80);
         let text = "services:\n- name: n\n  port: 1\n  metadata:\n    a: ${HOME}\n    b: ${POD_UID}\n    c: ${POD_IP\n    d: $HOME $$ {x}\n    e: $${HOME}\n";
         insta::assert_snapshot!(messages(read_in(text, &around)).join("\n"), @r"
-        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_* and HOST_* variables are; write $${ where ${ itself is meant)
+        services[0].metadata.a: `${HOME}` is not replaced here (only POD_*, NODE_*, HOST_* and what catalog.variables lists are; write $${ where ${ itself is meant)
         services[0].metadata.b: the variable POD_UID is not set (set it in the agent's environment, or write the value itself)
         services[0].metadata.c: `${` without a closing `}` (write $${ where ${ itself is meant)
         ");

@@ -67,9 +67,18 @@ pub(super) struct Source<'a> {
     lines: Vec<&'a str>,
     /// Lines that hold a secret and are never shown.
     secret: Vec<RangeInclusive<usize>>,
-    /// Variables that are replaced inside values; `None` where nothing is replaced.
-    replace: Option<&'a BTreeMap<String, String>>,
+    /// What is replaced inside values; `None` where nothing is.
+    replace: Option<Replaced<'a>>,
     problems: &'a Problems,
+}
+
+/// Variables that are replaced inside values.
+#[derive(Clone, Copy)]
+pub(super) struct Replaced<'a> {
+    /// The environment.
+    pub(super) env: &'a BTreeMap<String, String>,
+    /// Names that the settings list, beside those that are replaced anyway.
+    pub(super) listed: &'a [String],
 }
 
 impl<'a> Source<'a> {
@@ -77,7 +86,7 @@ impl<'a> Source<'a> {
     pub(super) fn file(
         path: &Path,
         text: &'a str,
-        replace: Option<&'a BTreeMap<String, String>>,
+        replace: Option<Replaced<'a>>,
         problems: &'a Problems,
     ) -> (Self, Option<Node>) {
         let mut source = Self {
@@ -114,7 +123,7 @@ impl<'a> Source<'a> {
     /// A variable.
     pub(super) fn variable(
         name: &str,
-        replace: Option<&'a BTreeMap<String, String>>,
+        replace: Option<Replaced<'a>>,
         problems: &'a Problems,
     ) -> Self {
         Self {
@@ -259,13 +268,13 @@ impl<'a> Value<'a> {
                     "write $${ where ${ itself is meant",
                 );
             };
-            if !is_replaced(name) {
+            if !is_replaced(name) && !variables.listed.iter().any(|listed| listed == name) {
                 return self.wrong(
                     format!("`${{{}}}` is not replaced here", Foreign::new(name)),
-                    "only POD_*, NODE_* and HOST_* variables are; write $${ where ${ itself is meant",
+                    "only POD_*, NODE_*, HOST_* and what catalog.variables lists are; write $${ where ${ itself is meant",
                 );
             }
-            match variables.get(name).filter(|value| !value.is_empty()) {
+            match variables.env.get(name).filter(|value| !value.is_empty()) {
                 Some(value) => done.push_str(value),
                 None => {
                     return self.wrong(
@@ -871,6 +880,31 @@ fn holds_credentials(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_with_a_newline_stays_one_scalar() {
+        let hostile = "a\n- name: forged\n  port: 1\nb: \"}, x: {";
+        let env = BTreeMap::from([("POD_NAME".to_owned(), hostile.to_owned())]);
+        let replace = Replaced {
+            env: &env,
+            listed: &[],
+        };
+        for text in [
+            "pod: ${POD_NAME}\n",
+            "pod: \"${POD_NAME}\"\n",
+            "{ pod: '${POD_NAME}' }",
+        ] {
+            let problems = Problems::default();
+            let (source, root) = Source::file(Path::new("a"), text, Some(replace), &problems);
+            let root = root.unwrap();
+            let mut fields = Value::root(&source, &root).fields("").unwrap();
+            let value = fields.get("pod").unwrap().text();
+            assert_eq!(value.as_deref(), Some(hostile), "{text}");
+            assert_eq!(fields.all().count(), 1);
+            fields.finish();
+            problems.or(()).unwrap();
+        }
+    }
 
     #[test]
     fn the_nearest_word_is_one_slip_away() {

@@ -1,5 +1,6 @@
 //! The agent's own settings, complete, each with the origin `status` and errors can name.
 
+use crate::authority;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// `outrigger.yaml` with variables and defaults applied.
@@ -9,6 +10,8 @@ pub struct Settings {
     pub registry: Registry,
     /// Snapshots; created 0700.
     pub state_dir: PathBuf,
+    /// Whether an agent may run as root; it need not.
+    pub allow_root: bool,
     /// The operator's door.
     pub admin: Admin,
     /// Logs.
@@ -68,7 +71,35 @@ pub enum Servers {
         url: String,
         /// Between two questions.
         refresh: Duration,
+        /// Whoever answers over `http://` decides who gets the password; somebody wrote that this is all right.
+        insecure: bool,
     },
+}
+
+impl Registry {
+    /// Whether a password or token sent to `server` (a URL) can be read on the way.
+    #[must_use]
+    pub fn is_plaintext(&self, server: &str) -> bool {
+        self.auth.is_some() && crosses_in_clear(server)
+    }
+
+    /// Whether that is so of one of the servers that are written out.
+    #[must_use]
+    pub fn has_plaintext(&self) -> bool {
+        match &self.servers {
+            Servers::List(list) => list.iter().any(|server| self.is_plaintext(server)),
+            Servers::Endpoint { url, .. } => self.is_plaintext(url),
+        }
+    }
+}
+
+/// Whether what is sent to a URL leaves this host unencrypted.
+pub(super) fn crosses_in_clear(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else {
+        return false;
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    !authority::is_this_host(authority::host(authority), |_| false)
 }
 
 /// Credentials.
@@ -125,13 +156,16 @@ pub struct Catalog {
     pub conf_dir: PathBuf,
     /// The directory is read again this often, whatever the watch says; 30 s when not written.
     pub rescan: Duration,
+    /// Variables that are replaced in descriptors, beside `POD_*`, `NODE_*` and `HOST_*`.
+    pub variables: Vec<String>,
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 25] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
+    "registry.endpoint_insecure",
     "registry.namespace",
     "registry.context_path",
     "registry.auth.username",
@@ -143,6 +177,7 @@ pub(super) const KEYS: [&str; 22] = [
     "registry.long_poll",
     "registry.write_rate",
     "state_dir",
+    "allow_root",
     "admin.socket",
     "admin.group",
     "admin.listen",
@@ -150,6 +185,7 @@ pub(super) const KEYS: [&str; 22] = [
     "log.format",
     "catalog.conf_dir",
     "catalog.rescan",
+    "catalog.variables",
     "shutdown_timeout",
 ];
 

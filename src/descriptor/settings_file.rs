@@ -14,6 +14,7 @@ use super::reader::Value;
 use super::reader::nearest;
 use super::reader::shown;
 use super::settings::KEYS;
+use super::settings::crosses_in_clear;
 use super::settings::variable;
 use super::settings::{
     Admin, Auth, Catalog, Log, Origin, PasswordSource, Registry, Servers, Settings,
@@ -21,12 +22,13 @@ use super::settings::{
 use super::url;
 use super::variables;
 use crate::foreign::Foreign;
+use crate::os::input;
 use crate::report::Problem;
 use crate::yaml;
 use crate::yaml::Node;
 use std::{
     collections::BTreeMap,
-    io::Read as _,
+    io::ErrorKind,
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -59,23 +61,25 @@ pub fn read_settings(flags: &Flags, around: &Surroundings) -> Result<Settings, V
     let path = flags.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
     let unreadable =
         |message: String, help: Option<&str>| Err(vec![Problem::of_whole(path, message, help)]);
-    let mut bytes = Vec::new();
     let most = u64::try_from(yaml::MAX_BYTES).unwrap_or(u64::MAX);
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(most.saturating_add(1)).read_to_end(&mut bytes));
-    match read {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
-            return resolve(path, None, flags, around);
+    match input::read(path, most).map(String::from_utf8) {
+        Ok(Ok(text)) => resolve(path, Some(&text), flags, around),
+        Ok(Err(_)) => unreadable("not UTF-8".into(), None),
+        Err(input::Error::Unreadable { source, .. })
+            if source.kind() == ErrorKind::NotFound && flags.config.is_none() =>
+        {
+            resolve(path, None, flags, around)
+        }
+        Err(input::Error::Unreadable { source, .. }) => {
+            let help = "name another file with --config; without one variables are enough";
+            unreadable(format!("cannot be read: {source}"), Some(help))
         }
         Err(error) => {
-            let help = "name another file with --config; without one variables are enough";
-            return unreadable(format!("cannot be read: {error}"), Some(help));
+            // It begins with the path, which is shown already.
+            let text = error.to_string();
+            let what = text.strip_prefix(&format!("{}: ", path.display()));
+            unreadable(what.unwrap_or(&text).to_owned(), None)
         }
-    }
-    match String::from_utf8(bytes) {
-        Ok(text) => resolve(path, Some(&text), flags, around),
-        Err(_) => unreadable("not UTF-8".into(), None),
     }
 }
 
@@ -125,9 +129,9 @@ fn written<'a>(
                 value = set(&name);
             }
             let mut node = Node::unplaced(value?.as_str());
-            if *key == "registry.servers" {
-                let servers = value?.split(',').map(|part| Node::unplaced(part.trim()));
-                node.value = yaml::Value::Sequence(servers.collect());
+            if matches!(*key, "registry.servers" | "catalog.variables") {
+                let parts = value?.split(',').map(|part| Node::unplaced(part.trim()));
+                node.value = yaml::Value::Sequence(parts.collect());
             }
             Some((*key, Source::variable(&name, None, problems), node))
         })
@@ -258,6 +262,7 @@ impl<'a> Reading<'a> {
         let state_dir = self.or(root, "state_dir", "/var/lib/outrigger".into(), |value| {
             value.directory()
         });
+        let allow_root = self.or(root, "allow_root", false, |value| value.boolean());
 
         let mut fields = Self::section(root, "admin", "admin: { listen: \"127.0.0.1:9901\" }");
         let admin = Admin {
@@ -296,6 +301,7 @@ impl<'a> Reading<'a> {
             rescan: self.or(&mut fields, "catalog.rescan", secs(30), |value| {
                 value.duration(LOOKS)
             }),
+            variables: self.or(&mut fields, "catalog.variables", Vec::new(), listed),
         };
         finish(fields);
 
@@ -305,6 +311,7 @@ impl<'a> Reading<'a> {
         let mut settings = Settings {
             registry,
             state_dir,
+            allow_root,
             admin,
             log,
             catalog,
@@ -338,9 +345,26 @@ impl<'a> Reading<'a> {
             secs(30),
             |value| value.duration(LOOKS),
         );
+        let insecure = self.or(&mut fields, "registry.endpoint_insecure", false, |value| {
+            value.boolean()
+        });
+        let auth = self.auth(&mut fields);
+        if let (Some(at), Some(url), Some(_), false) =
+            (&endpoint.at, &endpoint.value, &auth, insecure)
+            && crosses_in_clear(url)
+        {
+            at.wrong::<()>(
+                "whoever answers here decides who gets the password, and over http:// that can be anybody",
+                "use https://, or write `registry.endpoint_insecure: true`",
+            );
+        }
         let registry = Registry {
             servers: match endpoint.value {
-                Some(url) => Servers::Endpoint { url, refresh },
+                Some(url) => Servers::Endpoint {
+                    url,
+                    refresh,
+                    insecure,
+                },
                 None => Servers::List(
                     servers
                         .value
@@ -359,7 +383,7 @@ impl<'a> Reading<'a> {
                 "/nacos".to_owned(),
                 context_path,
             ),
-            auth: self.auth(&mut fields),
+            auth,
             tls_ca: self.tls(&mut fields),
             connect_timeout: self.or(&mut fields, "registry.connect_timeout", secs(3), |value| {
                 value.duration(CALLS)
@@ -467,6 +491,35 @@ fn servers(value: &Value<'_>) -> Option<Vec<String>> {
     right.then_some(servers)
 }
 
+/// Names of variables that may be replaced.
+fn listed(value: &Value<'_>) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut right = true;
+    for item in value.list("variables: [REGION]")? {
+        let Some(name) = item.text() else {
+            right = false;
+            continue;
+        };
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.starts_with("OUTRIGGER_")
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(letters)
+        {
+            item.wrong::<()>(
+                format!(
+                    "`{}` is not a variable that can be replaced",
+                    Foreign::new(name)
+                ),
+                "letters, digits and _ are allowed; settings of the agent itself are not",
+            );
+            right = false;
+        } else {
+            names.push(name);
+        }
+    }
+    right.then_some(names)
+}
+
 fn context_path(value: &Value<'_>) -> Option<String> {
     let text = value.any_text()?;
     let segment = |part: &str| {
@@ -565,6 +618,10 @@ fn text_of(settings: &Settings, key: &str) -> String {
             Servers::List(_) => none(),
             Servers::Endpoint { refresh, .. } => shown(*refresh),
         },
+        "registry.endpoint_insecure" => match &registry.servers {
+            Servers::List(_) => none(),
+            Servers::Endpoint { insecure, .. } => insecure.to_string(),
+        },
         "registry.namespace" => registry.namespace.clone(),
         "registry.context_path" => registry.context_path.clone(),
         "registry.auth.username" => auth.map_or_else(none, |auth| auth.username.clone()),
@@ -582,6 +639,7 @@ fn text_of(settings: &Settings, key: &str) -> String {
         "registry.long_poll" => shown(registry.long_poll),
         "registry.write_rate" => registry.write_rate.to_string(),
         "state_dir" => path(&settings.state_dir),
+        "allow_root" => settings.allow_root.to_string(),
         "admin.socket" => path(&settings.admin.socket),
         "admin.group" => settings.admin.group.clone().unwrap_or_else(none),
         "admin.listen" => settings
@@ -592,6 +650,10 @@ fn text_of(settings: &Settings, key: &str) -> String {
         "log.format" => if settings.log.json { "json" } else { "text" }.to_owned(),
         "catalog.conf_dir" => path(&settings.catalog.conf_dir),
         "catalog.rescan" => shown(settings.catalog.rescan),
+        "catalog.variables" => match settings.catalog.variables.as_slice() {
+            [] => none(),
+            names => names.join(", "),
+        },
         "shutdown_timeout" => shown(settings.shutdown_timeout),
         _ => String::new(),
     }
@@ -647,7 +709,9 @@ mod tests {
             );
             assert_eq!(*origin, Origin::Default);
             match key.as_str() {
-                "registry.endpoint_refresh" => assert_eq!(value, "none"),
+                "registry.endpoint_refresh" | "registry.endpoint_insecure" => {
+                    assert_eq!(value, "none");
+                }
                 "catalog.conf_dir" => assert_eq!(value, "/etc/outrigger/conf.d"),
                 _ if row[2].starts_with('`') => {
                     assert!(
@@ -766,7 +830,7 @@ mod tests {
     fn a_variable_replaces_what_it_excludes_in_the_file() {
         let endpoint = "http://address:8080/nacos/serverlist";
         let settings = read(
-            "registry:\n  servers: [a]\n  auth: { username: svc, password: x }\n",
+            "registry:\n  servers: [a]\n  endpoint_insecure: true\n  auth: { username: svc, password: x }\n",
             &[
                 ("OUTRIGGER_REGISTRY_ENDPOINT", endpoint),
                 ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "/run/secret"),
@@ -780,6 +844,87 @@ mod tests {
         assert_eq!(password, PasswordSource::File("/run/secret".into()));
         let (_, shown, origin) = &settings.origins[0];
         assert_eq!((shown.as_str(), origin), ("none", &Origin::Default));
+    }
+
+    #[test]
+    fn a_password_follows_an_address_server_over_http_only_when_that_is_written() {
+        let with = |url: &str, more: &str| {
+            format!(
+                "registry:\n  endpoint: {url}\n  auth: {{ username: svc, password: x }}\n{more}"
+            )
+        };
+        let open = "http://address:8080/nacos/serverlist";
+        insta::assert_snapshot!(shown(&with(open, ""), &[]), @r"
+        /etc/outrigger/outrigger.yaml:2:13: registry.endpoint: whoever answers here decides who gets the password, and over http:// that can be anybody
+           2 |   endpoint: http://address:8080/nacos/serverlist
+             |             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          help: use https://, or write `registry.endpoint_insecure: true`
+        1 error in 1 of 1 file
+        ");
+        assert!(read(&with(open, "  endpoint_insecure: false\n"), &[]).is_err());
+        assert!(read(&with(open, "  endpoint_insecure: true\n"), &[]).is_ok());
+        let variable = ("OUTRIGGER_REGISTRY_ENDPOINT_INSECURE", "true");
+        assert!(read(&with(open, ""), &[variable]).is_ok());
+        for local in [
+            "http://127.0.0.1:8080/x",
+            "http://localhost/x",
+            "http://[::1]:1/x",
+        ] {
+            assert!(read(&with(local, ""), &[]).is_ok(), "{local}");
+        }
+        if cfg!(feature = "tls") {
+            assert!(read(&with("https://address/x", ""), &[]).is_ok());
+        }
+        assert!(read(&format!("registry: {{ endpoint: \"{open}\" }}"), &[]).is_ok());
+    }
+
+    #[test]
+    fn a_password_that_crosses_in_clear_is_known() {
+        let plain = |servers: &str, auth: &str| {
+            let text = format!("registry: {{ servers: [{servers}]{auth} }}");
+            read(&text, &[]).unwrap().registry.has_plaintext()
+        };
+        let auth = ", auth: { username: svc, password: x }";
+        assert!(plain("\"http://nacos:8848\"", auth));
+        assert!(plain("\"http://127.0.0.1:8848\", \"10.0.0.7\"", auth));
+        assert!(!plain(
+            "\"http://127.0.0.1:8848\", localhost, \"[::1]\"",
+            auth
+        ));
+        assert!(!plain("\"http://nacos:8848\"", ""));
+        if cfg!(feature = "tls") {
+            assert!(!plain("\"https://nacos:8848\"", auth));
+        }
+    }
+
+    #[test]
+    fn only_names_of_variables_are_listed_and_none_of_our_own() {
+        let listed = |text: &str| {
+            read(&format!("catalog: {{ variables: [{text}] }}"), &[])
+                .map(|settings| settings.catalog.variables)
+        };
+        assert_eq!(listed("REGION, zone_1").unwrap(), ["REGION", "zone_1"]);
+        for wrong in [
+            "OUTRIGGER_REGISTRY_AUTH_PASSWORD",
+            "1A",
+            "A-B",
+            "\"\"",
+            "[A]",
+        ] {
+            assert!(listed(wrong).is_err(), "{wrong}");
+        }
+        let settings = read("", &[("OUTRIGGER_CATALOG_VARIABLES", "A, B")]).unwrap();
+        assert_eq!(settings.catalog.variables, ["A", "B"]);
+        let around = Surroundings::with(&[("REGION", "eu"), ("ZONE", "1")]);
+        let mut settings = read("", &[]).unwrap();
+        settings.catalog.variables = vec!["REGION".to_owned()];
+        let parse = |name| {
+            let text =
+                format!("services: [{{ name: a, port: 1, metadata: {{ r: '${{{name}}}' }} }}]");
+            super::super::parse(Path::new("a"), &text, &settings, &around)
+        };
+        assert_eq!(parse("REGION").unwrap().services[0].metadata["r"], "eu");
+        assert!(parse("ZONE").is_err());
     }
 
     #[test]
@@ -860,8 +1005,8 @@ shutdown_timout: 10s
         /etc/outrigger/outrigger.yaml:12:3: registry.timeout: unknown key
           12 |   timeout: 3s
              |   ^^^^^^^
-          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_refresh, long_poll,
-                namespace, request_timeout, servers, tls, write_rate
+          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_insecure,
+                endpoint_refresh, long_poll, namespace, request_timeout, servers, tls, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^

@@ -270,6 +270,8 @@ pub enum Reload {
         signal: String,
         /// To whom.
         process: Process,
+        /// User the process must run as, by name or number; `None` is anybody the other rules allow.
+        user: Option<String>,
     },
     /// A command; exit code 0 is success.
     Exec(Command),

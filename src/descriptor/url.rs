@@ -47,6 +47,13 @@ pub(super) fn server(value: &Value<'_>) -> Option<String> {
     Some(format!("{scheme}://{host}:{}", port.unwrap_or(PORT)))
 }
 
+/// A server as an address server names it, `host` or `host:port`: its URL, or nothing where that is something else.
+#[must_use]
+pub fn listed_server(scheme: &str, text: &str) -> Option<String> {
+    let (host, port) = host_and_port(text)?;
+    Some(format!("{scheme}://{host}:{}", port.unwrap_or(PORT)))
+}
+
 /// A whole URL of a thing to call, as written.
 pub(super) fn whole(value: &Value<'_>, example: &str) -> Option<String> {
     let text = value.text()?;

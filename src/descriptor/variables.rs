@@ -4,6 +4,7 @@ use super::Surroundings;
 use super::parse::Context;
 use super::reader::Fields;
 use super::reader::Problems;
+use super::reader::Replaced;
 use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
@@ -88,7 +89,11 @@ pub fn from_environment(
         } else {
             Node::unplaced(value)
         };
-        let source = Source::variable(name, Some(&around.env), &problems);
+        let replace = Replaced {
+            env: &around.env,
+            listed: &settings.catalog.variables,
+        };
+        let source = Source::variable(name, Some(replace), &problems);
         written.push((key, source, node));
     }
     let is_set = |wanted: &str| set(around, wanted).is_some();

@@ -71,7 +71,10 @@ pub fn read(server: &str, status: u16, body: &[u8]) -> Result<(), Error> {
     })
 }
 
-/// The server's own words in an error body: without `caused: …;`, and out of a JSON error page its `message`.
+/// So much of a server's words is kept; bytes. With what stands around them an error stays below 4 KiB.
+const KEPT: usize = 4000;
+
+/// The server's own words in an error body, cut where they are too many: without `caused: …;`, and out of a JSON error page its `message`.
 #[must_use]
 pub fn words(body: &[u8]) -> Foreign {
     let text = String::from_utf8_lossy(body);
@@ -101,7 +104,14 @@ pub fn words(body: &[u8]) -> Foreign {
         // An error page for people, of Tomcat or of a proxy.
         return Foreign::new("(an HTML page)");
     }
-    Foreign::new(text.to_owned())
+    Foreign::new(cut(text).to_owned())
+}
+
+fn cut(text: &str) -> &str {
+    let end = (0..=text.len().min(KEPT))
+        .rev()
+        .find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 /// Whether an error body says that there is no such instance (`GET /v1/ns/instance`: 404 on 2.x, 500 on 1.4.8).
@@ -186,6 +196,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_words_are_kept_beyond_a_limit(text in "(caused: |errCode: 1, errMsg:|x|名|\"|\\{){0,2000}") {
+            let words = words(text.as_bytes());
+            prop_assert!(words.raw().len() <= KEPT);
+            prop_assert!(text.contains(words.raw()) || words.raw().starts_with('('));
+        }
+
         #[test]
         fn any_status_and_any_body_are_something(status in 100_u16..1000, body: Vec<u8>) {
             prop_assert_eq!(read("s", status, &body).is_ok(), status == 200);

@@ -13,9 +13,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Longest answer to a naming call; bytes.
 const NAMING_LIMIT: usize = 16 * 1024 * 1024;
-/// Longest configuration; Nacos' own limit is 10 MiB of characters.
-const CONFIG_LIMIT: usize = 16 * 1024 * 1024;
-/// Longest answer to a login or to the question for the state.
+/// Longest configuration: Nacos' own limit, there in characters.
+const CONFIG_LIMIT: usize = 10 * 1024 * 1024;
+/// Longest answer to a login or to the question for the state, and longest refusal of anything.
 const SMALL_LIMIT: usize = 64 * 1024;
 
 /// One call.
@@ -35,7 +35,7 @@ pub struct Call {
     pub headers: Vec<(&'static str, String)>,
     /// How long the server is asked to take on purpose.
     pub hold: Duration,
-    /// A longer answer is given up; bytes.
+    /// A longer answer is given up; bytes. See [`Call::limit`].
     pub limit: usize,
     /// Whether it carries the token.
     pub signed: bool,
@@ -89,6 +89,16 @@ impl Call {
             "beat" => answer.beat().map(|_| ()),
             "config_get" => answer.is_sealed(),
             _ => Ok(()),
+        }
+    }
+
+    /// Longest body of an answer with this status; bytes.
+    #[must_use]
+    pub fn limit(&self, status: u16) -> usize {
+        if status == StatusCode::OK.as_u16() {
+            self.limit
+        } else {
+            self.limit.min(SMALL_LIMIT)
         }
     }
 
@@ -531,6 +541,21 @@ pub fn is_of_another_kind(list: &ServiceList, ephemeral: bool) -> bool {
     list.hosts
         .iter()
         .any(|host| host.ephemeral.is_some_and(|kind| kind != ephemeral))
+}
+
+/// What a list says of `instance`, where a server has no detail (3.x answers it to administrators only). A masked health is no
+/// verdict: then it is what we say.
+#[must_use]
+pub fn among(list: ServiceList, instance: &Instance) -> Option<Listed> {
+    let (ip, port) = (instance.key.ip.to_string(), i64::from(instance.key.port));
+    let mut found = list
+        .hosts
+        .into_iter()
+        .find(|host| host.ip.raw() == ip && host.port == port)?;
+    if list.protected {
+        found.healthy = instance.healthy;
+    }
+    Some(found)
 }
 
 #[cfg(test)]

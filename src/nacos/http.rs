@@ -14,19 +14,20 @@ use super::servers::Order;
 use super::{
     Error, Reply, Standings, Transport, beats, calls, poll, route, servers, session, wire,
 };
+use crate::descriptor;
 use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
 use crate::foreign::Foreign;
 use crate::machine::Epoch;
 use crate::machine::drive;
 use crate::metrics::Metrics;
 use crate::metrics::Outcome;
+use crate::os::input;
 use crate::secret::Secret;
 use crate::tasks::Tasks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error as _,
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -41,8 +42,13 @@ use tokio_util::sync::CancellationToken;
 
 /// How much longer than its hold a long poll is waited for.
 const POLL_GRACE: Duration = Duration::from_secs(5);
-/// A password file is not longer.
-const PASSWORD_LIMIT: u64 = 64 * 1024;
+/// A CA bundle is not longer; bytes.
+#[cfg(feature = "tls")]
+const CA_LIMIT: u64 = 1024 * 1024;
+/// Longest answer of an address server; bytes.
+const SERVERS_LIMIT: usize = 64 * 1024;
+/// Servers it may name.
+const MAX_SERVERS: usize = 64;
 /// Events that wait for a machine.
 const QUEUE: usize = 256;
 
@@ -50,14 +56,8 @@ const QUEUE: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The CA bundle cannot be read.
-    #[error("registry.tls.ca: cannot read {path}")]
-    ReadCa {
-        /// The bundle.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error("registry.tls.ca")]
+    ReadCa(#[from] input::Error),
     /// The CA bundle is none, or no TLS client can be made.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
@@ -67,6 +67,14 @@ pub enum StartError {
 struct Token {
     serial: u64,
     text: Secret,
+}
+
+/// What an address server has named.
+#[derive(Default)]
+struct Named {
+    servers: BTreeSet<String>,
+    /// How often somebody new was among them.
+    changes: u64,
 }
 
 struct Client {
@@ -84,8 +92,12 @@ struct Client {
     tickets: AtomicU64,
     /// Who waits for the end of a publication or withdrawal.
     waiting: Mutex<BTreeMap<beats::Ticket, oneshot::Sender<Result<(), Error>>>>,
+    /// When a call was last answered usably, in milliseconds of the epoch; 0 for never.
+    answered: AtomicU64,
     /// Counts reads that must not depend on one node.
     reads: AtomicU32,
+    /// What an address server named last.
+    listed: Mutex<Named>,
     /// Why the last login failed; `None` after one that did not.
     login_trouble: Mutex<Option<String>>,
     /// Another server than before has answered.
@@ -139,7 +151,9 @@ pub fn start(
         book: book_tx,
         tickets: AtomicU64::new(1),
         waiting: Mutex::default(),
+        answered: AtomicU64::new(0),
         reads: AtomicU32::new(0),
+        listed: Mutex::default(),
         login_trouble: Mutex::default(),
         news: Notify::new(),
         down_told: AtomicBool::new(false),
@@ -252,11 +266,7 @@ fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
     #[cfg(feature = "tls")]
     let builder = match &settings.tls_ca {
         Some(path) => {
-            let source = |source| StartError::ReadCa {
-                path: path.clone(),
-                source,
-            };
-            let pem = std::fs::read(path).map_err(source)?;
+            let pem = input::read(path, CA_LIMIT)?;
             let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
             builder.tls_certs_only(roots)
         }
@@ -356,18 +366,24 @@ impl Client {
             last = self.ask(&server, call, token.as_deref()).await;
             match route::judge(call, &server, &last) {
                 Judged::Answered => {
-                    self.is_up(&server);
+                    self.is_up(&server, whom);
                     return last;
                 }
                 Judged::Elsewhere(error, event) => {
                     tracing::debug!(call = call.what, %error, "call failed");
-                    _ = self.servers.send(event).await;
-                    why = Some(error);
+                    _ = self.servers.send(event.clone()).await;
+                    why = Some((error, event));
                 }
             }
         }
         // One server that fails is not the registry: only when nobody answered usably it is away.
-        if let Some(error) = why {
+        let since = match self.answered.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            at => (self.epoch.now()).saturating_sub(Duration::from_millis(at)),
+        };
+        if let Some((error, event)) = why
+            && servers::is_away(&event, since)
+        {
             self.is_down(&error);
             // A full queue is full of failures; the next call tells it again.
             _ = self.servers.try_send(servers::Event::Away);
@@ -408,6 +424,11 @@ impl Client {
         };
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
+        is_plain(response.headers()).map_err(|what| Error::Garbage {
+            server: server.to_string(),
+            what,
+        })?;
+        let limit = call.limit(status);
         let sealed = response.headers().contains_key("content-md5");
         let modified = response
             .headers()
@@ -415,10 +436,10 @@ impl Client {
             .and_then(|value| crate::dates::read_http(value.to_str().ok()?));
         let mut body = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(lost)? {
-            if body.len() + piece.len() > call.limit {
+            if body.len() + piece.len() > limit {
                 return Err(Error::Garbage {
                     server: server.to_string(),
-                    what: format!("an answer of more than {} bytes", call.limit),
+                    what: format!("an answer of more than {limit} bytes"),
                 });
             }
             body.extend_from_slice(&piece);
@@ -432,9 +453,13 @@ impl Client {
         })
     }
 
-    fn is_up(&self, server: &Arc<str>) {
+    /// Notes an answer. Reads that go round the servers do not change which one is shown as the one in use.
+    fn is_up(&self, server: &Arc<str>, whom: Whom) {
+        let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
+        self.answered.store(now.max(1), Ordering::Relaxed);
         let news = self.connection.send_if_modified(|connection| {
-            if connection.up && connection.server.as_deref() == Some(server) {
+            let is_in_use = connection.server.as_deref() == Some(server);
+            if connection.up && (is_in_use || whom != Whom::Preferred) {
                 return false;
             }
             if !connection.up {
@@ -449,7 +474,7 @@ impl Client {
         if news {
             self.metrics.registry_up.set(1);
             self.down_told.store(false, Ordering::Relaxed);
-            tracing::info!(server = %server, "the registry answers");
+            tracing::info!(state = "connected", server = %server, "registry");
             // A full queue is full of failures of the same servers: the next answer tells it again.
             _ = self
                 .servers
@@ -497,7 +522,7 @@ impl Client {
         // Which server failed how may change with every call; that the registry is away is one piece of news.
         if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
-            tracing::warn!(%reason, "the registry cannot be used");
+            tracing::warn!(state = "unreachable", %reason, "registry");
         }
     }
 
@@ -507,42 +532,80 @@ impl Client {
         let Servers::Endpoint { url, .. } = &self.settings.servers else {
             return servers::Event::NotListed;
         };
-        let request = self
-            .http
-            .get(url)
-            .timeout(self.settings.request_timeout)
-            .send();
-        let text = match request.await.and_then(reqwest::Response::error_for_status) {
-            Ok(mut response) => {
-                let mut body = Vec::new();
-                loop {
-                    match response.chunk().await {
-                        Ok(Some(piece)) if body.len() + piece.len() <= 64 * 1024 => {
-                            body.extend_from_slice(&piece);
-                        }
-                        Ok(None) => break Some(String::from_utf8_lossy(&body).into_owned()),
-                        Ok(Some(_)) | Err(_) => break None,
-                    }
-                }
-            }
-            Err(error) => {
-                let what = in_words(&error, self.settings.request_timeout);
+        let read = self.read_servers(url).await;
+        self.count("servers", if read.is_ok() { "ok" } else { "unreachable" });
+        let (list, left_out) = match &read {
+            // How its servers are spoken to is said by the settings, not by who answers.
+            Ok(text) => listed_servers(url.split(':').next().unwrap_or("http"), text),
+            Err(what) => {
                 tracing::warn!(%what, "the address server does not answer");
-                None
+                return servers::Event::NotListed;
             }
         };
-        self.count("servers", if text.is_some() { "ok" } else { "unreachable" });
-        match text.map(|text| listed_servers(&text)) {
-            Some(list) if !list.is_empty() => servers::Event::Listed(list),
-            _ => servers::Event::NotListed,
+        if left_out > 0 {
+            tracing::warn!(
+                entries = left_out,
+                "the address server names what is not host:port, or more than {MAX_SERVERS}; they are left out"
+            );
         }
+        if list.is_empty() {
+            return servers::Event::NotListed;
+        }
+        self.take_list(&list);
+        servers::Event::Listed(list)
+    }
+
+    /// The text of an address server's answer, or what was wrong with it.
+    async fn read_servers(&self, url: &str) -> Result<String, String> {
+        let within = self.settings.request_timeout;
+        let lost = |error: reqwest::Error| in_words(&error, within);
+        let request = self.http.get(url).timeout(within).send();
+        let mut response = request.await.map_err(lost)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(format!("status {}", response.status().as_u16()));
+        }
+        is_plain(response.headers())?;
+        let mut body = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(lost)? {
+            if body.len() + piece.len() > SERVERS_LIMIT {
+                return Err(format!("more than {SERVERS_LIMIT} bytes"));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// A token is for the servers that were listed when it was given: whoever is new gets none of them.
+    fn take_list(&self, list: &[String]) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |server: &String| !listed.servers.contains(server);
+        if list.iter().any(is_new) && !listed.servers.is_empty() {
+            listed.changes += 1;
+            self.token.send_replace(None);
+            if let Some(session) = &self.session {
+                // A full queue is full of denials: they lead to the same.
+                _ = session.try_send(session::Event::Moved);
+            }
+        }
+        listed.servers = list.iter().cloned().collect();
+    }
+
+    /// How often the list has changed.
+    fn changes(&self) -> u64 {
+        self.listed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .changes
     }
 
     async fn login(&self, serial: u64) -> session::Event {
         let Some(auth) = &self.settings.auth else {
             return session::Event::LoginFailed;
         };
+        let changes = self.changes();
         match self.logged_in(auth).await {
+            // Another server may have come meanwhile, for which it was not given.
+            Ok(_) if self.changes() != changes => session::Event::LoginFailed,
             Ok((text, ttl)) => {
                 let trouble = self
                     .login_trouble
@@ -552,7 +615,7 @@ impl Client {
                 self.token
                     .send_replace(Some(Arc::new(Token { serial, text })));
                 if trouble.is_some() {
-                    tracing::info!(user = %auth.username, "logged in again");
+                    tracing::info!(user = %auth.username, state = "accepted", "login");
                 }
                 session::Event::LoggedIn { ttl }
             }
@@ -563,9 +626,9 @@ impl Client {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
                 if told.as_deref() == Some(&*error) {
-                    tracing::debug!(user = %auth.username, %error, "the login failed again");
+                    tracing::debug!(user = %auth.username, %error, "login failed again");
                 } else {
-                    tracing::warn!(user = %auth.username, %error, "the login failed");
+                    tracing::warn!(user = %auth.username, state = "failed", %error, "login");
                     *told = Some(error);
                 }
                 session::Event::LoginFailed
@@ -657,19 +720,29 @@ impl Client {
         }
     }
 
+    async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+        let detail = self.call(&calls::detail(instance), whom).await;
+        match detail.and_then(Answer::detail) {
+            Err(Error::Refused { status: 410, .. }) => {
+                let call = calls::list(&instance.key.service, &[], false);
+                let list = self.call(&call, whom).await?.list()?;
+                Ok(calls::among(list, instance))
+            }
+            other => other,
+        }
+    }
+
     async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        let call = calls::detail(&instance);
-        self.call(&call, self.next_read()).await?.detail()
+        self.detail(&instance, self.next_read()).await
     }
 
     /// Asks each of several servers; one that does not answer says nothing, unless none does.
     async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
-        let call = calls::detail(&instance);
         let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
         let mut outcome = Err(Error::Stopped);
         for place in 0..servers {
             let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
-            match self.call(&call, whom).await.and_then(Answer::detail) {
+            match self.detail(&instance, whom).await {
                 Ok(Some(_)) => return Ok(false),
                 Ok(None) => outcome = Ok(true),
                 Err(error) if outcome.is_err() => outcome = Err(error),
@@ -713,45 +786,46 @@ impl Client {
     }
 }
 
-/// The servers in an address server's answer: one a line, `host`, `host:port` or with a scheme; port 8848 where none is named.
-fn listed_servers(text: &str) -> Vec<String> {
-    text.lines()
+/// Nobody asked for a compressed answer: small ones could become large.
+fn is_plain(headers: &reqwest::header::HeaderMap) -> Result<(), String> {
+    match headers.get("content-encoding") {
+        Some(encoding) if encoding != "identity" => {
+            let encoding = Foreign::new(String::from_utf8_lossy(encoding.as_bytes()).into_owned());
+            Err(format!(
+                "an answer compressed with {encoding}, which nobody asked for"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The servers in an address server's answer, one a line, `host` or `host:port`; and how many lines are something else.
+fn listed_servers(scheme: &str, text: &str) -> (Vec<String>, usize) {
+    let lines = text
+        .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#') && line.len() <= 300)
-        .filter(|line| line.chars().all(|c| c.is_ascii_graphic()) && !line.contains('@'))
-        .take(64)
-        .filter_map(|line| {
-            let full = if line.contains("://") {
-                line.to_owned()
-            } else {
-                format!("http://{line}")
-            };
-            let url = reqwest::Url::parse(&full).ok()?;
-            // The parser drops a port that is the scheme's own; here a missing one means 8848.
-            let authority = full.split("://").nth(1)?.split('/').next()?;
-            let written = authority
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok());
-            let port: u16 = written.unwrap_or(8848);
-            let plain = matches!(url.scheme(), "http" | "https");
-            plain.then_some(format!("{}://{}:{port}", url.scheme(), url.host_str()?))
-        })
-        .collect()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let (mut servers, mut left_out) = (Vec::new(), 0);
+    for line in lines {
+        match descriptor::listed_server(scheme, line) {
+            Some(server) if servers.contains(&server) => {}
+            Some(server) if servers.len() < MAX_SERVERS => servers.push(server),
+            _ => left_out += 1,
+        }
+    }
+    (servers, left_out)
 }
 
 async fn password(source: &PasswordSource) -> Result<Secret, String> {
-    use tokio::io::AsyncReadExt as _;
     match source {
         PasswordSource::Inline(text) => Ok(Secret::new(text.clone())),
         PasswordSource::File(path) => {
-            let in_words = |e: io::Error| format!("cannot read {}: {e}", path.display());
-            let file = tokio::fs::File::open(path).await.map_err(in_words)?;
-            let mut text = String::new();
-            let mut limited = file.take(PASSWORD_LIMIT);
-            limited.read_to_string(&mut text).await.map_err(in_words)?;
-            let end = text.strip_suffix('\n').map_or(text.len(), str::len);
-            text.truncate(end);
-            Ok(Secret::new(text))
+            let path = path.clone();
+            match tokio::task::spawn_blocking(move || input::secret(&path)).await {
+                Ok(read) => read.map_err(|error| error.to_string()),
+                // It panicked; the panic was printed.
+                Err(_) => Err("the password's file could not be read".to_owned()),
+            }
         }
     }
 }
@@ -898,15 +972,37 @@ mod tests {
 
     #[test]
     fn an_address_servers_answer_is_read_with_ports_and_without_nonsense() {
-        let text = "10.0.0.1:8848\n\n# old\n10.0.0.2\nhttps://nacos:443\nuser:pass@evil:1\n[fd00::1]:9000\nftp://x:1\n";
-        assert_eq!(
-            listed_servers(text),
-            [
-                "http://10.0.0.1:8848",
-                "http://10.0.0.2:8848",
-                "https://nacos:443",
-                "http://[fd00::1]:9000"
-            ]
-        );
+        let text =
+            "10.0.0.1:8848\n\n# old\n10.0.0.2\r\n NACOS:443 \n[fd00::1]:9000\n10.0.0.2:8848\n";
+        let nonsense = "http://a:1\nuser:pass@evil:1\nftp://x:1\na:1/path\na:1?x=y\na:0\na:99999\nfd00::1\na b\n<html>\n\u{1b}[2J\n";
+        let expected = [
+            "10.0.0.1:8848",
+            "10.0.0.2:8848",
+            "nacos:443",
+            "[fd00::1]:9000",
+        ];
+        for scheme in ["http", "https"] {
+            let (servers, left_out) = listed_servers(scheme, &format!("{text}{nonsense}"));
+            assert_eq!(
+                servers,
+                expected.map(|server| format!("{scheme}://{server}"))
+            );
+            assert_eq!(left_out, nonsense.lines().count());
+        }
+    }
+
+    #[test]
+    fn an_address_server_names_at_most_64_servers() {
+        let text = |count: usize| {
+            (0..count)
+                .map(|n| format!("nacos-{n}\n"))
+                .collect::<String>()
+        };
+        let counts = |count| {
+            let (servers, left_out) = listed_servers("http", &text(count));
+            (servers.len(), left_out)
+        };
+        assert_eq!(counts(64), (64, 0));
+        assert_eq!(counts(66), (64, 2));
     }
 }

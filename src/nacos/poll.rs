@@ -250,10 +250,7 @@ impl Poll {
         entry.missing = 0;
         entry.failures.reset();
         entry.unreachable_told = false;
-        if entry.doubt.take().is_some() && entry.known == known {
-            // Whoever is listened to now has an old content, and would report it again and again.
-            self.place = self.place.wrapping_add(1);
-        }
+        entry.doubt = None;
         if let Known::Md5(md5) = &known {
             entry.past.retain(|past| past != md5);
             entry.past.push_back(Arc::clone(md5));
@@ -263,7 +260,9 @@ impl Poll {
         }
         if entry.known == known {
             if entry.dirty {
+                // Whoever reported it has another content, or none of it is true: it would be reported again and again.
                 entry.rest_until = now + entry.idle_reports.next_wait();
+                self.place = self.place.wrapping_add(1);
             }
         } else {
             entry.idle_reports.reset();

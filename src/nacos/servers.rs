@@ -80,6 +80,15 @@ pub enum Effect {
     Fetch,
 }
 
+/// Whether the registry counts as away after a call that nobody answered usably, `since` the last answer to any call.
+///
+/// Trouble that is another node's, or one part's of a server (no leader for writes), comes with answers to other calls: then it is
+/// that call's trouble alone.
+#[must_use]
+pub fn is_away(last: &Event, since: Duration) -> bool {
+    !matches!(last, Event::Stumbled(_)) || since >= BACK
+}
+
 /// The servers in the order of choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
@@ -357,6 +366,14 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_that_answers_other_calls_is_not_away_for_the_trouble_of_one() {
+        let stumbled = Event::Stumbled("a".into());
+        assert!(!is_away(&stumbled, Duration::from_secs(2)));
+        assert!(is_away(&stumbled, Duration::from_secs(60)));
+        assert!(is_away(&Event::Failed("a".into()), Duration::ZERO));
+    }
+
+    #[test]
     fn an_empty_answer_of_the_address_server_keeps_the_list() {
         let mut machine = Servers::fetched(Duration::from_secs(30), 1);
         assert_eq!(machine.effect(), Some(Effect::Fetch));
@@ -379,6 +396,50 @@ mod tests {
             now = next;
             machine.wake(now);
         }
+    }
+
+    #[test]
+    fn a_thousand_agents_after_an_outage_spread_over_the_backoff_window() {
+        // All at once see the registry go; after ten minutes whoever knocks finds it there.
+        let back = Duration::from_secs(600);
+        let mut returns = Vec::new();
+        for seed in 0..1000 {
+            let mut servers =
+                Servers::fixed(vec!["http://a:8848".to_owned()], Dice::new(seed).seed());
+            let (mut now, mut knocks) = (Moment::ZERO, 0);
+            servers.handle(now, Event::Failed("http://a:8848".into()));
+            servers.handle(now, Event::Away);
+            let returned = 'outage: loop {
+                while let Some(effect) = servers.effect() {
+                    match effect {
+                        Effect::Knock if now < back => {
+                            knocks += 1;
+                            servers.handle(now, Event::NobodyThere);
+                        }
+                        Effect::Knock => {
+                            servers.handle(now, Event::Answered("http://a:8848".into()))
+                        }
+                        Effect::Back => break 'outage now,
+                        _ => {}
+                    }
+                }
+                now = servers.deadline().unwrap();
+                servers.wake(now);
+            };
+            assert!(knocks < 900, "{knocks} knocks in ten minutes");
+            returns.push(returned);
+        }
+        let last = returns.iter().max().unwrap();
+        assert!(*last < back + Duration::from_secs(2), "{last:?}");
+        let most = (0..20)
+            .map(|tenth| {
+                let from = back + Duration::from_millis(tenth * 100);
+                let slot = from..from + Duration::from_millis(100);
+                returns.iter().filter(|at| slot.contains(at)).count()
+            })
+            .max()
+            .unwrap();
+        assert!(most < 150, "{most} of a thousand in a tenth of a second");
     }
 
     proptest! {

@@ -2,7 +2,8 @@
 //!
 //! `tokenTtl` is the whole life of a token; it is renewed when nine tenths of it are over. A token that was denied is replaced
 //! at once, but not more often than the pace of a backoff: wrong credentials must not become a storm of logins (each failed one
-//! costs the server a password hash).
+//! costs the server a password hash). However many calls are denied with one token, that is one piece of news; and no login
+//! begins within a second of the one before.
 
 use crate::backoff::Backoff;
 use crate::backoff::Pace;
@@ -12,7 +13,7 @@ use std::{collections::VecDeque, time::Duration};
 
 /// No token is trusted longer, whatever its server says: clocks and restarts end them early.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// No login is repeated sooner, however short the life of a token.
+/// No login begins sooner after another one, however short the life of a token and whatever is denied.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// A token denied after this long was good before.
 const SERVED: Duration = Duration::from_secs(60);
@@ -27,6 +28,8 @@ pub enum Event {
     },
     /// A login was refused or not answered.
     LoginFailed,
+    /// The servers are others: the token is for none of them.
+    Moved,
     /// A call with the token of this number was denied (401, 403).
     Denied {
         /// Number of the token: old ones are known to be bad already.
@@ -51,8 +54,12 @@ pub struct Session {
     serial: u64,
     under_way: bool,
     next: Option<Moment>,
+    /// When the last login began.
+    began: Option<Moment>,
     /// When the last login succeeded.
     logged_in: Moment,
+    /// The token in use was denied.
+    denied: bool,
     failures: Backoff,
     due: VecDeque<Effect>,
 }
@@ -65,20 +72,30 @@ impl Session {
             serial: 0,
             under_way: false,
             next: None,
+            began: None,
             logged_in: Moment::ZERO,
+            denied: false,
             failures: Backoff::new(Pace::NETWORK, seed),
             due: VecDeque::new(),
         };
-        machine.login();
+        machine.login(Moment::ZERO);
         machine
     }
 
-    fn login(&mut self) {
+    fn login(&mut self, now: Moment) {
+        self.began = Some(now);
         self.next = None;
         self.under_way = true;
         self.due.push_back(Effect::Login {
             serial: self.serial + 1,
         });
+    }
+}
+
+impl Session {
+    fn plan(&mut self, at: Moment) {
+        let soonest = self.began.map_or(Moment::ZERO, |began| began + SHORTEST);
+        self.next = Some(at.max(soonest));
     }
 }
 
@@ -92,28 +109,36 @@ impl Machine for Session {
                 self.serial += 1;
                 self.under_way = false;
                 self.logged_in = now;
-                self.next = Some(now + (ttl.min(LONGEST) * 9 / 10).max(SHORTEST));
+                self.denied = false;
+                self.plan(now + ttl.min(LONGEST) * 9 / 10);
             }
             Event::LoginFailed => {
                 self.under_way = false;
-                self.next = Some(now + self.failures.next_wait());
+                let wait = self.failures.next_wait();
+                self.plan(now + wait);
             }
-            Event::Denied { serial } if serial == self.serial && !self.under_way => {
+            // A call without a token, number 0, is denied because there is none yet: nothing new.
+            Event::Denied { serial }
+                if serial == self.serial && serial > 0 && !self.denied && !self.under_way =>
+            {
+                self.denied = true;
                 // A token that served for a while was good: the server has restarted, say. One that is denied at once belongs to
                 // a user without rights, and logging in again and again would help nobody.
                 if now.saturating_sub(self.logged_in) > SERVED {
                     self.failures.reset();
                 }
                 let soon = now + self.failures.next_wait();
-                self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
+                self.plan(self.next.map_or(soon, |next| next.min(soon)));
             }
-            Event::Denied { .. } => {}
+            Event::Moved if self.serial > 0 && !self.under_way => self.plan(now),
+            // What is under way comes back as failed, or there was no token yet.
+            Event::Moved | Event::Denied { .. } => {}
         }
     }
 
     fn wake(&mut self, now: Moment) {
         if self.next.is_some_and(|at| at <= now) && !self.under_way {
-            self.login();
+            self.login(now);
         }
     }
 
@@ -156,23 +181,108 @@ mod tests {
         session.handle(Moment::ZERO, Event::Denied { serial: 0 });
         assert_eq!(session.deadline(), before);
         session.handle(Moment::ZERO, Event::Denied { serial: 1 });
-        assert!(session.deadline().unwrap() < Duration::from_secs(1));
+        assert_eq!(session.deadline(), Some(SHORTEST), "it began just now");
+    }
+
+    #[test]
+    fn a_token_that_served_is_replaced_within_half_a_second_of_its_denial() {
+        let mut session = Session::new(1);
+        session.effect();
+        let ttl = Duration::from_secs(18_000);
+        session.handle(Moment::ZERO, Event::LoggedIn { ttl });
+        let now = Duration::from_secs(3600);
+        session.handle(now, Event::Denied { serial: 1 });
+        assert!(session.deadline().unwrap() < now + Duration::from_millis(500));
+    }
+
+    #[test]
+    fn other_servers_get_a_token_of_their_own() {
+        let mut session = Session::new(1);
+        session.handle(Moment::ZERO, Event::Moved);
+        assert_eq!(session.deadline(), None, "the first login is under way");
+        session.effect();
+        let ttl = Duration::from_secs(18_000);
+        session.handle(Moment::ZERO, Event::LoggedIn { ttl });
+        let now = Duration::from_secs(60);
+        session.handle(now, Event::Moved);
+        assert_eq!(session.deadline(), Some(now));
+    }
+
+    #[test]
+    fn a_thousand_denials_are_one() {
+        let mut session = Session::new(1);
+        session.effect();
+        // Without a token there is nothing to deny.
+        session.handle(Moment::ZERO, Event::LoginFailed);
+        let planned = session.deadline();
+        for _ in 0..1000 {
+            session.handle(Moment::ZERO, Event::Denied { serial: 0 });
+        }
+        assert_eq!(session.deadline(), planned);
+        let mut now = planned.unwrap();
+        session.wake(now);
+        session.effect();
+        let ttl = Duration::from_secs(18_000);
+        session.handle(now, Event::LoggedIn { ttl });
+        now += Duration::from_secs(100);
+        session.handle(now, Event::Denied { serial: 1 });
+        let planned = session.deadline();
+        for _ in 0..1000 {
+            session.handle(now, Event::Denied { serial: 1 });
+        }
+        assert_eq!(session.deadline(), planned);
+    }
+
+    #[test]
+    fn a_thousand_agents_after_an_outage_spread_their_logins_over_the_backoff_window() {
+        // All at once lose their tokens; for ten minutes nobody can log in.
+        let back = Duration::from_secs(600);
+        let mut logins = Vec::new();
+        for seed in 0..1000 {
+            let mut session = Session::new(seed);
+            let (mut now, mut tries) = (Moment::ZERO, 0);
+            while now < back {
+                while session.effect().is_some() {
+                    tries += 1;
+                    session.handle(now, Event::LoginFailed);
+                }
+                now = session.deadline().unwrap();
+                session.wake(now);
+            }
+            assert!(tries < 80, "{tries} tries in ten minutes");
+            logins.push(now);
+        }
+        let most = (0..30)
+            .map(|second| {
+                let slot =
+                    back + Duration::from_secs(second)..back + Duration::from_secs(second + 1);
+                logins.iter().filter(|at| slot.contains(at)).count()
+            })
+            .max()
+            .unwrap();
+        // Evenly over half a minute it would be 33; a wait that has begun ends sooner than a new one.
+        assert!(most < 120, "{most} of a thousand in one second");
+        assert!(logins.iter().all(|at| *at < back + Duration::from_secs(31)));
     }
 
     proptest! {
         /// Whatever happens in whatever order: never two logins at a time, always another one to come, and a user whose every
         /// token is denied at once logs in less and less often.
         #[test]
-        fn one_login_at_a_time_and_never_a_storm(seed: u64, steps in prop::collection::vec(0_u8..4, 0..200)) {
+        fn one_login_at_a_time_and_never_a_storm(seed: u64, steps in prop::collection::vec(0_u8..5, 0..200)) {
             let mut session = Session::new(seed);
             let (mut now, mut under_way, mut serial) = (Moment::ZERO, false, 0);
+            let mut began: Option<Moment> = None;
             for step in steps {
                 while let Some(Effect::Login { serial: next }) = session.effect() {
                     prop_assert!(!under_way);
+                    prop_assert!(began.is_none_or(|began| now >= began + SHORTEST));
+                    began = Some(now);
                     under_way = true;
                     serial = next;
                 }
                 match step {
+                    4 => session.handle(now, Event::Moved),
                     0 if under_way => {
                         under_way = false;
                         session.handle(now, Event::LoggedIn { ttl: Duration::from_secs(18_000) });

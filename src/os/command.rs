@@ -3,11 +3,13 @@
 //! The command leads a process group of its own. That group gets TERM at the time limit and KILL [`GRACE`] later; it also gets
 //! KILL as soon as the leader has ended, so that no forgotten child outlives a probe or a reload (a daemon that is meant to stay
 //! makes a session of its own, which is another group). The leader is waited for with a pidfd and reaped only after its group
-//! was signalled: until then its number cannot be given to somebody else, so a signal never hits a stranger.
+//! was signalled: until then its number cannot be given to somebody else, so a signal never hits a stranger. What has left the
+//! group is not killed, it may be the daemon that a reload is meant to restart; it is found and told ([`children`]).
 //!
 //! Output is read until the end, so that a talkative child never blocks on a full pipe, but only its last [`KEPT`] bytes are
 //! kept, and those are shown through `Foreign` only.
 
+use super::children;
 use crate::foreign::Foreign;
 use nix::unistd::User;
 use rustix::process::{
@@ -147,6 +149,7 @@ pub async fn run(run: Run<'_>) -> Result<(), Failure> {
     let status = timeout(REAP, running.child.wait()).await;
     _ = timeout(LAST_WORDS, running.words.rest()).await;
     let words = running.words.last();
+    running.tell_what_is_left(run.argv, in_time).await;
     match status {
         Ok(Ok(status)) if in_time => judge(status, words),
         Ok(Err(source)) if in_time => Err(Failure::Start {
@@ -174,6 +177,8 @@ fn judge(status: ExitStatus, words: Foreign) -> Result<(), Failure> {
 /// A started command; dropping it kills its group.
 struct Running {
     child: Child,
+    /// Keeps whoever buries our children from waiting for this one; goes after `child`.
+    entry: Option<children::Leader>,
     group: Option<Pid>,
     leader: Leader,
     words: Words,
@@ -223,7 +228,8 @@ impl Running {
             // Setting a user also drops every supplementary group of ours.
             command.uid(user.uid).gid(user.gid);
         }
-        let child = command.spawn().map_err(refused)?;
+        let (child, entry) =
+            children::Leader::start(|| command.spawn(), Child::id).map_err(refused)?;
         // The command holds our copies of the writing end: without this the output would never end.
         drop(command);
         let group = child
@@ -239,6 +245,7 @@ impl Running {
             .and_then(|fd| AsyncFd::with_interest(fd, Interest::READABLE).ok());
         Ok(Self {
             child,
+            entry,
             group,
             leader: held.map_or(Leader::Watched(group), Leader::Held),
             words: Words {
@@ -259,6 +266,22 @@ impl Running {
                 () = self.leader.ended() => return true,
                 () = &mut over => return false,
                 () = self.words.more(), if self.words.pipe.is_some() => {}
+            }
+        }
+    }
+
+    async fn tell_what_is_left(&mut self, argv: &[String], in_time: bool) {
+        let Some(entry) = self.entry.take() else {
+            return;
+        };
+        // It waits for commands that are being started.
+        let left = tokio::task::spawn_blocking(move || entry.left_behind()).await;
+        let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
+        for (pid, name) in left.unwrap_or_default() {
+            if in_time {
+                tracing::info!(%program, pid, %name, "the command left a process that goes on by itself");
+            } else {
+                tracing::warn!(%program, pid, %name, "the command was killed; a process that left its group goes on");
             }
         }
     }
@@ -341,6 +364,14 @@ impl Words {
         let surplus = line.chars().count().saturating_sub(SHOWN);
         Foreign::new(line.chars().skip(surplus).collect::<String>())
     }
+}
+
+/// User and group number that a command has which runs as `name`. Blocks.
+///
+/// # Errors
+/// [`Failure::User`] when nobody is called so.
+pub fn account(name: &str) -> Result<(u32, u32), Failure> {
+    Person::find(name).map(|person| (person.uid, person.gid))
 }
 
 /// Whom a command runs as.

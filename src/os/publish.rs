@@ -1,23 +1,33 @@
 //! Replaces files so that every reader sees the old or the new content, whole, with its final owner and mode.
 //!
-//! A content is staged beside its target (`.name.outrigger-xxxxxxxx`: written 0600, then given its owner and mode, then synced) and
-//! renamed over it; then the directory is synced. The directory is opened once and held: staging, renaming and removing go
-//! through that descriptor, so a parent that is swapped for a link in between changes nothing. A symbolic link at the target is
-//! replaced, never followed; a directory, a pipe or a device there is an error. A staged file is locked while its owner lives,
-//! so [`sweep`] takes only what a crash left behind.
+//! A content is staged beside its target (`.name.outrigger-` and 128 random bits), where only we can read it; a validator that
+//! runs as somebody else is let in by its group ([`Staged::show_to`]). Then it is given its owner and mode, synced, and renamed
+//! over the target; then the directory is synced. Who was exchanged or written to in between is found out: the staged file is
+//! looked at before the rename, and what is at the target after it must be that very file.
+//!
+//! The directory is opened once, by a way nobody can bend ([`Directory`]), and held: staging, renaming and removing go through
+//! that descriptor, with the rights of the directory's owner where we have more than he. So a parent that is swapped for a link
+//! changes nothing; that it was swapped is found out after the rename. A symbolic link or a hard link at the target is replaced,
+//! never followed or written through; a directory, a pipe or a device there is an error. A staged file is locked while its
+//! publisher lives, so [`sweep`] takes only what a crash left behind.
 //!
 //! Everything here blocks.
 
+use super::rights::{Refused, Rights};
+use super::way;
+use super::way::{Directory, identity};
 use nix::unistd::{Group, User};
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown,
-        flock, fstat, fsync, open, openat, renameat, statat, unlinkat,
+        flock, fstat, fsync, openat, renameat, statat, unlinkat,
     },
     io::Errno,
+    rand::{GetRandomFlags, getrandom},
 };
 use std::{
     ffi::{OsStr, OsString},
+    fmt::Write as _,
     fs::File,
     io::{self, Read as _, Write as _},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -26,10 +36,8 @@ use std::{
 
 /// Between a target's name and the random end of a staged file's.
 const MARK: &str = ".outrigger-";
-/// Length of the random end, in hex digits.
-const RANDOM: usize = 8;
-/// How many random ends are tried; each is one of four thousand million.
-const TRIES: u32 = 16;
+/// Bytes of the random end.
+const RANDOM: usize = 16;
 
 /// Why a file could not be read, written or removed. Display names the path and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +53,37 @@ pub enum Error {
     NoDirectory {
         /// The directory.
         directory: PathBuf,
+    },
+    /// The way to it cannot be trusted.
+    #[error(transparent)]
+    Way(way::Error),
+    /// Its directory is somebody's whom we cannot act as.
+    #[error("{}: {refused}", path.display())]
+    Rights {
+        /// The target.
+        path: PathBuf,
+        /// Why.
+        refused: Refused,
+    },
+    /// The staged file is not what was staged.
+    #[error("{}: the new content was changed or exchanged by somebody while it was checked; the file is not to be trusted until it is written again", path.display())]
+    Tampered {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The path leads to another directory than the one that was written to.
+    #[error("{}: its directory was exchanged while the file was written", path.display())]
+    Exchanged {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The owner of the directory cannot give a file away as `owner` says.
+    #[error("{}: `owner` cannot be given by user {by}, whose directory it is and whose rights count there; leave `owner` out, or give the directory to root", path.display())]
+    OwnerOfDirectory {
+        /// The target.
+        path: PathBuf,
+        /// The owner of the directory.
+        by: u32,
     },
     /// A directory is where the file should be.
     #[error("{}: is a directory; a target is a file", path.display())]
@@ -219,7 +258,7 @@ impl Found {
 
 /// The directory of a target, held open, and the target's name in it.
 struct Place {
-    directory: OwnedFd,
+    directory: Directory,
     name: OsString,
     path: PathBuf,
 }
@@ -234,13 +273,12 @@ impl Place {
             .parent()
             .filter(|parent| parent.is_absolute())
             .ok_or_else(no_name)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = open(parent, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => Error::NoDirectory {
-                directory: parent.to_owned(),
-            },
-            _ => Error::of(target, "open its directory", errno),
+        let directory = Directory::open(parent).map_err(|error| match error {
+            way::Error::NoDirectory { directory } => Error::NoDirectory { directory },
+            way::Error::Other { errno, .. } => Error::of(target, "open its directory", errno),
+            error => Error::Way(error),
         })?;
+        directory.is_safe().map_err(Error::Way)?;
         Ok(Self {
             directory,
             name,
@@ -248,23 +286,34 @@ impl Place {
         })
     }
 
+    /// Does `work` with the rights that count here.
+    fn act<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+        self.directory
+            .rights
+            .act(work)
+            .map_err(|refused| Error::Rights {
+                path: self.path.clone(),
+                refused,
+            })?
+    }
+
     fn failed(&self, doing: &'static str) -> impl Fn(Errno) -> Error {
         move |errno| Error::of(&self.path, doing, errno)
     }
 
-    /// What is at the name, a link not followed; `None` when nothing is.
-    fn look(&self) -> Result<Option<FileType>, Error> {
-        match statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+    /// What is at a name, a link not followed; `None` when nothing is.
+    fn look(&self, name: &OsStr) -> Result<Option<Stat>, Error> {
+        match statat(&self.directory.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.failed("look at it")(errno)),
         }
     }
 
     /// Whether a file may be put there: nothing, a file or a link is.
-    fn may_be_replaced(&self) -> Result<Option<FileType>, Error> {
-        let found = self.look()?;
-        match found {
+    fn may_be_replaced(&self) -> Result<Option<Stat>, Error> {
+        let found = self.look(&self.name)?;
+        match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Some(FileType::Directory) => Err(Error::Directory {
                 path: self.path.clone(),
             }),
@@ -275,16 +324,17 @@ impl Place {
         }
     }
 
-    /// The file itself and its metadata; `None` when there is none, or a link.
+    /// The file itself and its metadata; `None` when there is none, or a link, or somebody else's that cannot be read.
     fn open(&self) -> Result<Option<(OwnedFd, Stat)>, Error> {
-        if self.may_be_replaced()? != Some(FileType::RegularFile) {
+        let Some(found) = self.may_be_replaced()? else {
             return Ok(None);
-        }
+        };
         // NONBLOCK: should a pipe have taken its place since, opening it must not wait for a writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&self.directory, &self.name, flags, Mode::empty()) {
+        let file = match openat(&self.directory.fd, &self.name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            Err(Errno::ACCESS) if found.st_uid != self.directory.rights.uid() => return Ok(None),
             Err(errno) => return Err(self.failed("read it")(errno)),
         };
         let stat = fstat(&file).map_err(self.failed("read it"))?;
@@ -297,9 +347,24 @@ impl Place {
         }
     }
 
+    /// Owner first: changing it may take away bits of the mode.
+    fn give(&self, file: &OwnedFd, mode: u32, owner: Owner) -> Result<(), Error> {
+        if owner != Owner::default() {
+            let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
+            fchown(file, uid, gid).map_err(|errno| match (errno, &self.directory.rights) {
+                (Errno::PERM, Rights::Of(_)) => Error::OwnerOfDirectory {
+                    path: self.path.clone(),
+                    by: self.directory.rights.uid(),
+                },
+                _ => self.failed("give it its owner")(errno),
+            })?;
+        }
+        fchmod(file, Mode::from_raw_mode(mode)).map_err(self.failed("give it its mode"))
+    }
+
     /// A directory that cannot be synced has the new entry all the same: it is only not safe from a power failure.
     fn sync(&self) {
-        if let Err(errno) = fsync(&self.directory) {
+        if let Err(errno) = fsync(&self.directory.fd) {
             tracing::debug!(path = %self.path.display(), %errno, "the directory cannot be synced");
         }
     }
@@ -311,8 +376,12 @@ pub struct Staged {
     place: Place,
     temporary: OsString,
     in_place: bool,
-    /// Holds the lock that keeps [`sweep`] away.
-    _lock: OwnedFd,
+    /// The file itself, for reading; it holds the lock that keeps [`sweep`] away.
+    file: OwnedFd,
+    /// The file when we last had to do with it.
+    left: Stat,
+    mode: u32,
+    owner: Owner,
 }
 
 impl std::fmt::Debug for Staged {
@@ -321,73 +390,68 @@ impl std::fmt::Debug for Staged {
     }
 }
 
-/// Writes `bytes` beside `target`, with their final owner and mode, synced.
+/// Writes `bytes` beside `target`; [`Staged::publish`] gives them this mode and owner.
 ///
 /// # Errors
 /// [`Error`]; nothing is left behind then.
 pub fn stage(target: &Path, bytes: &[u8], mode: u32, owner: Owner) -> Result<Staged, Error> {
     const DOING: &str = "write beside it";
     let place = Place::of(target)?;
-    place.may_be_replaced()?;
-    let failed = place.failed(DOING);
-    let (temporary, file) = create(&place)?;
-    let lock_flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // A second descriptor for the lock: with the writing one open, a validator could not execute a staged script.
-    let lock = openat(&place.directory, &temporary, lock_flags, Mode::empty());
-    let lock = match lock {
-        Ok(lock) => lock,
-        Err(errno) => {
-            _ = unlinkat(&place.directory, &temporary, AtFlags::empty());
-            return Err(failed(errno));
+    let (temporary, file, left) = place.act(|| {
+        place.may_be_replaced()?;
+        let temporary = temporary(&place)?;
+        let written = write(&place, &temporary, bytes, mode);
+        if written.is_err() {
+            _ = unlinkat(&place.directory.fd, &temporary, AtFlags::empty());
         }
-    };
-    // A file system without locks only loses the protection from a sweep by another agent, which would make us try again.
-    _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
-    drop(failed);
-    let staged = Staged {
+        let file = written?;
+        let left = fstat(&file).map_err(place.failed(DOING))?;
+        Ok((temporary, file, left))
+    })?;
+    Ok(Staged {
         place,
         temporary,
         in_place: false,
-        _lock: lock,
-    };
-    let mut file = File::from(file);
-    file.write_all(bytes)
-        .map_err(|source| Error::io(target, DOING, source))?;
-    give(&file, target, mode, owner)?;
-    file.sync_all()
-        .map_err(|source| Error::io(target, DOING, source))?;
-    Ok(staged)
+        file,
+        left,
+        mode,
+        owner,
+    })
 }
 
-/// A new empty file beside the target that nobody else can open.
-fn create(place: &Place) -> Result<(OsString, OwnedFd), Error> {
+/// A name beside the target that nobody can guess.
+fn temporary(place: &Place) -> Result<OsString, Error> {
+    let mut random = [0_u8; RANDOM];
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(place.failed("name a file beside it"))?;
+    let mut end = String::new();
+    for byte in random {
+        // Writing to a String cannot fail.
+        _ = write!(end, "{byte:02x}");
+    }
+    let mut temporary = OsString::from(".");
+    temporary.push(&place.name);
+    temporary.push(MARK);
+    temporary.push(end);
+    Ok(temporary)
+}
+
+/// Makes the file; only its owner can read it, and execute it if it is a script.
+fn write(place: &Place, name: &OsStr, bytes: &[u8], mode: u32) -> Result<OwnedFd, Error> {
+    const DOING: &str = "write beside it";
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut tries = 0;
-    loop {
-        let mut temporary = OsString::from(".");
-        temporary.push(&place.name);
-        temporary.push(format!("{MARK}{:08x}", fastrand::u32(..)));
-        match openat(&place.directory, &temporary, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => return Ok((temporary, file)),
-            Err(Errno::EXIST) if tries < TRIES => tries += 1,
-            Err(errno) => return Err(place.failed("write beside it")(errno)),
-        }
-    }
-}
-
-/// Owner first: changing it may take away bits of the mode.
-fn give(
-    file: &impl std::os::fd::AsFd,
-    target: &Path,
-    mode: u32,
-    owner: Owner,
-) -> Result<(), Error> {
-    if owner != Owner::default() {
-        let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
-        fchown(file, uid, gid).map_err(|errno| Error::of(target, "give it its owner", errno))?;
-    }
-    fchmod(file, Mode::from_raw_mode(mode))
-        .map_err(|errno| Error::of(target, "give it its mode", errno))
+    let own = Mode::from_raw_mode(0o600 | mode & 0o100);
+    let file = openat(&place.directory.fd, name, flags, own).map_err(place.failed(DOING))?;
+    // A descriptor of its own for what follows: with the writing one open, a validator could not execute a staged script.
+    let again = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = openat(&place.directory.fd, name, again, Mode::empty());
+    let held = held.map_err(place.failed(DOING))?;
+    // A file system without locks only loses the protection from a sweep by another agent, which would make us try again.
+    _ = flock(&held, FlockOperation::NonBlockingLockExclusive);
+    File::from(file)
+        .write_all(bytes)
+        .map_err(|source| Error::io(&place.path, DOING, source))?;
+    Ok(held)
 }
 
 impl Staged {
@@ -397,30 +461,88 @@ impl Staged {
         self.place.path.with_file_name(&self.temporary)
     }
 
-    /// Renames it over the target and syncs the directory.
+    /// Lets a validator that runs as `uid` with the group `gid` read it, until it is published.
     ///
     /// # Errors
-    /// [`Error`]; the target is as it was then.
-    pub fn publish(mut self) -> Result<(), Error> {
-        self.place.may_be_replaced()?;
-        renameat(
-            &self.place.directory,
-            &self.temporary,
-            &self.place.directory,
-            &self.place.name,
-        )
-        .map_err(self.place.failed("rename the new content over it"))?;
-        self.in_place = true;
-        self.place.sync();
+    /// [`Error`] when that right cannot be given.
+    pub fn show_to(&mut self, uid: u32, gid: u32) -> Result<(), Error> {
+        const DOING: &str = "let the validator's user read it";
+        if uid == self.left.st_uid || uid == 0 {
+            return Ok(());
+        }
+        // By descriptor and with our own rights: whatever happens to names, this is the file that we made, and a group that can
+        // read is all it gets. The owner stays who he is, so the validator cannot write.
+        fchown(&self.file, None, Some(Gid::from_raw(gid))).map_err(self.place.failed(DOING))?;
+        let mode = 0o640 | self.mode & 0o110;
+        fchmod(&self.file, Mode::from_raw_mode(mode)).map_err(self.place.failed(DOING))?;
+        let group = self.left.st_gid;
+        self.left = fstat(&self.file).map_err(self.place.failed(DOING))?;
+        self.owner.gid = self.owner.gid.or(Some(group));
         Ok(())
+    }
+
+    /// Gives it its owner and mode, syncs it, renames it over the target and syncs the directory.
+    ///
+    /// # Errors
+    /// [`Error`]; the target is as it was then, unless somebody else has changed it or its directory meanwhile.
+    pub fn publish(mut self) -> Result<(), Error> {
+        let place = &self.place;
+        let tampered = || Error::Tampered {
+            path: place.path.clone(),
+        };
+        let renamed = place.act(|| {
+            place.may_be_replaced()?;
+            if !self.is_untouched()? {
+                return Err(tampered());
+            }
+            place.give(&self.file, self.mode, self.owner)?;
+            fsync(&self.file).map_err(place.failed("write beside it"))?;
+            renameat(
+                &place.directory.fd,
+                &self.temporary,
+                &place.directory.fd,
+                &place.name,
+            )
+            .map_err(place.failed("rename the new content over it"))?;
+            place.sync();
+            place.look(&place.name)
+        })?;
+        let is_ours = renamed.is_some_and(|found| identity(&found) == identity(&self.left));
+        let is_there = place.directory.is_still_there();
+        self.in_place = true;
+        match (is_ours, is_there) {
+            (true, true) => Ok(()),
+            (true, false) => Err(Error::Exchanged {
+                path: self.place.path.clone(),
+            }),
+            (false, _) => Err(Error::Tampered {
+                path: self.place.path.clone(),
+            }),
+        }
+    }
+
+    /// Whether its name still means the file that we made, and nobody has written to it since.
+    fn is_untouched(&self) -> Result<bool, Error> {
+        let now = fstat(&self.file).map_err(self.place.failed("look at what is staged"))?;
+        let named = self.place.look(&self.temporary)?;
+        // The time of the last change cannot be set by anybody; another name for the file changes it too.
+        let stamp = |stat: &Stat| (stat.st_size, stat.st_ctime, stat.st_ctime_nsec);
+        Ok(
+            named.is_some_and(|named| identity(&named) == identity(&self.left))
+                && stamp(&now) == stamp(&self.left),
+        )
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
         if !self.in_place {
+            let place = &self.place;
             // What cannot be removed now is swept at the next start.
-            _ = unlinkat(&self.place.directory, &self.temporary, AtFlags::empty());
+            _ = place.act(|| {
+                unlinkat(&place.directory.fd, &self.temporary, AtFlags::empty())
+                    .map_err(place.failed("remove what was staged"))
+            });
         }
     }
 }
@@ -431,20 +553,22 @@ impl Drop for Staged {
 /// [`Error`], also when something else than a file or a link is there.
 pub fn current(target: &Path, limit: u64) -> Result<Option<Found>, Error> {
     let place = Place::of(target)?;
-    let Some((file, stat)) = place.open()? else {
-        return Ok(None);
-    };
-    let mut bytes = Vec::new();
-    File::from(file)
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|source| Error::io(target, "read it", source))?;
-    Ok(Some(Found {
-        bytes,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-    }))
+    place.act(|| {
+        let Some((file, stat)) = place.open()? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|source| Error::io(target, "read it", source))?;
+        Ok(Some(Found {
+            bytes,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        }))
+    })
 }
 
 /// Gives a file its owner and mode without touching its content; nothing is done when there is none.
@@ -452,10 +576,11 @@ pub fn current(target: &Path, limit: u64) -> Result<Option<Found>, Error> {
 /// # Errors
 /// [`Error`].
 pub fn mend(target: &Path, mode: u32, owner: Owner) -> Result<(), Error> {
-    match Place::of(target)?.open()? {
-        Some((file, _)) => give(&file, target, mode, owner),
+    let place = Place::of(target)?;
+    place.act(|| match place.open()? {
+        Some((file, _)) => place.give(&file, mode, owner),
         None => Ok(()),
-    }
+    })
 }
 
 /// Removes the file (or the link) and syncs the directory; false when there was none.
@@ -468,39 +593,43 @@ pub fn remove(target: &Path) -> Result<bool, Error> {
         Err(Error::NoDirectory { .. }) => return Ok(false),
         Err(error) => return Err(error),
     };
-    if place.may_be_replaced()?.is_none() {
-        return Ok(false);
-    }
-    match unlinkat(&place.directory, &place.name, AtFlags::empty()) {
-        Ok(()) => {
-            place.sync();
-            Ok(true)
+    place.act(|| {
+        if place.may_be_replaced()?.is_none() {
+            return Ok(false);
         }
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(place.failed("remove it")(errno)),
-    }
+        match unlinkat(&place.directory.fd, &place.name, AtFlags::empty()) {
+            Ok(()) => {
+                place.sync();
+                Ok(true)
+            }
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(place.failed("remove it")(errno)),
+        }
+    })
 }
 
-/// Removes what a crash left beside the target: staged files of this very name that nobody holds. Says how many.
+/// Removes what a crash left beside the target: staged files of this very name, made by us, that nobody holds. Says how many.
 ///
 /// # Errors
 /// [`Error`] when the directory cannot be read.
 pub fn sweep(target: &Path) -> Result<usize, Error> {
     const DOING: &str = "look for leftovers beside it";
     let place = Place::of(target)?;
-    let mut swept = 0;
-    for entry in Dir::read_from(&place.directory).map_err(place.failed(DOING))? {
-        let entry = entry.map_err(place.failed(DOING))?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if is_staged(name, &place.name) && is_abandoned(&place, name) {
-            match unlinkat(&place.directory, name, AtFlags::empty()) {
-                Ok(()) => swept += 1,
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(place.failed("remove a leftover beside it")(errno)),
+    place.act(|| {
+        let mut swept = 0;
+        for entry in Dir::read_from(&place.directory.fd).map_err(place.failed(DOING))? {
+            let entry = entry.map_err(place.failed(DOING))?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if is_staged(name, &place.name) && is_abandoned(&place, name) {
+                match unlinkat(&place.directory.fd, name, AtFlags::empty()) {
+                    Ok(()) => swept += 1,
+                    Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(place.failed("remove a leftover beside it")(errno)),
+                }
             }
         }
-    }
-    Ok(swept)
+        Ok(swept)
+    })
 }
 
 /// Whether `name` is one that [`stage`] gives for `target`.
@@ -510,18 +639,20 @@ fn is_staged(name: &OsStr, target: &OsStr) -> bool {
         .and_then(|rest| rest.strip_prefix(target.as_bytes()))
         .and_then(|rest| rest.strip_prefix(MARK.as_bytes()))
         .is_some_and(|end| {
-            end.len() == RANDOM
+            end.len() == 2 * RANDOM
                 && end
                     .iter()
                     .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
         })
 }
 
-/// Whether nobody holds the lock of a staged file.
+/// Whether a staged file is one of ours (or of whom we act as) and nobody holds its lock.
 fn is_abandoned(place: &Place, name: &OsStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    openat(&place.directory, name, flags, Mode::empty())
-        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
+    openat(&place.directory.fd, name, flags, Mode::empty()).is_ok_and(|file| {
+        let is_ours = fstat(&file).is_ok_and(|found| found.st_uid == place.directory.rights.uid());
+        is_ours && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -711,19 +842,338 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("a");
         for left in [
-            ".a.outrigger-00c0ffee",
-            ".a.outrigger-0123456",
-            ".a.outrigger-0123456G",
-            ".b.outrigger-00c0ffee",
-            "a.outrigger-00c0ffee",
+            ".a.outrigger-00c0ffee00c0ffee00c0ffee00c0ffee",
+            ".a.outrigger-0123456789abcdef0123456789abcde",
+            ".a.outrigger-0123456789abcdef0123456789abcdeG",
+            ".b.outrigger-00c0ffee00c0ffee00c0ffee00c0ffee",
+            "a.outrigger-00c0ffee00c0ffee00c0ffee00c0ffee",
         ] {
             File::create(folder.path().join(left)).unwrap();
         }
         let alive = stage(&target, b"x", 0o600, Owner::default()).unwrap();
         assert_eq!(sweep(&target).unwrap(), 1);
         assert!(alive.path().exists());
-        assert!(!folder.path().join(".a.outrigger-00c0ffee").exists());
+        assert!(
+            !folder
+                .path()
+                .join(".a.outrigger-00c0ffee00c0ffee00c0ffee00c0ffee")
+                .exists()
+        );
         alive.publish().unwrap();
         assert_eq!(names(folder.path()).len(), 5);
+    }
+
+    /// Somewhere for a test with several owners: everybody may enter, only we may write.
+    fn house() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        folder
+    }
+
+    fn is_root(what: &str) -> bool {
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            eprintln!("SKIPPED: {what}");
+        }
+        root
+    }
+
+    /// A user of this host that runs nothing.
+    const APP: u32 = 54_321;
+
+    #[test]
+    fn a_parent_swapped_for_a_symlink_again_and_again_never_leads_a_write_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (app, aside, outside) = (
+            folder.path().join("app"),
+            folder.path().join("aside"),
+            folder.path().join("outside"),
+        );
+        fs::create_dir(&app).unwrap();
+        fs::create_dir(&outside).unwrap();
+        // As in a directory of the application's own: whoever swaps may do so.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let target = app.join("conf");
+        let (over, swaps) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        let (mut published, mut refused, mut unexpected) = (0_u32, 0_u32, None);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    fs::rename(&app, &aside).unwrap();
+                    symlink(&outside, &app).unwrap();
+                    fs::remove_file(&app).unwrap();
+                    fs::rename(&aside, &app).unwrap();
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            // Enough of both, so that neither outcome can be luck; a slow machine takes a little longer.
+            for _ in 0..100_000 {
+                match put(&target, b"ours") {
+                    Ok(()) => published += 1,
+                    Err(
+                        Error::Way(way::Error::Link { .. })
+                        | Error::NoDirectory { .. }
+                        | Error::Exchanged { .. },
+                    ) => refused += 1,
+                    Err(other) => unexpected = Some(other),
+                }
+                if unexpected.is_some() {
+                    break;
+                }
+                if published >= 300 && refused >= 300 && swaps.load(Ordering::Relaxed) > 5_000 {
+                    break;
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert!(unexpected.is_none(), "{unexpected:?}");
+        assert!(published > 0 && refused > 0, "{published} {refused}");
+        assert_eq!(names(&outside), [""; 0]);
+        assert_eq!(fs::read(&target).unwrap(), b"ours");
+        assert_eq!(names(&app), ["conf"], "and nothing half-done stays");
+    }
+
+    #[test]
+    fn a_directory_that_was_exchanged_before_the_rename_is_an_error_that_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = folder.path().join("app");
+        fs::create_dir(&app).unwrap();
+        let target = app.join("conf");
+        let staged = stage(&target, b"new", 0o600, Owner::default()).unwrap();
+        fs::rename(&app, folder.path().join("old")).unwrap();
+        fs::create_dir(&app).unwrap();
+        let said = staged.publish().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!(
+                "{}: its directory was exchanged while the file was written",
+                target.display()
+            )
+        );
+        assert_eq!(names(&app), [""; 0]);
+        put(&target, b"new").unwrap();
+    }
+
+    #[test]
+    fn root_writes_into_an_application_directory_with_the_owners_rights_only() {
+        if !is_root("only root has more rights than the owner of a directory") {
+            return;
+        }
+        let folder = house();
+        let (app, roots) = (folder.path().join("app"), folder.path().join("root"));
+        for made in [&app, &roots] {
+            fs::create_dir(made).unwrap();
+        }
+        std::os::unix::fs::chown(&app, Some(APP), Some(APP + 1)).unwrap();
+        let target = app.join("conf");
+        put(&target, b"one").unwrap();
+        let found = current(&target, 9).unwrap().unwrap();
+        assert_eq!((found.uid, found.gid, found.mode), (APP, APP + 1, 0o640));
+        // What the owner can give it gives, what only root can give it does not.
+        let own = Owner {
+            uid: Some(APP),
+            gid: Some(APP + 1),
+        };
+        stage(&target, b"two", 0o600, own)
+            .unwrap()
+            .publish()
+            .unwrap();
+        let foreign = Owner {
+            uid: Some(0),
+            gid: None,
+        };
+        let staged = stage(&target, b"three", 0o600, foreign).unwrap();
+        let said = staged.publish().unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!(
+                "{}: `owner` cannot be given by user {APP}, whose directory it is and whose rights count there; leave `owner` out, or give the directory to root",
+                target.display()
+            )
+        );
+        assert_eq!(fs::read(&target).unwrap(), b"two");
+        assert_eq!(names(&app), ["conf"]);
+        // Unwritable to its owner is unwritable to root, and what the owner cannot read root does not read for him.
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o555)).unwrap();
+        assert!(matches!(
+            put(&target, b"four").unwrap_err(),
+            Error::NotPermitted { .. }
+        ));
+        fs::set_permissions(&app, fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(&target, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(current(&target, 9).unwrap(), None);
+        put(&target, b"five").unwrap();
+        assert_eq!(current(&target, 9).unwrap().unwrap().uid, APP);
+        // A directory of root's is as it was.
+        put(&roots.join("conf"), b"x").unwrap();
+        assert_eq!(current(&roots.join("conf"), 9).unwrap().unwrap().uid, 0);
+    }
+
+    #[test]
+    fn a_directory_that_anybody_can_write_to_is_refused_when_privileged() {
+        if !is_root("an agent without privileges has nothing that could be borrowed") {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let said = put(&folder.path().join("a"), b"x").unwrap_err().to_string();
+        assert!(
+            said.contains("everybody can write to this directory"),
+            "{said}"
+        );
+        assert_eq!(names(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_fifo_or_device_at_the_target_is_refused_and_a_hard_link_is_replaced_and_nothing_is_written_through()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let make = |name: &str, kind, device| {
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                at(name),
+                kind,
+                Mode::RUSR | Mode::WUSR,
+                device,
+            )
+        };
+        make("fifo", FileType::Fifo, 0).unwrap();
+        let mut all = vec!["fifo"];
+        // The null device: were it written to or replaced, a whole host would notice.
+        match make(
+            "device",
+            FileType::CharacterDevice,
+            rustix::fs::makedev(1, 3),
+        ) {
+            Ok(()) => all.push("device"),
+            Err(errno) => eprintln!("SKIPPED in part: no device can be made here: {errno}"),
+        }
+        for name in all {
+            let before = fs::symlink_metadata(at(name)).unwrap();
+            for error in [
+                put(&at(name), b"x").unwrap_err(),
+                current(&at(name), 9).unwrap_err(),
+                mend(&at(name), 0o600, Owner::default()).unwrap_err(),
+                remove(&at(name)).unwrap_err(),
+            ] {
+                assert!(matches!(error, Error::Special { .. }), "{name}: {error}");
+            }
+            let after = fs::symlink_metadata(at(name)).unwrap();
+            assert_eq!(
+                (before.ino(), before.mode(), before.mtime_nsec()),
+                (after.ino(), after.mode(), after.mtime_nsec())
+            );
+        }
+        put(&at("theirs"), b"theirs").unwrap();
+        fs::hard_link(at("theirs"), at("target")).unwrap();
+        stage(&at("target"), b"ours", 0o600, Owner::default())
+            .unwrap()
+            .publish()
+            .unwrap();
+        assert_eq!(fs::read(at("theirs")).unwrap(), b"theirs");
+        assert_eq!(fs::metadata(at("theirs")).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(fs::read(at("target")).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn a_staged_file_exchanged_or_changed_after_validation_is_noticed_and_not_published() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        put(&target, b"old").unwrap();
+        let staged = || stage(&target, b"new", 0o600, Owner::default()).unwrap();
+
+        let exchanged = staged();
+        fs::remove_file(exchanged.path()).unwrap();
+        File::create(exchanged.path()).unwrap();
+        let removed = staged();
+        fs::remove_file(removed.path()).unwrap();
+        let written = staged();
+        let mut again = fs::OpenOptions::new()
+            .write(true)
+            .open(written.path())
+            .unwrap();
+        // The same length, so that only the time tells; the clock of a file system has steps.
+        let before = fs::metadata(written.path()).unwrap();
+        while fs::metadata(written.path()).unwrap().ctime_nsec() == before.ctime_nsec() {
+            io::Seek::rewind(&mut again).unwrap();
+            again.write_all(b"bad").unwrap();
+        }
+        let linked = staged();
+        let before = fs::metadata(linked.path()).unwrap();
+        while fs::metadata(linked.path()).unwrap().ctime_nsec() == before.ctime_nsec() {
+            _ = fs::remove_file(folder.path().join("kept"));
+            fs::hard_link(linked.path(), folder.path().join("kept")).unwrap();
+        }
+        for tampered in [exchanged, removed, written, linked] {
+            let error = tampered.publish().unwrap_err();
+            assert!(matches!(error, Error::Tampered { .. }), "{error}");
+            assert_eq!(fs::read(&target).unwrap(), b"old");
+        }
+        assert_eq!(names(folder.path()), ["a", "kept"]);
+        staged().publish().unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn no_reader_ever_sees_a_wider_mode_than_the_final_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0_u64;
+                while !over.load(Ordering::Relaxed) {
+                    for name in names_if_there(folder.path()) {
+                        let Ok(found) = fs::symlink_metadata(folder.path().join(name)) else {
+                            continue;
+                        };
+                        assert_eq!(found.mode() & 0o777 & !0o604, 0, "{:o}", found.mode());
+                        seen += 1;
+                    }
+                }
+                seen
+            });
+            for _ in 0..300 {
+                stage(&target, &[b'x'; 50_000], 0o604, Owner::default())
+                    .unwrap()
+                    .publish()
+                    .unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
+    }
+
+    fn names_if_there(folder: &Path) -> Vec<OsString> {
+        fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .collect()
+    }
+
+    #[test]
+    fn until_it_is_published_only_we_and_the_validators_group_can_read_what_is_staged() {
+        let folder = house();
+        let target = folder.path().join("a");
+        let mut staged = stage(&target, b"x", 0o644, Owner::default()).unwrap();
+        let is = |path: &Path| {
+            let found = fs::metadata(path).unwrap();
+            (found.mode() & 0o777, found.uid(), found.gid())
+        };
+        let (uid, gid) = (
+            rustix::process::geteuid().as_raw(),
+            fs::metadata(staged.path()).unwrap().gid(),
+        );
+        assert_eq!(is(&staged.path()), (0o600, uid, gid));
+        staged.show_to(uid, APP).unwrap();
+        assert_eq!(is(&staged.path()), (0o600, uid, gid));
+        if is_root("only root runs a validator as somebody else") {
+            staged.show_to(APP, APP + 1).unwrap();
+            assert_eq!(is(&staged.path()), (0o640, uid, APP + 1));
+        }
+        staged.publish().unwrap();
+        assert_eq!(is(&target), (0o644, uid, gid));
     }
 }

@@ -40,6 +40,8 @@ pub(crate) enum Event<K> {
     PatienceChanged { who: K, patience: Patience },
     /// `who` beat.
     Beat { who: K },
+    /// Somebody else said the health of `who`: it holds until the next beat or silence.
+    Told { who: K, healthy: bool },
     /// `who` was deregistered.
     Left { who: K },
 }
@@ -142,6 +144,11 @@ impl<K: Ord + Clone> Machine for BeatCheck<K> {
                             ..pulse
                         },
                     );
+                }
+            }
+            Event::Told { who, healthy } => {
+                if let Some(pulse) = self.forget(&who) {
+                    self.plan(who, Pulse { healthy, ..pulse });
                 }
             }
             Event::Left { who } => {
@@ -274,6 +281,7 @@ mod tests {
         Register(u8, u64, u64, bool),
         Patience(u8, u64, u64),
         Beat(u8),
+        Told(u8, bool),
         Leave(u8),
     }
 
@@ -285,6 +293,7 @@ mod tests {
                 .prop_map(|(w, u, r, h)| Step::Register(w, u, r, h)),
             (who.clone(), 1..30_u64, 1..30_u64).prop_map(|(w, u, r)| Step::Patience(w, u, r)),
             who.clone().prop_map(Step::Beat),
+            (who.clone(), any::<bool>()).prop_map(|(w, h)| Step::Told(w, h)),
             who.prop_map(Step::Leave),
         ];
         proptest::collection::vec(step, 0..60)
@@ -338,6 +347,10 @@ mod tests {
                             prop_assert_eq!(seen.insert(who, true), Some(false));
                         }
                         prop_assert!(seen.get(&who).is_none_or(|healthy| *healthy), "a beat heals");
+                    }
+                    Step::Told(who, healthy) => {
+                        check.handle(now, Event::Told { who, healthy });
+                        if let Some(health) = seen.get_mut(&who) { *health = healthy; }
                     }
                     Step::Leave(who) => {
                         check.handle(now, Event::Left { who });

@@ -2,6 +2,7 @@
 
 use crate::machine::Moment;
 use crate::registry::forms::Params;
+use crate::registry::like::Like;
 use crate::registry::refusal::Body;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::JSON;
@@ -59,9 +60,13 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// The path from `/v1/` on, so that any context path will do; empty when there is none.
+/// The path from `/v1/` or `/v3/` on, so that any context path will do; empty when there is none.
 pub(crate) fn route(path: &str) -> &str {
-    let route = path.find("/v1/").and_then(|at| path.get(at..));
+    let from = ["/v1/", "/v3/"]
+        .iter()
+        .filter_map(|begins| path.find(begins))
+        .min();
+    let route = from.and_then(|at| path.get(at..));
     route.unwrap_or_default().trim_end_matches('/')
 }
 
@@ -69,6 +74,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v3/") {
+        Half::V3
     } else {
         Half::Naming
     }
@@ -88,27 +95,43 @@ pub(crate) struct Call {
     headers: Vec<(String, String)>,
 }
 
-impl From<Request> for Call {
-    fn from(request: Request) -> Self {
+impl Call {
+    /// Reads the parameters as `like` would.
+    pub(crate) fn read(request: Request, like: Like) -> Self {
+        let route = route(&request.path).to_owned();
         let mut params = Params::default();
         params.add(&request.query);
-        if request.is_form() {
+        let lost = !like.manners().naming_post_forms
+            && request.method == "POST"
+            && route.starts_with("/v1/ns/");
+        if request.is_form() && !lost {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
-            route: route(&request.path).to_owned(),
+            route,
             method: request.method,
             path: request.path,
             params,
             headers: request.headers,
         }
     }
-}
 
-impl Call {
     /// A header's text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
+    }
+
+    /// Method and path, for texts.
+    pub(crate) fn what(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    /// Whether a Java client of 1.0 or later asks.
+    pub(crate) fn is_java(&self) -> bool {
+        self.header("User-Agent")
+            .and_then(|agent| agent.strip_prefix("Nacos-Java-Client:v"))
+            .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+            .is_some_and(|major| major >= 1)
     }
 }
 
@@ -199,9 +222,15 @@ impl Answer {
         }
     }
 
-    /// A refusal as 2.5.1 would write it.
-    pub(crate) fn refused(refusal: &Refusal, half: Half, path: &str, at: SystemTime) -> Self {
-        let refused = refusal.refused(half);
+    /// A refusal as `like` would write it.
+    pub(crate) fn refused(
+        refusal: &Refusal,
+        like: Like,
+        half: Half,
+        path: &str,
+        at: SystemTime,
+    ) -> Self {
+        let refused = refusal.refused(like, half);
         let body = match refused.body {
             Body::Text(text) => text,
             Body::Page(message) => serde_json::to_string(&Page {

@@ -2,10 +2,15 @@
 //!
 //! Tenants are kept as they are named: 2.5.1 takes `public` for the empty one when publishing only, and so do the calls.
 
+use crate::machine::Moment;
 use crate::nacos::wire::md5_hex;
+use crate::registry::call::Time;
 use crate::registry::refusal::Refusal;
 use hyper::body::Bytes;
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 /// Characters of one content at most (`maxContent` of the original).
 pub(crate) const CONTENT: usize = 10_485_760;
@@ -59,6 +64,13 @@ pub(crate) fn kind(said: Option<&str>) -> &'static str {
 pub(crate) struct Configs {
     kept: BTreeMap<ConfigKey, Config>,
     bytes: usize,
+    /// A fault: readers see a change this much later; zero is at once.
+    lag: Duration,
+    /// A fault: until then it is 409.
+    busy: bool,
+    /// What readers see yet of what has changed.
+    before: BTreeMap<ConfigKey, Option<Config>>,
+    due: BTreeSet<(Moment, ConfigKey)>,
 }
 
 /// What is published.
@@ -72,10 +84,10 @@ pub(crate) struct Publish {
 }
 
 impl Configs {
-    /// Stores a content; whether its MD5 is another than before, which is what listeners are told.
+    /// Stores a content; whether readers see another MD5 now, which is what listeners are told.
     pub(crate) fn publish(
         &mut self,
-        at: SystemTime,
+        time: Time,
         key: &ConfigKey,
         publish: Publish,
     ) -> Result<bool, Refusal> {
@@ -101,36 +113,100 @@ impl Configs {
         let md5 = md5_hex(publish.content.as_bytes());
         let changed = old_md5 != Some(md5.as_str());
         self.bytes = bytes;
-        self.kept.insert(
-            key.clone(),
-            Config {
-                content: publish.content.into(),
-                md5,
-                kind: publish.kind,
-                encrypted_data_key: publish.encrypted_data_key,
-                modified: at,
-            },
-        );
-        Ok(changed)
+        let config = Config {
+            content: publish.content.into(),
+            md5,
+            kind: publish.kind,
+            encrypted_data_key: publish.encrypted_data_key,
+            modified: time.at,
+        };
+        let old = self.kept.insert(key.clone(), config);
+        Ok(!self.hide(time.now, key, old) && changed)
     }
 
-    /// Removes a configuration; whether there was one.
-    pub(crate) fn delete(&mut self, key: &ConfigKey) -> bool {
+    /// Removes a configuration; whether readers miss it now.
+    pub(crate) fn delete(&mut self, now: Moment, key: &ConfigKey) -> bool {
         match self.kept.remove(key) {
             Some(gone) => {
                 self.bytes -= gone.content.len();
-                true
+                !self.hide(now, key, Some(gone))
             }
             None => false,
         }
     }
 
-    /// A configuration.
-    pub(crate) fn get(&self, key: &ConfigKey) -> Option<&Config> {
-        self.kept.get(key)
+    /// Shows readers what was, if they lag; whether they do.
+    fn hide(&mut self, now: Moment, key: &ConfigKey, old: Option<Config>) -> bool {
+        if self.lag.is_zero() {
+            return false;
+        }
+        if !self.before.contains_key(key) {
+            self.before.insert(key.clone(), old);
+            self.due.insert((now.saturating_add(self.lag), key.clone()));
+        }
+        true
     }
 
-    /// Its MD5; empty for one that is not there.
+    /// Lets readers see what is due; of which configurations they see another MD5.
+    pub(crate) fn wake(&mut self, now: Moment) -> Vec<ConfigKey> {
+        let mut changed = Vec::new();
+        while let Some((at, _)) = self.due.first()
+            && *at <= now
+        {
+            let Some((_, key)) = self.due.pop_first() else {
+                break;
+            };
+            let before = self.md5(&key).to_owned();
+            self.before.remove(&key);
+            if before != self.md5(&key) {
+                changed.push(key);
+            }
+        }
+        changed
+    }
+
+    /// When [`Configs::wake`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Moment> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// From now on readers lag so much; of which configurations they see another MD5 at once, because they lag no more.
+    pub(crate) fn set_lag(&mut self, lag: Duration, busy: bool) -> Vec<ConfigKey> {
+        (self.lag, self.busy) = (lag, busy);
+        if lag.is_zero() {
+            self.wake(Moment::MAX)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Forgets all; what readers saw.
+    pub(crate) fn forget(&mut self) -> Vec<ConfigKey> {
+        let fresh = Self {
+            lag: self.lag,
+            busy: self.busy,
+            ..Self::default()
+        };
+        let old = std::mem::replace(self, fresh);
+        let known = old.kept.keys().chain(old.before.keys());
+        let seen: BTreeSet<_> = known.filter(|key| !old.md5(key).is_empty()).collect();
+        seen.into_iter().cloned().collect()
+    }
+
+    /// A configuration as readers see it.
+    pub(crate) fn get(&self, key: &ConfigKey) -> Option<&Config> {
+        match self.before.get(key) {
+            Some(before) => before.as_ref(),
+            None => self.kept.get(key),
+        }
+    }
+
+    /// Whether readers are to come back later.
+    pub(crate) fn is_busy(&self, key: &ConfigKey) -> bool {
+        self.busy && self.before.contains_key(key)
+    }
+
+    /// Its MD5 as readers see it; empty for one that is not there.
     pub(crate) fn md5(&self, key: &ConfigKey) -> &str {
         self.get(key).map_or("", |config| &config.md5)
     }
@@ -146,6 +222,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
+
+    const NOW: Time = Time {
+        now: Moment::ZERO,
+        at: UNIX_EPOCH,
+    };
 
     fn key(data_id: &str) -> ConfigKey {
         ConfigKey {
@@ -168,7 +249,7 @@ mod tests {
     fn cas_guards_what_is_there_and_creates_what_is_not() {
         let mut configs = Configs::default();
         let one = md5_hex(b"1");
-        let mut put = |content, cas| configs.publish(UNIX_EPOCH, &key("a"), publish(content, cas));
+        let mut put = |content, cas| configs.publish(NOW, &key("a"), publish(content, cas));
         assert_eq!(put("1", Some("anything")), Ok(true));
         assert_eq!(put("2", Some("anything")), Err(Refusal::Cas));
         assert_eq!(put("2", Some(&one)), Ok(true));
@@ -182,12 +263,12 @@ mod tests {
         let mut configs = Configs::default();
         let wide = "ü".repeat(CONTENT);
         assert_eq!(
-            configs.publish(UNIX_EPOCH, &key("a"), publish(&wide, None)),
+            configs.publish(NOW, &key("a"), publish(&wide, None)),
             Ok(true)
         );
         let over = "x".repeat(CONTENT + 1);
         assert_eq!(
-            configs.publish(UNIX_EPOCH, &key("a"), publish(&over, None)),
+            configs.publish(NOW, &key("a"), publish(&over, None)),
             Err(Refusal::ContentTooLong(CONTENT))
         );
     }
@@ -199,6 +280,44 @@ mod tests {
         assert_eq!(kind(None), "text");
     }
 
+    #[test]
+    fn readers_lag_behind_a_publish_and_a_deletion_and_are_told_when_they_see_it() {
+        let mut configs = Configs::default();
+        let ms = Duration::from_millis;
+        let read = |configs: &Configs| {
+            let config = configs.get(&key("a"))?;
+            Some(String::from_utf8(config.content.to_vec()).unwrap())
+        };
+        let put = |configs: &mut Configs, now, content| {
+            let time = Time {
+                now,
+                at: UNIX_EPOCH,
+            };
+            configs.publish(time, &key("a"), publish(content, None))
+        };
+        assert!(configs.set_lag(ms(200), true).is_empty());
+        assert_eq!(
+            put(&mut configs, ms(0), "1"),
+            Ok(false),
+            "nobody is told yet"
+        );
+        assert_eq!(read(&configs), None);
+        assert!(configs.is_busy(&key("a")));
+        assert_eq!(put(&mut configs, ms(100), "2"), Ok(false));
+        assert!(configs.wake(ms(199)).is_empty());
+        assert_eq!(configs.wake(ms(200)), [key("a")]);
+        assert_eq!(read(&configs).as_deref(), Some("2"));
+        assert!(!configs.is_busy(&key("a")));
+        assert!(!configs.delete(ms(300), &key("a")));
+        assert_eq!(read(&configs).as_deref(), Some("2"));
+        assert_eq!(
+            configs.set_lag(ms(0), false),
+            [key("a")],
+            "an end of it shows all"
+        );
+        assert_eq!((read(&configs), configs.deadline()), (None, None));
+    }
+
     proptest! {
         #[test]
         fn bytes_are_those_of_the_contents(steps in proptest::collection::vec((0..4_u8, "[a-z]{0,9}", any::<bool>()), 0..50)) {
@@ -206,9 +325,9 @@ mod tests {
             for (id, content, delete) in steps {
                 let key = key(&id.to_string());
                 if delete {
-                    configs.delete(&key);
+                    configs.delete(Moment::ZERO, &key);
                 } else {
-                    prop_assert!(configs.publish(UNIX_EPOCH, &key, publish(&content, None)).is_ok());
+                    prop_assert!(configs.publish(NOW, &key, publish(&content, None)).is_ok());
                 }
                 let sum: usize = configs.kept.values().map(|config| config.content.len()).sum();
                 prop_assert_eq!(configs.bytes, sum);

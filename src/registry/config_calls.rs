@@ -16,7 +16,12 @@ use crate::registry::config::Publish;
 use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
+use crate::registry::like;
+use crate::registry::like::Cas;
+use crate::registry::like::Like;
+use crate::registry::like::Manners;
 use crate::registry::long_poll;
+use crate::registry::long_poll::Watched;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
@@ -33,8 +38,8 @@ pub(crate) enum Outcome {
     Answer(Answer),
     /// It is a listener's, who is answered when [`LongPoll`](long_poll::LongPoll) says so.
     Listen {
-        /// Which configurations, and whether the client's MD5 is another than the stored one.
-        keys: Vec<(ConfigKey, bool)>,
+        /// Which configurations.
+        keys: Vec<Watched>,
         /// How long to hold; `None` answers at once.
         hold: Option<Duration>,
         /// Writes the answer.
@@ -47,15 +52,23 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outco
     let known = match call.route.as_str() {
         "/v1/cs/configs" => ["POST", "GET", "HEAD", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],
-        _ => return Err(Refusal::NoPath),
+        _ => &[],
     };
+    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+        return Err(Refusal::Gone(message));
+    }
+    if known.is_empty() {
+        return Err(Refusal::NoPath(call.what()));
+    }
     if !known.contains(&call.method.as_str()) {
         return Err(Refusal::ConfigMethod(call.method.clone()));
     }
     if call.route == "/v1/cs/configs/listener" {
         return listen(state, call);
     }
-    check(&call.params)?;
+    if state.like.manners().parameter_check {
+        check(&call.params)?;
+    }
     match call.method.as_str() {
         "POST" => publish(state, time, call),
         "GET" | "HEAD" => get(state, call),
@@ -71,18 +84,30 @@ fn check(params: &Params) -> Result<(), Refusal> {
     forms::check_plain("group", 128, params.untrimmed("group"))
 }
 
-/// Which configuration is meant; `params` have passed [`check`].
-fn key(params: &Params) -> Result<ConfigKey, Refusal> {
+/// What 1.4 checks in its controllers instead: letters and digits of any script, and `_-.:`.
+fn legal_in_1_4(value: &str) -> bool {
+    value
+        .chars()
+        .all(|c| c.is_alphanumeric() || "_-.:".contains(c))
+}
+
+/// Which configuration is meant, to a call for which `public` may be the empty tenant; `params` have passed [`check`].
+fn key(like: Like, params: &Params, public_is_empty: bool) -> Result<ConfigKey, Refusal> {
     let (data_id, group) = (params.parameter("dataId")?, params.parameter("group")?);
+    let tenant = params.get("tenant").unwrap_or_default();
+    let checked = like.manners().parameter_check;
+    if !checked && !legal_in_1_4(tenant) {
+        return Err(Refusal::InvalidTenant);
+    }
     for (name, value) in [("dataId", data_id), ("group", group)] {
-        if value.trim().is_empty() {
+        if value.trim().is_empty() || !(checked || legal_in_1_4(value)) {
             return Err(Refusal::InvalidName(name, value.to_owned()));
         }
     }
     Ok(ConfigKey {
         data_id: data_id.to_owned(),
         group: group.to_owned(),
-        tenant: params.get("tenant").unwrap_or_default().to_owned(),
+        tenant: tenant_of(tenant, public_is_empty).to_owned(),
     })
 }
 
@@ -93,9 +118,10 @@ fn yes() -> Answer {
     }
 }
 
-/// `NamespaceUtil.processNamespaceParameter`: only publishing knows that `public` is the empty tenant.
-fn published_tenant(tenant: &str) -> &str {
-    if tenant.eq_ignore_ascii_case("null") || tenant == "public" {
+/// `NamespaceUtil.processNamespaceParameter`, where a call asks it.
+fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
+    let public = tenant.eq_ignore_ascii_case("null") || tenant.eq_ignore_ascii_case("public");
+    if public_is_empty && public {
         ""
     } else {
         tenant
@@ -111,8 +137,8 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
     params.parameter("dataId")?;
     params.parameter("group")?;
     let content = params.parameter("content")?;
-    let mut key = key(params)?;
-    key.tenant = published_tenant(&key.tenant).to_owned();
+    let manners = state.like.manners();
+    let key = key(state.like, params, manners.public_is_empty.publish)?;
     if content.trim().is_empty() {
         return Err(Refusal::BlankContent(content.to_owned()));
     }
@@ -125,10 +151,10 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
             .to_owned(),
         cas_md5: call
             .header("casMd5")
-            .filter(|md5| !md5.trim().is_empty())
+            .filter(|md5| !md5.trim().is_empty() && manners.cas == Cas::Refused)
             .map(str::to_owned),
     };
-    if state.configs.publish(time.at, &key, publish)? {
+    if state.configs.publish(time, &key, publish)? {
         state.polls.handle(time.now, long_poll::Event::Changed(key));
     }
     Ok(yes())
@@ -136,35 +162,49 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
 
 fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
-    if params.get("search").is_some() || params.get("show").is_some() {
-        return Err(Refusal::NotOffered(
-            "what the console asks of configurations",
-        ));
+    let manners = state.like.manners();
+    let show = params.get("show").is_some();
+    if show || params.get("search").is_some() {
+        return Err(match like::gone_search(state.like, show) {
+            Some(message) => Refusal::Gone(message),
+            None => Refusal::NotOffered("what the console asks of configurations"),
+        });
     }
-    let key = key(params)?;
+    let key = key(state.like, params, manners.public_is_empty.get)?;
     // No variant is kept, so one that is asked for by parameter is missing; the header falls back to the formal content.
     if params.get("tag").is_some() {
         return Err(Refusal::NoConfig);
+    }
+    if state.configs.is_busy(&key) {
+        return Err(Refusal::BeingModified);
     }
     state
         .configs
         .get(&key)
         .cloned()
-        .map(shown)
+        .map(|config| shown(manners, config))
         .ok_or(Refusal::NoConfig)
 }
 
-fn shown(config: Config) -> Answer {
+fn shown(manners: &Manners, config: Config) -> Answer {
     let mut headers = vec![
         ("Config-Type", config.kind.to_owned()),
         ("Content-MD5", config.md5),
         ("Last-Modified", dates::http(config.modified)),
-        ("Encrypted-Data-Key", config.encrypted_data_key),
     ];
+    if manners.encrypted_data_key {
+        headers.push(("Encrypted-Data-Key", config.encrypted_data_key));
+    }
     headers.extend(not_cached());
+    let content_type = match config.kind {
+        "json" if manners.typed_content => CONFIG,
+        "xml" if manners.typed_content => "application/xml;charset=UTF-8",
+        "html" if manners.typed_content => "text/html;charset=UTF-8",
+        _ => TEXT,
+    };
     Answer {
         status: 200,
-        content_type: Some(TEXT),
+        content_type: Some(content_type),
         headers,
         body: config.content,
     }
@@ -185,26 +225,28 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal>
             "what the console asks of configurations",
         ));
     }
-    let key = key(params)?;
+    let public_is_empty = state.like.manners().public_is_empty.delete;
+    let key = key(state.like, params, public_is_empty)?;
     if params.get("tag").is_some() {
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    if state.configs.delete(&key) {
+    if state.configs.delete(time.now, &key) {
         state.polls.handle(time.now, long_poll::Event::Changed(key));
     }
     Ok(yes())
 }
 
 /// What a listener asks about: the form's value is decoded once more, as the original does.
-fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
+fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
     let text = params
         .get("Listening-Configs")
         .ok_or(Refusal::NothingListened)?;
     let text = forms::decode(text);
+    let checked = like.manners().parameter_check;
     // The parameter check's look: pieces by their number of words, those empty at the end left out, as Java splits.
     let pieces = text.trim_end_matches(LINE_SEPARATOR).split(LINE_SEPARATOR);
-    for piece in pieces {
+    for piece in pieces.filter(|_| checked) {
         let words = piece.trim_end_matches(WORD_SEPARATOR).split(WORD_SEPARATOR);
         if !(2..=4).contains(&words.count()) {
             return Err(Refusal::BadListening);
@@ -215,28 +257,31 @@ fn asked(params: &Params) -> Result<Vec<(ConfigKey, String)>, Refusal> {
     let entries = Listening::read_asked(ended.unwrap_or_default())
         .filter(|entries| entries.len() <= KEYS)
         .ok_or(Refusal::NothingListened)?;
-    entries
-        .into_iter()
-        .map(|entry| {
-            forms::check_tenant(Some(&entry.tenant))?;
-            forms::check_plain("dataId", 256, Some(&entry.data_id))?;
-            forms::check_plain("group", 128, Some(&entry.group))?;
-            let key = ConfigKey {
-                tenant: entry.tenant,
-                group: entry.group,
-                data_id: entry.data_id,
-            };
-            Ok((key, entry.md5))
-        })
-        .collect()
+    for entry in entries.iter().filter(|_| checked) {
+        forms::check_tenant(Some(&entry.tenant))?;
+        forms::check_plain("dataId", 256, Some(&entry.data_id))?;
+        forms::check_plain("group", 128, Some(&entry.group))?;
+    }
+    Ok(entries)
 }
 
 fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
-    let keys: Vec<_> = asked(&call.params)?
+    let public_is_empty = state.like.manners().public_is_empty.listen;
+    let keys: Vec<_> = asked(state.like, &call.params)?
         .into_iter()
-        .map(|(key, md5)| {
-            let differs = state.configs.md5(&key) != md5;
-            (key, differs)
+        .map(|entry| {
+            let tenant = tenant_of(&entry.tenant, public_is_empty).to_owned();
+            let named = (tenant != entry.tenant).then_some(entry.tenant);
+            let key = ConfigKey {
+                tenant,
+                group: entry.group,
+                data_id: entry.data_id,
+            };
+            Watched {
+                differs: state.configs.md5(&key) != entry.md5,
+                named,
+                key,
+            }
         })
         .collect();
     let Some(timeout) = call.header("Long-Pulling-Timeout") else {
@@ -250,7 +295,7 @@ fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
     // Only who is to be held is asked how long: a negative time is the shortest hold.
-    let hold = if hang_up || keys.iter().any(|(_, differs)| *differs) {
+    let hold = if hang_up || keys.iter().any(|watched| watched.differs) {
         None
     } else {
         let millis: i64 = timeout

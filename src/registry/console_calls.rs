@@ -4,17 +4,22 @@ use crate::nacos::wire;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::desk::State;
+use crate::registry::like;
+use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// What every login is given: the registry asks for no token, so this opens nothing. The word 3.x uses with authentication off.
 const TOKEN: &str = "AUTH_DISABLED";
 
 /// Answers a call whose route is neither of naming nor of configuration.
 pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
+    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+        return Err(Refusal::Gone(message));
+    }
     match (call.method.as_str(), call.route.as_str()) {
         ("POST", "/v1/auth/login" | "/v1/auth/users/login") => login(call),
-        ("GET", "/v1/console/server/state") => Ok(server_state(state.port)),
+        ("GET", "/v1/console/server/state") => Ok(Answer::json(&server_state(state))),
         ("GET", "/v1/console/health/liveness" | "/v1/console/health/readiness") => {
             Ok(Answer::text("OK"))
         }
@@ -28,11 +33,11 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
             | "/v1/console/health/readiness"
             | "/v1/console/namespaces",
         ) => Err(Refusal::Method(method.to_owned())),
-        _ => Err(Refusal::NoPath),
+        _ => Err(Refusal::NoPath(call.what())),
     }
 }
 
-fn login(call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn login(call: &Call) -> Result<Answer, Refusal> {
     let username = call.params.parameter("username")?;
     call.params.parameter("password")?;
     let mut answer = Answer::json(&wire::Login {
@@ -47,9 +52,18 @@ fn login(call: &Call) -> Result<Answer, Refusal> {
     Ok(answer)
 }
 
-fn server_state(port: u16) -> Answer {
-    Answer::json(&json!({
-        "version": "2.5.1",
+/// What the registry says it is.
+pub(crate) fn server_state(state: &State) -> Value {
+    let version = state.like.manners().version;
+    if state.like == Like::V1_4 {
+        return json!({
+            "version": version,
+            "standalone_mode": "standalone",
+            "function_mode": null,
+        });
+    }
+    json!({
+        "version": version,
         "startup_mode": "standalone",
         "function_mode": null,
         "auth_enabled": "false",
@@ -57,23 +71,20 @@ fn server_state(port: u16) -> Answer {
         "auth_admin_request": "false",
         "login_page_enabled": "false",
         "console_ui_enabled": "false",
-        "server_port": port.to_string(),
+        "server_port": state.port.to_string(),
         "maxContent": super::config::CONTENT.to_string(),
-    }))
+    })
 }
 
 fn namespaces(state: &State) -> Answer {
-    let count = state.configs.count("");
-    Answer::json(&json!({
-        "code": 200,
-        "message": null,
-        "data": [{
-            "namespace": "",
-            "namespaceShowName": "public",
-            "namespaceDesc": "Default Namespace",
-            "quota": 200,
-            "configCount": count,
-            "type": 0,
-        }],
-    }))
+    let mut public = Map::new();
+    public.insert("namespace".into(), "".into());
+    public.insert("namespaceShowName".into(), "public".into());
+    if state.like != Like::V1_4 {
+        public.insert("namespaceDesc".into(), "Default Namespace".into());
+    }
+    public.insert("quota".into(), 200.into());
+    public.insert("configCount".into(), state.configs.count("").into());
+    public.insert("type".into(), 0.into());
+    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
 }

@@ -8,6 +8,7 @@
 use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
+use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::call;
@@ -20,16 +21,17 @@ use crate::registry::config::Configs;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
+use crate::registry::like::Like;
 use crate::registry::long_poll;
 use crate::registry::long_poll::LongPoll;
-use crate::registry::naming::Address;
 use crate::registry::naming::Naming;
+use crate::registry::naming::Place;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 /// The port that a desk says it is reached at, unless told another.
@@ -53,8 +55,27 @@ pub enum Event {
     },
     /// Who holds this ticket does not wait any more.
     Left(Ticket),
+    /// The registry does something wrong from now on.
+    Faulted(Fault),
     /// The registry stops: held listeners are let go, and none is held from now on.
     Stopping,
+}
+
+/// What the registry can be made to do wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Lists and details of instances are those of a snapshot, which is renewed this long after a change, as on 2.x and 3.x; the
+    /// first read of a service is fresh. Zero ends it.
+    Lag(Duration),
+    /// A configuration is readable, and its listeners are told, this long after it was published or deleted. Zero ends it.
+    ConfigLag {
+        /// How long.
+        lag: Duration,
+        /// Whether it is 409 meanwhile; else it reads as before.
+        busy: bool,
+    },
+    /// Everything is forgotten, once.
+    Amnesia,
 }
 
 /// What the desk wants done.
@@ -65,11 +86,12 @@ pub enum Effect {
 }
 
 /// An ephemeral instance, for the beat check.
-pub(crate) type Who = (ServiceKey, Address);
+pub(crate) type Who = (ServiceKey, Place);
 
 /// What the registry knows.
 #[derive(Clone, Debug)]
 pub(crate) struct State {
+    pub(crate) like: Like,
     pub(crate) port: u16,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
@@ -93,13 +115,14 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// An empty registry.
+    /// An empty registry with the manners of `like`.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(like: Like) -> Self {
         Self {
             state: State {
+                like,
                 port: PORT,
-                naming: Naming::default(),
+                naming: Naming::new(like),
                 beats: BeatCheck::new(),
                 configs: Configs::default(),
                 polls: LongPoll::default(),
@@ -117,12 +140,15 @@ impl Desk {
     }
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
-        let call = Call::from(request);
+        let like = self.state.like;
+        let call = Call::read(request, like);
         let state = &mut self.state;
         let outcome = if call.route.starts_with("/v1/ns/") {
             naming_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
             config_calls::answer(state, time, &call)
+        } else if call.route.starts_with("/v3/") {
+            admin_calls::answer(state, time, &call).map(Outcome::Answer)
         } else {
             console_calls::answer(state, &call).map(Outcome::Answer)
         };
@@ -136,13 +162,42 @@ impl Desk {
                 self.state.polls.handle(time.now, event);
                 return;
             }
-            Err(refusal) => Answer::refused(&refusal, call::half(&call.route), &call.path, time.at),
+            Err(refusal) => {
+                let half = call::half(&call.route);
+                Answer::refused(&refusal, like, half, &call.path, time.at)
+            }
         };
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
-    /// Lets happen what is due, and carries out what the machines want.
+    fn fault(&mut self, now: Moment, fault: Fault) {
+        let state = &mut self.state;
+        match fault {
+            Fault::Lag(lag) => state.naming.set_lag(lag),
+            Fault::ConfigLag { lag, busy } => {
+                for key in state.configs.set_lag(lag, busy) {
+                    state.polls.handle(now, long_poll::Event::Changed(key));
+                }
+            }
+            Fault::Amnesia => {
+                state.naming.forget();
+                state.beats = BeatCheck::new();
+                for key in state.configs.forget() {
+                    state.polls.handle(now, long_poll::Event::Changed(key));
+                }
+            }
+        }
+    }
+
+    /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
+        while let Some(due) = self.deadline().filter(|due| *due < now) {
+            self.settle_at(due);
+        }
+        self.settle_at(now);
+    }
+
+    fn settle_at(&mut self, now: Moment) {
         let state = &mut self.state;
         state.beats.wake(now);
         while let Some(effect) = state.beats.effect() {
@@ -151,11 +206,14 @@ impl Desk {
                     state.naming.tell(now, &who.0, &who.1, healthy);
                 }
                 beat_check::Effect::Remove { who } => {
-                    state.naming.deregister(now, &who.0, false, &who.1);
+                    state.naming.leave(now, &who.0, &who.1);
                 }
             }
         }
         state.naming.wake(now);
+        for key in state.configs.wake(now) {
+            state.polls.handle(now, long_poll::Event::Changed(key));
+        }
         state.polls.wake(now);
         while let Some(effect) = state.polls.effect() {
             let (long_poll::Effect::Answer { poll, .. } | long_poll::Effect::Refuse { poll }) =
@@ -168,17 +226,11 @@ impl Desk {
                 long_poll::Effect::Answer { changed, .. } => (listener.write)(&changed),
                 long_poll::Effect::Refuse { .. } => {
                     let refusal = Refusal::Full("held polls", long_poll::POLLS);
-                    Answer::refused(&refusal, Half::Config, "", listener.asked)
+                    Answer::refused(&refusal, state.like, Half::Config, "", listener.asked)
                 }
             };
             self.effects.push_back(Effect::Answer(Ticket(poll), answer));
         }
-    }
-}
-
-impl Default for Desk {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -202,6 +254,7 @@ impl Machine for Desk {
                 self.effects
                     .retain(|Effect::Answer(answered, _)| *answered != ticket);
             }
+            Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => self.state.polls.handle(now, long_poll::Event::Stopping),
         }
         self.settle(now);
@@ -216,6 +269,7 @@ impl Machine for Desk {
         [
             state.naming.deadline(),
             state.beats.deadline(),
+            state.configs.deadline(),
             state.polls.deadline(),
         ]
         .into_iter()
@@ -281,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_silent_instance_falls_ill_then_goes_and_its_service_a_minute_later() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         let register = plain(
             "POST",
             "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
@@ -298,12 +352,13 @@ mod tests {
                 group: "DEFAULT_GROUP".into(),
                 name: "orders".into(),
             };
-            let address = Address {
+            let address = crate::registry::naming::Address {
                 ip: "10.0.0.1".into(),
                 port: 80,
             };
             let naming = &desk.state.naming;
-            let seen = naming.seen(&service, &address);
+            let place = naming.place(&address, "DEFAULT", false);
+            let seen = naming.seen(&service, &place);
             assert_eq!(seen.map(|seen| seen.healthy), healthy);
             assert_eq!(naming.knows(&service), known);
             desk.wake(s(due));
@@ -313,7 +368,7 @@ mod tests {
 
     #[test]
     fn who_asks_late_sees_what_was_due_before() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         let register = plain(
             "POST",
             "/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80",
@@ -325,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_listener_is_told_of_a_change_and_of_nothing_at_the_end_of_its_hold() {
-        let mut desk = Desk::new();
+        let mut desk = Desk::new(Like::V2_5);
         desk.handle(s(0), asked(1, listen(7)));
         desk.handle(s(0), asked(2, listen(8)));
         assert_eq!(answers(&mut desk), []);
@@ -354,7 +409,17 @@ mod tests {
         Listen(u8),
         Nonsense,
         Leave(u64),
+        Fault(Fault),
         Stop,
+    }
+
+    fn faults() -> impl Strategy<Value = Fault> {
+        let lag = (0..3_u64).prop_map(|lag| s(lag * 7));
+        prop_oneof![
+            lag.clone().prop_map(Fault::Lag),
+            (lag, any::<bool>()).prop_map(|(lag, busy)| Fault::ConfigLag { lag, busy }),
+            Just(Fault::Amnesia),
+        ]
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -366,6 +431,7 @@ mod tests {
             4 => (0..3_u8).prop_map(Step::Listen),
             1 => Just(Step::Nonsense),
             2 => (0..40_u64).prop_map(Step::Leave),
+            1 => faults().prop_map(Step::Fault),
             1 => Just(Step::Stop),
         ];
         proptest::collection::vec(step, 0..40)
@@ -374,7 +440,7 @@ mod tests {
     proptest! {
         #[test]
         fn each_ticket_is_answered_once_unless_it_left_and_deadlines_move_on(steps in steps()) {
-            let (mut desk, mut now, mut next) = (Desk::new(), Moment::ZERO, 0);
+            let (mut desk, mut now, mut next) = (Desk::new(Like::V2_5), Moment::ZERO, 0);
             let (mut open, mut stopped) = (BTreeSet::new(), false);
             for step in steps.into_iter().chain([Step::Wait(1_000)]) {
                 let request = match step {
@@ -401,6 +467,13 @@ mod tests {
                         // Before whoever carries answers has fetched the last ones.
                         desk.handle(now, Event::Left(Ticket(ticket)));
                         open.remove(&ticket);
+                        continue;
+                    }
+                    Step::Fault(fault) => {
+                        desk.handle(now, Event::Faulted(fault));
+                        for (ticket, _) in answers(&mut desk) {
+                            prop_assert!(open.remove(&ticket));
+                        }
                         continue;
                     }
                     Step::Stop => {

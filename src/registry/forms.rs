@@ -27,6 +27,11 @@ impl Params {
         }
     }
 
+    /// The names of all.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// As it came, blanks included.
     pub(crate) fn raw(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
@@ -153,11 +158,27 @@ impl Params {
             check_port(port)?;
         }
         check_metadata(&metadata)?;
-        match (group, name) {
-            (Some(""), Some(_)) => Err(Refusal::NameWithoutGroup),
-            (Some(_), Some("")) => Err(Refusal::GroupWithoutName),
+        self.check_name()
+    }
+
+    /// `ServiceNameFilter` alone, which on 1.4 is all that is done before a controller.
+    pub(crate) fn check_name(&self) -> Result<(), Refusal> {
+        match self
+            .get("serviceName")
+            .and_then(|name| name.split_once("@@"))
+        {
+            Some((_, "")) => Err(Refusal::GroupWithoutName),
+            Some(("", _)) => Err(Refusal::NameWithoutGroup),
             _ => Ok(()),
         }
+    }
+
+    /// A port as text. What is a number but no port is refused whichever generation is asked, though 1.4.8 takes it.
+    pub(crate) fn port(&self, text: &str) -> Result<u16, Refusal> {
+        let number: i64 = text
+            .parse()
+            .map_err(|_| Refusal::NotANumber(text.to_owned()))?;
+        u16::try_from(number).map_err(|_| Refusal::PortRange)
     }
 }
 
@@ -239,6 +260,17 @@ pub(crate) fn check_tenant(value: Option<&str>) -> Result<(), Refusal> {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     })
+}
+
+/// What 1.4 checks of a service when it is made: letters, digits and `@.:_-`, over the group as well.
+pub(crate) fn check_grouped(service: &ServiceKey) -> Result<(), Refusal> {
+    let grouped = service.grouped();
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"@.:_-".contains(&b);
+    if grouped.bytes().all(legal) {
+        Ok(())
+    } else {
+        Err(Refusal::ServiceName(grouped))
+    }
 }
 
 fn check_service(value: Option<&str>) -> Result<(), Refusal> {

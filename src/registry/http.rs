@@ -12,14 +12,18 @@ use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
 use crate::registry::desk::Desk;
+use crate::registry::faults::Faults;
+use crate::registry::faults::Harm;
+use crate::registry::forms::Params;
 use crate::registry::keeper::Keeper;
+use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use crate::tasks::Tasks;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Response,
-    body::{Body as _, Bytes, Incoming},
-    header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    body::{Body, Bytes, Frame, Incoming},
+    header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
     server::conn::http1,
     service::service_fn,
 };
@@ -32,7 +36,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -60,6 +67,10 @@ const BODY_BYTES: usize = 2 * 1024 * 1024;
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
 /// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
 const BODIES_KIB: u32 = 64 * 1024;
+/// Where faults are asked for.
+const FAULTS: &str = "/outrigger/faults";
+/// What a fault sends in place of an answer.
+const GARBAGE: &[u8] = b"\x16\x03\x01\x00\x00this is no HTTP\r\n\r\n";
 /// How long answers under way may take at the end.
 const LEAVE: Duration = Duration::from_secs(2);
 /// After an error of accept (out of descriptors): not at once again.
@@ -104,12 +115,17 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let tasks = tasks.child();
-    let keeper = Arc::new(Keeper::new(Desk::new().at_port(address.port()), epoch));
+    let keeper = Arc::new(Keeper::new(
+        Desk::new(options.like).at_port(address.port()),
+        epoch,
+    ));
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
         allow_hosts: options.allow_hosts,
+        like: options.like,
         bodies: Semaphore::new(BODIES_KIB as usize),
+        faults: options.faults.then(Mutex::default),
     });
     let (end, ended) = watch::channel(false);
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
@@ -183,15 +199,17 @@ fn connection(
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let door = Arc::clone(door);
+    let harmed = Arc::new(Harmed::default());
+    let stream = Impatient::new(stream, Arc::clone(&harmed));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let door = Arc::clone(&door);
-        async move { Ok::<_, Infallible>(door.answer(local.ip(), request).await) }
+        let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
+        async move { door.answer(local.ip(), &harmed, request).await }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(Impatient::new(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let served = graceful.watch(served);
     Some(async move {
         if let Err(error) = served.await {
@@ -200,30 +218,162 @@ fn connection(
     })
 }
 
+/// What a fault asked for did to a connection.
+#[derive(Debug, Default)]
+struct Harmed {
+    garbage: AtomicBool,
+    reset: AtomicBool,
+}
+
+/// A fault that was asked for: the connection ends without an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is lost, as a fault asked for")]
+struct Lost;
+
+/// What is answered: bytes, or what a fault asked for.
+type Answered = Response<Either<Full<Bytes>, Endless>>;
+
+/// A body without end.
+#[derive(Debug)]
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // Blanks go on being the beginning of any JSON.
+        const BLANKS: &[u8] = &[b' '; 64 * 1024];
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(BLANKS)))))
+    }
+}
+
 /// What every request needs.
 struct Door {
     keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
+    like: Like,
     bodies: Semaphore,
+    /// Only where faults may be asked for.
+    faults: Option<Mutex<Faults>>,
 }
 
 impl Door {
     async fn answer(
         &self,
         local: IpAddr,
+        harmed: &Harmed,
         request: hyper::Request<Incoming>,
-    ) -> Response<Full<Bytes>> {
+    ) -> Result<Answered, Lost> {
         let path = request.uri().path().to_owned();
-        let answer = match self.guard(local, request.headers()) {
-            Ok(()) => self.ask(request).await,
-            Err(refusal) => Err(refusal),
+        if let Err(refusal) = self.guard(local, request.headers()) {
+            return Ok(write(&self.refused(&path, &refusal)));
+        }
+        match &self.faults {
+            Some(faults) if path.trim_end_matches('/') == FAULTS => {
+                Ok(write(&self.order(faults, &path, request).await))
+            }
+            Some(faults) => {
+                let harm = self.strike(faults, &path);
+                self.harmed(harm, harmed, &path, request).await
+            }
+            None => Ok(write(&self.whole(&path, request).await)),
+        }
+    }
+
+    fn strike(&self, faults: &Mutex<Faults>, path: &str) -> Option<Harm> {
+        let now = self.keeper.epoch().now();
+        // Like the desk, it is plain data and goes on after a panic.
+        let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+        faults.strike(now, path, call::route(path))
+    }
+
+    /// The answer as it is without a fault.
+    async fn whole(&self, path: &str, request: hyper::Request<Incoming>) -> Answer {
+        let answer = self.ask(request).await;
+        answer.unwrap_or_else(|refusal| self.refused(path, &refusal))
+    }
+
+    fn refused(&self, path: &str, refusal: &Refusal) -> Answer {
+        let half = call::half(call::route(path));
+        let epoch = self.keeper.epoch();
+        let at = epoch.wall(epoch.now());
+        Answer::refused(refusal, self.like, half, path, at)
+    }
+
+    /// The answer with a fault.
+    async fn harmed(
+        &self,
+        harm: Option<Harm>,
+        harmed: &Harmed,
+        path: &str,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Answered, Lost> {
+        match harm {
+            None => {}
+            Some(Harm::Delay(delay)) => time::sleep(delay).await,
+            Some(Harm::Status(status, body)) => {
+                return Ok(write(&Answer {
+                    status,
+                    ..Answer::text(body)
+                }));
+            }
+            Some(Harm::Hang) => std::future::pending().await,
+            Some(Harm::Reset) => {
+                harmed.reset.store(true, Ordering::Relaxed);
+                return Err(Lost);
+            }
+            Some(Harm::Garbage) => {
+                harmed.garbage.store(true, Ordering::Relaxed);
+                let mut last = write(&Answer::ok());
+                let close = HeaderValue::from_static("close");
+                last.headers_mut().insert(CONNECTION, close);
+                return Ok(last);
+            }
+            Some(Harm::Drop) => {
+                self.whole(path, request).await;
+                return Err(Lost);
+            }
+            Some(Harm::Big) => return Ok(Response::new(Either::Right(Endless))),
+        }
+        Ok(write(&self.whole(path, request).await))
+    }
+
+    /// Switches faults on and off, and shows them.
+    async fn order(
+        &self,
+        faults: &Mutex<Faults>,
+        path: &str,
+        request: hyper::Request<Incoming>,
+    ) -> Answer {
+        let (head, body) = request.into_parts();
+        let mut params = Params::default();
+        params.add(head.uri.query().unwrap_or_default());
+        match self.body(body, BODY_BYTES).await {
+            Ok((form, _)) => params.add(&String::from_utf8_lossy(&form)),
+            Err(refusal) => return self.refused(path, &refusal),
+        }
+        let now = self.keeper.epoch().now();
+        let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = match head.method.as_str() {
+            "GET" => Ok(Vec::new()),
+            "POST" => faults.order(now, &params),
+            method => return self.refused(path, &Refusal::Method(method.to_owned())),
         };
-        write(answer.unwrap_or_else(|refusal| {
-            let half = call::half(call::route(&path));
-            let epoch = self.keeper.epoch();
-            Answer::refused(&refusal, half, &path, epoch.wall(epoch.now()))
-        }))
+        match told {
+            Ok(told) => {
+                self.keeper.fault(told);
+                Answer::json(&faults.shown(now))
+            }
+            Err(why) => Answer {
+                status: 400,
+                ..Answer::text(why)
+            },
+        }
     }
 
     async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
@@ -303,8 +453,8 @@ impl Door {
     }
 }
 
-fn write(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(answer.body.clone()));
+fn write(answer: &Answer) -> Answered {
+    let mut response = Response::new(Either::Left(Full::new(answer.body.clone())));
     *response.status_mut() = hyper::StatusCode::from_u16(answer.status)
         .unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -328,18 +478,36 @@ fn write(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
-/// A stream whose writes fail when the peer does not read for [`WRITE`].
+/// A stream whose writes fail when the peer does not read for [`WRITE`], and which does what faults ask for.
 struct Impatient {
     stream: TcpStream,
     waits: Option<Pin<Box<time::Sleep>>>,
+    harmed: Arc<Harmed>,
+}
+
+impl Drop for Impatient {
+    fn drop(&mut self) {
+        if self.harmed.reset.load(Ordering::Relaxed)
+            && let Err(error) = self.stream.set_zero_linger()
+        {
+            tracing::debug!(%error, "no reset of a connection");
+        }
+    }
 }
 
 impl Impatient {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, harmed: Arc<Harmed>) -> Self {
         Self {
             stream,
             waits: None,
+            harmed,
         }
+    }
+
+    /// Writes what is no answer in place of `bytes` of one.
+    fn garble(&mut self, cx: &mut Context<'_>, bytes: usize) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, GARBAGE);
+        self.patience(cx, wrote.map_ok(|_| bytes))
     }
 
     fn patience<T>(
@@ -375,6 +543,9 @@ impl AsyncWrite for Impatient {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.harmed.garbage.load(Ordering::Relaxed) {
+            return self.garble(cx, buf.len());
+        }
         let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.patience(cx, wrote)
     }
@@ -384,6 +555,10 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.harmed.reset.load(Ordering::Relaxed) {
+            // An orderly end is just what is not wanted.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
@@ -392,6 +567,9 @@ impl AsyncWrite for Impatient {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.harmed.garbage.load(Ordering::Relaxed) {
+            return self.garble(cx, bufs.iter().map(|buf| buf.len()).sum());
+        }
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.patience(cx, wrote)
     }

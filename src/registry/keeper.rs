@@ -11,6 +11,7 @@ use crate::registry::call::Request;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
+use crate::registry::desk::Fault;
 use crate::registry::desk::Ticket;
 use std::{
     collections::BTreeMap,
@@ -121,6 +122,15 @@ impl Keeper {
         }
     }
 
+    /// Makes the registry do things wrong.
+    pub(crate) fn fault(&self, faults: Vec<Fault>) {
+        self.with(|inside, now| {
+            for fault in faults {
+                inside.desk.handle(now, Event::Faulted(fault));
+            }
+        });
+    }
+
     /// Lets all held listeners go, and holds none from now on.
     pub(crate) fn release(&self) {
         self.with(|inside, now| inside.desk.handle(now, Event::Stopping));
@@ -144,6 +154,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::like::Like;
     use std::time::Duration;
 
     fn listen() -> Request {
@@ -165,7 +176,7 @@ mod tests {
     }
 
     fn keeper() -> Keeper {
-        Keeper::new(Desk::new(), Epoch::start())
+        Keeper::new(Desk::new(Like::V2_5), Epoch::start())
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,13 +30,33 @@ pub(crate) fn hold(timeout: Duration) -> Duration {
     timeout.saturating_sub(AHEAD).clamp(SHORTEST, LONGEST)
 }
 
+/// A configuration that a client asks about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) key: ConfigKey,
+    /// The tenant as the client spelt it, where that is another spelling: he is answered in it.
+    pub(crate) named: Option<String>,
+    /// Whether the client's MD5 is another than the stored one.
+    pub(crate) differs: bool,
+}
+
+impl Watched {
+    fn as_named(&self) -> ConfigKey {
+        let mut key = self.key.clone();
+        if let Some(named) = &self.named {
+            key.tenant.clone_from(named);
+        }
+        key
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A client asked about these; `hold` is `None` for `No-Hangup`.
     Asked {
         poll: Poll,
-        /// In the client's order, and whether the client's MD5 is another than the stored one.
-        keys: Vec<(ConfigKey, bool)>,
+        /// In the client's order.
+        keys: Vec<Watched>,
         hold: Option<Duration>,
     },
     /// A configuration got another MD5, or went.
@@ -58,7 +78,7 @@ pub(crate) enum Effect {
 #[derive(Clone, Debug)]
 struct Held {
     until: Moment,
-    keys: Vec<ConfigKey>,
+    keys: Vec<Watched>,
 }
 
 /// All held polls.
@@ -80,11 +100,11 @@ impl LongPoll {
         };
         self.due.remove(&(held.until, poll));
         self.watched -= held.keys.len();
-        for key in held.keys {
-            if let Some(polls) = self.watchers.get_mut(&key) {
+        for watched in held.keys {
+            if let Some(polls) = self.watchers.get_mut(&watched.key) {
                 polls.remove(&poll);
                 if polls.is_empty() {
-                    self.watchers.remove(&key);
+                    self.watchers.remove(&watched.key);
                 }
             }
         }
@@ -106,8 +126,8 @@ impl Machine for LongPoll {
             Event::Asked { poll, keys, hold } => {
                 let differing: Vec<ConfigKey> = keys
                     .iter()
-                    .filter(|(_, differs)| *differs)
-                    .map(|(key, _)| key.clone())
+                    .filter(|watched| watched.differs)
+                    .map(Watched::as_named)
                     .collect();
                 let hold = hold.filter(|_| differing.is_empty() && !self.stopping);
                 let Some(hold) = hold else {
@@ -118,9 +138,9 @@ impl Machine for LongPoll {
                     self.effects.push_back(Effect::Refuse { poll });
                     return;
                 }
-                let keys: Vec<ConfigKey> = keys.into_iter().map(|(key, _)| key).collect();
-                for key in &keys {
-                    self.watchers.entry(key.clone()).or_default().insert(poll);
+                for watched in &keys {
+                    let polls = self.watchers.entry(watched.key.clone());
+                    polls.or_default().insert(poll);
                 }
                 let until = now.saturating_add(hold);
                 self.watched += keys.len();
@@ -129,7 +149,10 @@ impl Machine for LongPoll {
             }
             Event::Changed(key) => {
                 for poll in self.watchers.get(&key).cloned().unwrap_or_default() {
-                    self.answer(poll, vec![key.clone()]);
+                    let held = self.held.get(&poll).map_or(&[][..], |held| &held.keys);
+                    let watched = held.iter().find(|watched| watched.key == key);
+                    let changed = watched.map(Watched::as_named).into_iter().collect();
+                    self.answer(poll, changed);
                 }
             }
             Event::Left(poll) => {
@@ -183,7 +206,11 @@ mod tests {
             poll,
             keys: keys
                 .iter()
-                .map(|(id, differs)| (key(*id), *differs))
+                .map(|(id, differs)| Watched {
+                    key: key(*id),
+                    named: None,
+                    differs: *differs,
+                })
                 .collect(),
             hold,
         }
@@ -230,6 +257,33 @@ mod tests {
         polls.handle(s(1), Event::Changed(key(2)));
         assert_eq!(drain(&mut polls), [answer(1, &[2])]);
         assert_eq!(polls.deadline(), Some(s(20)));
+    }
+
+    #[test]
+    fn who_spells_the_tenant_in_another_way_is_answered_in_it() {
+        let mut polls = LongPoll::default();
+        let named = |differs| Watched {
+            key: key(1),
+            named: Some("public".into()),
+            differs,
+        };
+        let mut spelt = key(1);
+        spelt.tenant = "public".into();
+        for (poll, differs) in [(1, true), (2, false)] {
+            polls.handle(
+                s(0),
+                Event::Asked {
+                    poll,
+                    keys: vec![named(differs)],
+                    hold: Some(s(10)),
+                },
+            );
+        }
+        polls.handle(s(1), Event::Changed(key(1)));
+        for poll in [1, 2] {
+            let changed = vec![spelt.clone()];
+            assert_eq!(polls.effect(), Some(Effect::Answer { poll, changed }));
+        }
     }
 
     #[test]

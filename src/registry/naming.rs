@@ -1,16 +1,23 @@
 //! Services and instances as the registry holds them: kinds, health, what an operator set, and when empty ones go.
 //!
-//! The rules are those of 2.5.1. The first registration (or `POST /service`, which means persistent) fixes the kind of a
-//! service. One record per service and `ip:port`; the cluster is not part of the key. What `PUT`/`PATCH /instance` sets lies
+//! The rules are those of 2.5.1 and 3.0.3. The first registration (or `POST /service`, which means persistent) fixes the kind of
+//! a service. One record per service and `ip:port`; the cluster is not part of the key. What `PUT`/`PATCH /instance` sets lies
 //! over every registration of that `ip:port` and cluster, and stays for [`EMPTY`] after the instance left. A service that
 //! is empty for [`EMPTY`] goes, with its threshold, its metadata and its checkers. Protection exists only for a service with
 //! settings of its own (`POST`/`PUT /service`, `PUT /cluster`).
+//!
+//! On 1.4.8 kinds and clusters have places of their own ([`Place`]), a registration wins over the operator but leaves health as it
+//! is, and every service is protected. Which rule holds is asked of [`Manners`].
 
 use crate::foreign::Foreign;
 use crate::machine::Moment;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
+use crate::registry::late::Late;
+use crate::registry::like::Like;
+use crate::registry::like::Manners;
+use crate::registry::like::Masks;
 use crate::registry::refusal::Refusal;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,14 +46,24 @@ pub(crate) struct Address {
     pub(crate) port: u16,
 }
 
+/// Where an instance stands in its service: at its address, and on 1.4 apart from those of another cluster or kind there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) address: Address,
+    apart: Option<(Arc<str>, bool)>,
+}
+
 /// An instance as it was registered, or as it is seen with the operator's values over it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
+    pub(crate) persistent: bool,
     pub(crate) cluster: Arc<str>,
     pub(crate) weight: f64,
     pub(crate) healthy: bool,
     pub(crate) enabled: bool,
     pub(crate) metadata: Metadata,
+    /// A beat brought it, without metadata: 1.4 lists them as null.
+    pub(crate) bare: bool,
 }
 
 impl Record {
@@ -91,6 +108,8 @@ pub(crate) struct Patch {
     pub(crate) weight: Option<f64>,
     pub(crate) enabled: Option<bool>,
     pub(crate) metadata: Option<Metadata>,
+    /// Of 1.4 alone.
+    pub(crate) healthy: Option<bool>,
 }
 
 /// What an operator set.
@@ -125,9 +144,10 @@ pub(crate) struct Settings {
 
 #[derive(Clone, Debug)]
 struct Service {
+    /// What all its instances are, unless [`Manners::places_apart`].
     persistent: bool,
     settings: Option<Settings>,
-    instances: BTreeMap<Address, Record>,
+    instances: BTreeMap<Place, Record>,
     overrides: BTreeMap<(Address, Arc<str>), Override>,
     changed: Moment,
     /// Since when it is empty.
@@ -144,8 +164,9 @@ enum Expiry {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Listing {
     pub(crate) hosts: Vec<(Address, Record)>,
-    pub(crate) persistent: bool,
     pub(crate) protected: bool,
+    /// The service's own.
+    pub(crate) metadata: Metadata,
     /// When the service last changed; `None` for an unknown one.
     pub(crate) changed: Option<Moment>,
 }
@@ -159,17 +180,35 @@ pub(crate) struct Counts {
 }
 
 /// All services of all namespaces.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Naming {
+    manners: &'static Manners,
+    late: Late<Service>,
     services: BTreeMap<ServiceKey, Service>,
     counts: Counts,
     due: BTreeSet<(Moment, Expiry)>,
 }
 
+impl Place {
+    fn new(apart: bool, address: &Address, cluster: &str, persistent: bool) -> Self {
+        Self {
+            address: address.clone(),
+            apart: apart.then(|| (cluster.into(), persistent)),
+        }
+    }
+}
+
 impl Service {
-    fn seen(&self, address: &Address, record: &Record) -> Record {
+    fn find(&self, apart: bool, address: &Address, cluster: &str) -> Option<Place> {
+        [true, false]
+            .map(|persistent| Place::new(apart, address, cluster, persistent))
+            .into_iter()
+            .find(|place| self.instances.contains_key(place))
+    }
+
+    fn seen(&self, place: &Place, record: &Record) -> Record {
         let mut seen = record.clone();
-        let key = (address.clone(), Arc::clone(&record.cluster));
+        let key = (place.address.clone(), Arc::clone(&record.cluster));
         if let Some(over) = self.overrides.get(&key) {
             seen.weight = over.weight;
             seen.enabled = over.enabled;
@@ -182,6 +221,28 @@ impl Service {
 }
 
 impl Naming {
+    /// No service.
+    pub(crate) fn new(like: Like) -> Self {
+        Self {
+            manners: like.manners(),
+            late: Late::new(Duration::ZERO),
+            services: BTreeMap::new(),
+            counts: Counts::default(),
+            due: BTreeSet::new(),
+        }
+    }
+
+    /// The place of an instance.
+    pub(crate) fn place(&self, address: &Address, cluster: &str, persistent: bool) -> Place {
+        Place::new(self.manners.places_apart, address, cluster, persistent)
+    }
+
+    /// The instance that a call without kind means: a persistent one first; the cluster counts only where places are apart.
+    pub(crate) fn find(&self, key: &ServiceKey, address: &Address, cluster: &str) -> Option<Place> {
+        let apart = self.manners.places_apart;
+        self.services.get(key)?.find(apart, address, cluster)
+    }
+
     /// The service, created with `persistent` when it is not there.
     fn service(
         &mut self,
@@ -206,38 +267,51 @@ impl Naming {
         }))
     }
 
-    /// Takes an instance, in place of what was at its address.
+    /// Takes an instance, in place of what was there; its health as it is now.
     pub(crate) fn register(
         &mut self,
         now: Moment,
         key: &ServiceKey,
-        persistent: bool,
-        address: Address,
-        record: Record,
-    ) -> Result<(), Refusal> {
+        address: &Address,
+        mut record: Record,
+    ) -> Result<bool, Refusal> {
+        let manners = self.manners;
+        let persistent = record.persistent;
+        let place = self.place(address, &record.cluster, persistent);
         let known = self.services.get(key);
         if let Some(service) = known
             && service.persistent != persistent
+            && !manners.places_apart
         {
             return Err(Refusal::Kind {
                 service: key.grouped(),
                 persistent: service.persistent,
             });
         }
-        let there = known.map_or(0, |service| service.instances.len());
-        if !known.is_some_and(|service| service.instances.contains_key(&address)) {
-            if there >= INSTANCES {
-                return Err(Refusal::Full("instances of one service", INSTANCES));
-            }
-            if self.counts.ephemeral + self.counts.persistent >= ALL_INSTANCES {
-                return Err(Refusal::Full("instances", ALL_INSTANCES));
+        match known.and_then(|service| service.instances.get(&place)) {
+            Some(there) if !manners.health_by_registration => record.healthy = there.healthy,
+            Some(_) => {}
+            None => {
+                if known.map_or(0, |service| service.instances.len()) >= INSTANCES {
+                    return Err(Refusal::Full("instances of one service", INSTANCES));
+                }
+                if self.counts.ephemeral + self.counts.persistent >= ALL_INSTANCES {
+                    return Err(Refusal::Full("instances", ALL_INSTANCES));
+                }
             }
         }
+        if 0.0 < record.weight && record.weight < manners.least_weight {
+            record.weight = manners.least_weight;
+        }
+        if !manners.null_metadata {
+            record.metadata.retain(|_, value| value.is_some());
+        }
+        let healthy = record.healthy;
         let service = self.service(now, key, persistent)?;
         service.changed = now;
         let emptied = service.empty.take();
         let cluster = Arc::clone(&record.cluster);
-        let replaced = service.instances.insert(address.clone(), record);
+        let replaced = service.instances.insert(place, record);
         let attached = service
             .overrides
             .get_mut(&(address.clone(), Arc::clone(&cluster)))
@@ -257,12 +331,13 @@ impl Naming {
             ));
         }
         if let Some(cluster) = moved {
-            self.detach(now, key, &address, cluster);
+            self.detach(now, key, address, cluster);
         }
         if replaced.is_none() {
             *self.counts.of(persistent) += 1;
         }
-        Ok(())
+        self.late.changed(now, key);
+        Ok(healthy)
     }
 
     fn detach(&mut self, now: Moment, key: &ServiceKey, address: &Address, cluster: Arc<str>) {
@@ -282,22 +357,27 @@ impl Naming {
         }
     }
 
-    /// Removes an instance of this kind; whether there was one.
+    /// Removes the instance of this kind at an address; its place, if it was there.
     pub(crate) fn deregister(
         &mut self,
         now: Moment,
         key: &ServiceKey,
-        persistent: bool,
         address: &Address,
-    ) -> bool {
-        let Some(service) = self
-            .services
-            .get_mut(key)
-            .filter(|service| service.persistent == persistent)
-        else {
+        cluster: &str,
+        persistent: bool,
+    ) -> Option<Place> {
+        let place = self.place(address, cluster, persistent);
+        let service = self.services.get(key)?;
+        let meant = self.manners.places_apart || service.persistent == persistent;
+        (meant && self.leave(now, key, &place)).then_some(place)
+    }
+
+    /// Removes the instance at a place; whether there was one.
+    pub(crate) fn leave(&mut self, now: Moment, key: &ServiceKey, place: &Place) -> bool {
+        let Some(service) = self.services.get_mut(key) else {
             return false;
         };
-        let Some(gone) = service.instances.remove(address) else {
+        let Some(gone) = service.instances.remove(place) else {
             return false;
         };
         service.changed = now;
@@ -306,54 +386,101 @@ impl Naming {
             self.due
                 .insert((now.saturating_add(EMPTY), Expiry::Service(key.clone())));
         }
-        *self.counts.of(persistent) -= 1;
-        self.detach(now, key, address, gone.cluster);
+        *self.counts.of(gone.persistent) -= 1;
+        self.late.changed(now, key);
+        self.detach(now, key, &place.address, gone.cluster);
         true
     }
 
-    /// Whether the service holds an ephemeral instance there: what a beat is for.
-    pub(crate) fn holds_ephemeral(&self, key: &ServiceKey, address: &Address) -> bool {
-        self.services
-            .get(key)
-            .is_some_and(|service| !service.persistent && service.instances.contains_key(address))
-    }
-
-    /// An instance as it is seen, whatever its cluster.
-    pub(crate) fn seen(&self, key: &ServiceKey, address: &Address) -> Option<Record> {
-        let service = self.services.get(key)?;
-        Some(service.seen(address, service.instances.get(address)?))
-    }
-
-    /// An instance in a cluster, as `GET /instance` wants it.
-    pub(crate) fn detail(
+    /// The instance that a beat is for, if it is known: an ephemeral one; on 1.4 any.
+    pub(crate) fn beaten(
         &self,
         key: &ServiceKey,
         address: &Address,
         cluster: &str,
+    ) -> Option<Place> {
+        self.find(key, address, cluster).filter(|_| {
+            self.manners.places_apart
+                || self
+                    .services
+                    .get(key)
+                    .is_some_and(|service| !service.persistent)
+        })
+    }
+
+    /// An instance as it is seen.
+    pub(crate) fn seen(&self, key: &ServiceKey, place: &Place) -> Option<Record> {
+        let service = self.services.get(key)?;
+        Some(service.seen(place, service.instances.get(place)?))
+    }
+
+    /// An instance in a cluster, as `GET /instance` wants it.
+    pub(crate) fn detail(
+        &mut self,
+        key: &ServiceKey,
+        address: &Address,
+        cluster: &str,
     ) -> Result<Record, Refusal> {
-        if self
-            .services
-            .get(key)
-            .is_none_or(|service| service.instances.is_empty())
-        {
+        let apart = self.manners.places_apart;
+        let Some(service) = self.late.read(key, self.services.get(key)) else {
+            return Err(if apart {
+                Refusal::NoService(key.grouped())
+            } else {
+                Refusal::NoInstances {
+                    cluster: cluster.to_owned(),
+                    service: key.grouped(),
+                }
+            });
+        };
+        let here = |record: &Record| !apart || &*record.cluster == cluster;
+        if !service.instances.values().any(here) {
             return Err(Refusal::NoInstances {
                 cluster: cluster.to_owned(),
                 service: key.grouped(),
             });
         }
-        self.seen(key, address)
+        service
+            .find(apart, address, cluster)
+            .and_then(|place| Some(service.seen(&place, service.instances.get(&place)?)))
             .filter(|record| &*record.cluster == cluster)
             .ok_or(Refusal::NoMatch)
     }
 
     /// The beat check's word.
-    pub(crate) fn tell(&mut self, now: Moment, key: &ServiceKey, address: &Address, healthy: bool) {
+    pub(crate) fn tell(&mut self, now: Moment, key: &ServiceKey, place: &Place, healthy: bool) {
         if let Some(service) = self.services.get_mut(key)
-            && let Some(record) = service.instances.get_mut(address)
+            && let Some(record) = service.instances.get_mut(place)
         {
             record.healthy = healthy;
             service.changed = now;
+            self.late.changed(now, key);
         }
+    }
+
+    /// Changes an instance itself, where an operator's values do not lie over it.
+    pub(crate) fn amend(&mut self, now: Moment, key: &ServiceKey, place: &Place, patch: Patch) {
+        if let Some(service) = self.services.get_mut(key)
+            && let Some(record) = service.instances.get_mut(place)
+        {
+            record.weight = patch.weight.unwrap_or(record.weight);
+            record.enabled = patch.enabled.unwrap_or(record.enabled);
+            record.healthy = patch.healthy.unwrap_or(record.healthy);
+            if let Some(metadata) = patch.metadata {
+                record.metadata = metadata;
+            }
+            service.changed = now;
+            self.late.changed(now, key);
+        }
+    }
+
+    /// Whether there is an instance of this kind at an address, in whatever cluster.
+    pub(crate) fn anywhere(&self, key: &ServiceKey, address: &Address, persistent: bool) -> bool {
+        self.services.get(key).is_some_and(|service| {
+            service
+                .instances
+                .iter()
+                .any(|(place, record)| place.address == *address && record.persistent == persistent)
+        })
     }
 
     /// `PUT /instance` (`fresh`: what it does not say is the default again) and `PATCH /instance`.
@@ -368,9 +495,13 @@ impl Naming {
     ) -> Result<(), Refusal> {
         let service = self.services.get_mut(key).ok_or(Refusal::NoMatch)?;
         let place = (address.clone(), Arc::clone(cluster));
+        let at = Place {
+            address: address.clone(),
+            apart: None,
+        };
         let there = service
             .instances
-            .get(address)
+            .get(&at)
             .is_some_and(|record| record.cluster == *cluster);
         if !service.overrides.contains_key(&place) {
             if service.overrides.len() >= INSTANCES {
@@ -400,6 +531,7 @@ impl Naming {
             }
         }
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
@@ -409,49 +541,78 @@ impl Naming {
     }
 
     /// What `GET /instance/list` shows: enabled hosts of these clusters (none: all), health masked by protection.
-    pub(crate) fn list(&self, key: &ServiceKey, clusters: &[&str], healthy_only: bool) -> Listing {
-        let Some(service) = self.services.get(key) else {
+    pub(crate) fn list(
+        &mut self,
+        key: &ServiceKey,
+        clusters: &[&str],
+        healthy_only: bool,
+    ) -> Listing {
+        let Some(service) = self.late.read(key, self.services.get(key)) else {
             return Listing::default();
         };
         let mut hosts: Vec<_> = service
             .instances
             .iter()
             .filter(|(_, record)| clusters.is_empty() || clusters.contains(&&*record.cluster))
-            .map(|(address, record)| (address.clone(), service.seen(address, record)))
-            .filter(|(_, record)| record.enabled && (record.healthy || !healthy_only))
+            .map(|(place, record)| (place.address.clone(), service.seen(place, record)))
             .collect();
+        let shown =
+            |(_, record): &(Address, Record)| record.enabled && (record.healthy || !healthy_only);
+        let settings = service.settings.as_ref();
+        let threshold = match self.manners.masks {
+            Masks::Every => Some(settings.map_or(0.0, |settings| settings.threshold)),
+            Masks::Configured => {
+                hosts.retain(shown);
+                settings.map(|settings| settings.threshold.max(0.0))
+            }
+        };
         let healthy = hosts.iter().filter(|(_, record)| record.healthy).count();
         #[expect(
             clippy::cast_precision_loss,
             reason = "the original divides floats too, and counts are small"
         )]
-        let protected = service.settings.as_ref().is_some_and(|s| {
-            !hosts.is_empty() && healthy as f32 / hosts.len() as f32 <= s.threshold.max(0.0)
-        });
+        let protected = !hosts.is_empty()
+            && threshold.is_some_and(|least| healthy as f32 / hosts.len() as f32 <= least);
         if protected {
             for (_, record) in &mut hosts {
                 record.healthy = true;
             }
         }
+        hosts.retain(shown);
         Listing {
             hosts,
-            persistent: service.persistent,
             protected,
+            metadata: settings.map_or_else(Metadata::new, |settings| settings.metadata.clone()),
             changed: Some(service.changed),
         }
     }
 
-    /// `POST /service`: a persistent service.
+    /// All instances of a service as they are, masked by nothing; `None` for an unknown one.
+    pub(crate) fn all(
+        &mut self,
+        key: &ServiceKey,
+    ) -> Option<impl Iterator<Item = (Address, Record)>> {
+        let service = self.late.read(key, self.services.get(key))?;
+        Some(
+            service
+                .instances
+                .iter()
+                .map(|(place, record)| (place.address.clone(), service.seen(place, record))),
+        )
+    }
+
+    /// `POST /service`.
     pub(crate) fn create(
         &mut self,
         now: Moment,
         key: &ServiceKey,
+        persistent: bool,
         settings: Settings,
     ) -> Result<(), Refusal> {
         if self.knows(key) {
             return Err(Refusal::ServiceExists(key.grouped()));
         }
-        self.service(now, key, true)?.settings = Some(settings);
+        self.service(now, key, persistent)?.settings = Some(settings);
         Ok(())
     }
 
@@ -471,27 +632,37 @@ impl Naming {
         settings.threshold = threshold;
         settings.metadata = metadata;
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
-    /// `DELETE /service`.
-    pub(crate) fn delete(&mut self, key: &ServiceKey) -> Result<(), Refusal> {
-        match self.services.get(key) {
-            None => Err(Refusal::ServiceUnknown(key.grouped())),
-            Some(service) if !service.instances.is_empty() => {
-                Err(Refusal::ServiceNotEmpty(key.grouped()))
-            }
-            Some(_) => {
-                self.remove(key);
-                Ok(())
-            }
+    /// `DELETE /service`; the places of ephemeral instances that went with it.
+    pub(crate) fn delete(&mut self, now: Moment, key: &ServiceKey) -> Result<Vec<Place>, Refusal> {
+        let service = self
+            .services
+            .get(key)
+            .ok_or_else(|| Refusal::DeleteOfUnknownService(key.grouped()))?;
+        if !service.instances.is_empty() && !self.manners.delete_with_instances {
+            return Err(Refusal::ServiceNotEmpty(key.grouped()));
         }
+        let gone = service
+            .instances
+            .iter()
+            .filter(|(_, record)| !record.persistent)
+            .map(|(place, _)| place.clone())
+            .collect();
+        self.remove(now, key);
+        Ok(gone)
     }
 
-    fn remove(&mut self, key: &ServiceKey) {
+    fn remove(&mut self, now: Moment, key: &ServiceKey) {
         let Some(service) = self.services.remove(key) else {
             return;
         };
+        self.late.changed(now, key);
+        for record in service.instances.values() {
+            *self.counts.of(record.persistent) -= 1;
+        }
         if let Some(since) = service.empty {
             self.due
                 .remove(&(since.saturating_add(EMPTY), Expiry::Service(key.clone())));
@@ -527,45 +698,66 @@ impl Naming {
         key: &ServiceKey,
         cluster: &str,
     ) -> Result<(), Refusal> {
-        let service = self
-            .services
-            .get_mut(key)
-            .ok_or_else(|| Refusal::ClusterOfUnknownService(key.grouped()))?;
+        let service =
+            self.services
+                .get_mut(key)
+                .ok_or_else(|| Refusal::ClusterOfUnknownService {
+                    group: key.group.to_string(),
+                    name: key.name.to_string(),
+                })?;
         let settings = service.settings.get_or_insert_default();
         if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains(cluster) {
             return Err(Refusal::Full("clusters with a checker", CLUSTERS));
         }
         settings.unchecked.insert(cluster.into());
         service.changed = now;
+        self.late.changed(now, key);
         Ok(())
     }
 
-    /// `PUT /health/instance`, which 2.5.1 never carries out: `ok` where there is no such persistent instance, else a refusal.
+    /// `PUT /health/instance` where the cluster's checker is NONE: on 1.4 the place whose health is now what was said. Later ones
+    /// never carry it out: `Ok(None)` where there is no such persistent instance, else a refusal.
     pub(crate) fn health_by_hand(
-        &self,
+        &mut self,
+        now: Moment,
         key: &ServiceKey,
         cluster: &str,
         address: &Address,
-    ) -> Result<(), Refusal> {
-        let service = self.services.get(key).filter(|service| {
-            service
-                .settings
-                .as_ref()
-                .is_some_and(|s| s.unchecked.contains(cluster))
-        });
-        match service {
-            None => Err(Refusal::StillChecking {
+        healthy: bool,
+    ) -> Result<Option<Place>, Refusal> {
+        let by_hand = self.manners.health_by_hand;
+        let service = self.services.get(key);
+        if by_hand && service.is_none() {
+            return Err(Refusal::Null(NO_SERVICE));
+        }
+        let unchecked = service.and_then(|service| service.settings.as_ref());
+        if !unchecked.is_some_and(|settings| settings.unchecked.contains(cluster)) {
+            let known = |service: &Service| {
+                let mut records = service.instances.values();
+                records.any(|record| &*record.cluster == cluster)
+            };
+            if by_hand && !service.is_some_and(known) {
+                return Err(Refusal::Null(NO_CLUSTER));
+            }
+            return Err(Refusal::StillChecking {
                 service: key.grouped(),
                 cluster: cluster.to_owned(),
-            }),
-            Some(service) if service.persistent && service.instances.contains_key(address) => {
-                Err(Refusal::Kind {
-                    service: key.grouped(),
-                    persistent: true,
-                })
-            }
-            Some(_) => Ok(()),
+            });
         }
+        let place = self.find(key, address, cluster);
+        if by_hand {
+            if let Some(place) = &place {
+                self.tell(now, key, place, healthy);
+            }
+            return Ok(place);
+        }
+        if service.is_some_and(|service| service.persistent) && place.is_some() {
+            return Err(Refusal::Kind {
+                service: key.grouped(),
+                persistent: true,
+            });
+        }
+        Ok(None)
     }
 
     /// Names of the services of a group, in order.
@@ -587,27 +779,50 @@ impl Naming {
 
     /// When [`Naming::wake`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        self.due.first().map(|(at, _)| *at)
+        let due = self.due.first().map(|(at, _)| *at);
+        due.into_iter().chain(self.late.deadline()).min()
     }
 
-    /// Lets go what has been empty or detached long enough.
+    /// From now on readers see a change this much later.
+    pub(crate) fn set_lag(&mut self, lag: Duration) {
+        self.late = Late::new(lag);
+    }
+
+    /// Forgets all.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            manners: self.manners,
+            late: Late::new(self.late.lag()),
+            services: BTreeMap::new(),
+            counts: Counts::default(),
+            due: BTreeSet::new(),
+        };
+    }
+
+    /// Lets go what has been empty or detached long enough, and shows readers what they lag behind.
     pub(crate) fn wake(&mut self, now: Moment) {
         while let Some((at, _)) = self.due.first()
             && *at <= now
         {
             match self.due.pop_first() {
-                Some((_, Expiry::Service(key))) => self.remove(&key),
+                Some((_, Expiry::Service(key))) => self.remove(now, &key),
                 Some((_, Expiry::Override(key, address, cluster))) => {
                     if let Some(service) = self.services.get_mut(&key) {
                         service.overrides.remove(&(address, cluster));
                         service.changed = now;
+                        self.late.changed(now, &key);
                     }
                 }
-                None => return,
+                None => break,
             }
         }
+        self.late.wake(now, &self.services);
     }
 }
+
+/// What Java says of a service, or of a cluster, that is not there.
+const NO_SERVICE: &str = "Cannot invoke \"com.alibaba.nacos.naming.core.Service.getClusterMap()\" because \"service\" is null";
+const NO_CLUSTER: &str = "Cannot invoke \"com.alibaba.nacos.naming.core.Cluster.getHealthChecker()\" because the return value of \"java.util.Map.get(Object)\" is null";
 
 impl Counts {
     fn of(&mut self, persistent: bool) -> &mut usize {
@@ -643,29 +858,43 @@ mod tests {
 
     fn record(healthy: bool) -> Record {
         Record {
+            persistent: false,
             cluster: "DEFAULT".into(),
             weight: 1.0,
             healthy,
             enabled: true,
             metadata: Metadata::new(),
+            bare: false,
         }
     }
 
-    fn naming(healthy: &[bool]) -> Naming {
-        let mut naming = Naming::default();
+    fn persistent(healthy: bool) -> Record {
+        Record {
+            persistent: true,
+            ..record(healthy)
+        }
+    }
+
+    fn naming(like: Like, healthy: &[bool]) -> Naming {
+        let mut naming = Naming::new(like);
         for (port, healthy) in healthy.iter().enumerate() {
             let port = u16::try_from(port).unwrap();
             naming
-                .register(NOW, &key("s"), false, address(port), record(*healthy))
+                .register(NOW, &key("s"), &address(port), record(*healthy))
                 .unwrap();
         }
         naming
     }
 
+    fn seen(naming: &Naming, port: u16) -> Option<Record> {
+        let place = naming.find(&key("s"), &address(port), "DEFAULT")?;
+        naming.seen(&key("s"), &place)
+    }
+
     #[test]
     fn the_first_registration_fixes_the_kind() {
-        let mut naming = naming(&[true]);
-        let refused = naming.register(NOW, &key("s"), true, address(9), record(true));
+        let mut naming = naming(Like::V2_5, &[true]);
+        let refused = naming.register(NOW, &key("s"), &address(9), persistent(true));
         assert_eq!(
             refused,
             Err(Refusal::Kind {
@@ -673,13 +902,32 @@ mod tests {
                 persistent: false
             })
         );
-        assert!(!naming.deregister(NOW, &key("s"), true, &address(0)));
-        assert!(naming.deregister(NOW, &key("s"), false, &address(0)));
+        let mut leave =
+            |persistent| naming.deregister(NOW, &key("s"), &address(0), "DEFAULT", persistent);
+        assert_eq!(leave(true), None);
+        assert!(leave(false).is_some());
+    }
+
+    #[test]
+    fn on_1_4_kinds_and_clusters_live_side_by_side_at_one_address() {
+        let mut naming = naming(Like::V1_4, &[true]);
+        let other = Record {
+            cluster: "other".into(),
+            ..record(true)
+        };
+        for more in [persistent(true), other] {
+            naming.register(NOW, &key("s"), &address(0), more).unwrap();
+        }
+        assert_eq!(naming.list(&key("s"), &[], false).hosts.len(), 3);
+        let gone = naming.deregister(NOW, &key("s"), &address(0), "nosuch", false);
+        assert_eq!(gone, None, "another cluster's instance stays");
+        assert!(naming.delete(NOW, &key("s")).unwrap().len() == 2);
+        assert_eq!(naming.counts(), Counts::default());
     }
 
     #[test]
     fn protection_masks_only_a_service_with_settings() {
-        let mut naming = naming(&[true, false, false]);
+        let mut naming = naming(Like::V2_5, &[true, false, false]);
         assert!(!naming.list(&key("s"), &[], false).protected);
         naming.update(NOW, &key("s"), 0.6, Metadata::new()).unwrap();
         let masked = naming.list(&key("s"), &[], false);
@@ -690,35 +938,76 @@ mod tests {
     }
 
     #[test]
+    fn on_1_4_every_service_is_masked_even_for_who_asks_for_healthy_ones_unless_its_threshold_is_negative()
+     {
+        let mut naming = naming(Like::V1_4, &[false, false]);
+        for healthy_only in [false, true] {
+            let masked = naming.list(&key("s"), &[], healthy_only).hosts;
+            assert!(masked.len() == 2 && masked.iter().all(|(_, record)| record.healthy));
+        }
+        naming
+            .update(NOW, &key("s"), -1.0, Metadata::new())
+            .unwrap();
+        let truth = naming.list(&key("s"), &[], false).hosts;
+        assert!(truth.iter().all(|(_, record)| !record.healthy));
+    }
+
+    #[test]
+    fn who_says_the_health_of_a_known_instance_depends_on_the_generation() {
+        for (like, by_registration, by_hand) in
+            [(Like::V1_4, true, false), (Like::V2_5, false, true)]
+        {
+            let mut naming = Naming::new(like);
+            let s = key("s");
+            naming.create(NOW, &s, true, Settings::default()).unwrap();
+            naming.uncheck(NOW, &s, "DEFAULT").unwrap();
+            naming
+                .register(NOW, &s, &address(0), persistent(true))
+                .unwrap();
+            let now = naming
+                .register(NOW, &s, &address(0), persistent(false))
+                .unwrap();
+            assert_eq!(now, by_registration, "{like:?}");
+            let said = naming.health_by_hand(NOW, &s, "DEFAULT", &address(0), false);
+            assert_eq!(said.is_err(), by_hand, "{like:?}: {said:?}");
+            assert!(!seen(&naming, 0).unwrap().healthy, "{like:?}");
+        }
+    }
+
+    #[test]
     fn an_operators_values_outlive_a_registration_and_end_a_minute_after_the_instance() {
-        let mut naming = naming(&[true, true]);
+        let mut naming = naming(Like::V2_5, &[true, true]);
         let patch = Patch {
             weight: Some(5.0),
-            enabled: None,
             metadata: Some([("op".into(), Some("x".into()))].into()),
+            ..Patch::default()
         };
         naming
             .overrule(NOW, &key("s"), &address(0), &"DEFAULT".into(), patch, true)
             .unwrap();
-        assert!(naming.deregister(NOW, &key("s"), false, &address(0)));
+        let leave =
+            |naming: &mut Naming| naming.deregister(NOW, &key("s"), &address(0), "DEFAULT", false);
+        assert!(leave(&mut naming).is_some());
         naming
-            .register(NOW, &key("s"), false, address(0), record(true))
+            .register(NOW, &key("s"), &address(0), record(true))
             .unwrap();
-        let seen = naming.seen(&key("s"), &address(0)).unwrap();
-        assert_eq!((seen.weight, seen.metadata.len()), (5.0, 1));
+        let with = seen(&naming, 0).unwrap();
+        assert_eq!((with.weight, with.metadata.len()), (5.0, 1));
         assert_eq!(naming.deadline(), None);
-        naming.deregister(NOW, &key("s"), false, &address(0));
+        leave(&mut naming);
         naming.wake(NOW + EMPTY);
         naming
-            .register(NOW + EMPTY, &key("s"), false, address(0), record(true))
+            .register(NOW + EMPTY, &key("s"), &address(0), record(true))
             .unwrap();
-        assert_eq!(naming.seen(&key("s"), &address(0)), Some(record(true)));
+        assert_eq!(seen(&naming, 0), Some(record(true)));
     }
 
     #[test]
     fn an_empty_service_goes_with_its_settings_after_a_minute() {
-        let mut naming = Naming::default();
-        naming.create(NOW, &key("s"), Settings::default()).unwrap();
+        let mut naming = Naming::new(Like::V2_5);
+        naming
+            .create(NOW, &key("s"), true, Settings::default())
+            .unwrap();
         assert_eq!(naming.deadline(), Some(NOW + EMPTY));
         naming.wake(NOW + EMPTY);
         assert!(!naming.knows(&key("s")));
@@ -727,37 +1016,42 @@ mod tests {
 
     #[test]
     fn health_by_hand_answers_as_2_5_1_does() {
-        let mut naming = Naming::default();
-        let still = naming.health_by_hand(&key("s"), "DEFAULT", &address(0));
+        let mut naming = Naming::new(Like::V2_5);
+        let by_hand = |naming: &mut Naming| {
+            naming.health_by_hand(NOW, &key("s"), "DEFAULT", &address(0), false)
+        };
+        let still = by_hand(&mut naming);
         assert!(matches!(still, Err(Refusal::StillChecking { .. })));
-        naming.create(NOW, &key("s"), Settings::default()).unwrap();
-        naming.uncheck(NOW, &key("s"), "DEFAULT").unwrap();
-        assert_eq!(
-            naming.health_by_hand(&key("s"), "DEFAULT", &address(0)),
-            Ok(())
-        );
         naming
-            .register(NOW, &key("s"), true, address(0), record(true))
+            .create(NOW, &key("s"), true, Settings::default())
             .unwrap();
-        let kind = naming.health_by_hand(&key("s"), "DEFAULT", &address(0));
-        assert!(matches!(kind, Err(Refusal::Kind { .. })));
+        naming.uncheck(NOW, &key("s"), "DEFAULT").unwrap();
+        assert_eq!(by_hand(&mut naming), Ok(None));
+        naming
+            .register(NOW, &key("s"), &address(0), persistent(true))
+            .unwrap();
+        assert!(matches!(by_hand(&mut naming), Err(Refusal::Kind { .. })));
     }
 
     proptest! {
         #[test]
         fn every_plan_to_forget_has_its_reason_and_every_reason_its_plan(
+            apart in any::<bool>(),
             steps in proptest::collection::vec((0..6_u8, 0..3_u16, 0..40_u64, any::<bool>()), 0..80),
         ) {
-            let (mut naming, mut now) = (Naming::default(), NOW);
+            let like = if apart { Like::V1_4 } else { Like::V2_5 };
+            let (mut naming, mut now) = (Naming::new(like), NOW);
             for (what, port, wait, flag) in steps {
                 let s = key(if flag { "a" } else { "b" });
                 let mut it = record(flag);
+                it.persistent = port == 1;
                 it.cluster = if port == 2 { "other".into() } else { "DEFAULT".into() };
+                let cluster = Arc::clone(&it.cluster);
                 match what {
-                    0 | 1 => _ = naming.register(now, &s, port == 1, address(port / 2), it),
-                    2 => _ = naming.deregister(now, &s, port == 1, &address(port / 2)),
-                    3 => _ = naming.overrule(now, &s, &address(port / 2), &it.cluster, Patch::default(), flag),
-                    4 => _ = naming.delete(&s),
+                    0 | 1 => _ = naming.register(now, &s, &address(port / 2), it),
+                    2 => _ = naming.deregister(now, &s, &address(port / 2), &cluster, port == 1),
+                    3 if !apart => _ = naming.overrule(now, &s, &address(port / 2), &cluster, Patch::default(), flag),
+                    4 => _ = naming.delete(now, &s),
                     _ => { now += Duration::from_secs(wait); naming.wake(now); }
                 }
                 let mut wanted = BTreeSet::new();
@@ -767,7 +1061,8 @@ mod tests {
                     instances += service.instances.len();
                     wanted.extend(service.empty.map(|at| (at + EMPTY, Expiry::Service(key.clone()))));
                     for ((address, cluster), over) in &service.overrides {
-                        let there = service.instances.get(address).is_some_and(|r| r.cluster == *cluster);
+                        let there = naming.find(key, address, cluster)
+                            .is_some_and(|place| service.instances[&place].cluster == *cluster);
                         prop_assert_eq!(over.detached.is_none(), there);
                         wanted.extend(over.detached.map(|at| {
                             (at + EMPTY, Expiry::Override(key.clone(), address.clone(), Arc::clone(cluster)))

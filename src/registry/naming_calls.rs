@@ -1,6 +1,5 @@
 //! The calls of `/v1/ns`: instances, beats, lists, services, clusters, health by hand, metrics.
 
-use crate::dates;
 use crate::foreign::Foreign;
 use crate::machine::Machine;
 use crate::machine::Moment;
@@ -16,6 +15,12 @@ use crate::registry::call::Time;
 use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
+use crate::registry::like;
+use crate::registry::like::Like;
+use crate::registry::listing;
+use crate::registry::listing::Asked;
+use crate::registry::listing::BEAT;
+use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
@@ -27,18 +32,16 @@ use crate::registry::refusal::Refusal;
 use serde_json::json;
 use std::sync::Arc;
 
-/// The interval that beats are answered with, and that hosts are listed with, unless their metadata say otherwise.
-const BEAT: u64 = 5_000;
-/// Milliseconds for which a list may be kept.
-const CACHE: i64 = 10_000;
-/// The same for who asks to be pushed, which is not done here: what 1.4 tells clients that it does not push.
+/// Milliseconds for which who asks to be pushed may keep a list: that is not done here, and 1.4 tells so to whom it does not push.
 const CACHE_UNPUSHED: i64 = 3_000;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let params = &call.params;
+    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+        return Err(Refusal::Gone(message));
+    }
     let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
-    let run: fn(&mut State, Time, &Params) -> Result<Answer, Refusal> =
+    let run: fn(&mut State, Time, &Call) -> Result<Answer, Refusal> =
         match (call.method.as_str(), call.route.as_str()) {
             ("POST", "/v1/ns/instance") => register,
             ("DELETE", "/v1/ns/instance") => deregister,
@@ -57,16 +60,20 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
             _ => return Err(no_such_api()),
         };
-    params.check()?;
-    run(state, time, params)
+    if state.like.manners().parameter_check {
+        call.params.check()?;
+    } else {
+        call.params.check_name()?;
+    }
+    run(state, time, call)
 }
 
-fn address(params: &Params) -> Result<Address, Refusal> {
+pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
     let ip = params.required("ip")?;
-    let port = params.required("port")?;
+    let port = params.port(params.required("port")?)?;
     Ok(Address {
         ip: ip.into(),
-        port: port.parse().map_err(|_| Refusal::PortRange)?,
+        port,
     })
 }
 
@@ -74,22 +81,28 @@ fn address(params: &Params) -> Result<Address, Refusal> {
 fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
     let address = address(params)?;
     let record = Record {
+        persistent: !params.flag(&["ephemeral"], true),
         cluster: params.cluster().into(),
         weight: params.weight()?.unwrap_or(1.0),
         healthy: params.flag(&["healthy"], true),
         enabled: params.flag(&["enabled", "enable"], true),
         metadata: params.metadata()?,
+        bare: false,
     };
     Ok((address, record))
 }
 
-/// `NamingUtils.checkInstanceIsLegal`.
-fn check_record(record: &Record) -> Result<(), Refusal> {
-    let interval = record.millis(INTERVAL).unwrap_or(BEAT);
-    if record.millis(TIMEOUT).unwrap_or(15_000) < interval
-        || record.millis(DELETE).unwrap_or(30_000) < interval
-    {
-        return Err(Refusal::BeatInterval);
+/// What must be right about an instance: `NamingUtils.checkInstanceIsLegal`, on 1.4 the names.
+fn check_record(like: Like, service: &ServiceKey, record: &Record) -> Result<(), Refusal> {
+    if !like.manners().parameter_check {
+        forms::check_grouped(service)?;
+    } else {
+        let interval = record.millis(INTERVAL).unwrap_or(BEAT);
+        if record.millis(TIMEOUT).unwrap_or(15_000) < interval
+            || record.millis(DELETE).unwrap_or(30_000) < interval
+        {
+            return Err(Refusal::BeatInterval);
+        }
     }
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     if !record.cluster.bytes().all(legal) {
@@ -103,20 +116,20 @@ fn take(
     state: &mut State,
     now: Moment,
     service: &ServiceKey,
-    persistent: bool,
     address: &Address,
     record: Record,
 ) -> Result<(), Refusal> {
-    let healthy = record.healthy;
-    state
+    let place = state
         .naming
-        .register(now, service, persistent, address.clone(), record)?;
+        .place(address, &record.cluster, record.persistent);
+    let persistent = record.persistent;
+    let healthy = state.naming.register(now, service, address, record)?;
     if !persistent {
-        let who = (service.clone(), address.clone());
         let patience = state
             .naming
-            .seen(service, address)
+            .seen(service, &place)
             .and_then(|seen| seen.patience());
+        let who = (service.clone(), place);
         let event = match patience {
             Some(patience) => Event::Registered {
                 who,
@@ -130,24 +143,24 @@ fn take(
     Ok(())
 }
 
-fn register(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
-    let service = params.service()?;
-    let (address, record) = instance(params)?;
-    check_record(&record)?;
-    let persistent = !params.flag(&["ephemeral"], true);
-    take(state, time.now, &service, persistent, &address, record)?;
+fn register(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let service = call.params.service()?;
+    let (address, record) = instance(&call.params)?;
+    check_record(state.like, &service, &record)?;
+    take(state, time.now, &service, &address, record)?;
     Ok(Answer::ok())
 }
 
-fn deregister(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn deregister(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
     let persistent = !params.flag(&["ephemeral"], true);
     let gone = state
         .naming
-        .deregister(time.now, &service, persistent, &address);
-    if gone && !persistent {
-        let who = (service, address);
+        .deregister(time.now, &service, &address, params.cluster(), persistent);
+    if let Some(place) = gone.filter(|_| !persistent) {
+        let who = (service, place);
         state.beats.handle(time.now, Event::Left { who });
     }
     Ok(Answer::ok())
@@ -158,20 +171,21 @@ fn overrule(
     state: &mut State,
     now: Moment,
     service: &ServiceKey,
-    address: Address,
+    address: &Address,
     cluster: &Arc<str>,
     patch: Patch,
     fresh: bool,
 ) -> Result<(), Refusal> {
     state
         .naming
-        .overrule(now, service, &address, cluster, patch, fresh)?;
+        .overrule(now, service, address, cluster, patch, fresh)?;
+    let place = state.naming.place(address, cluster, false);
     let patience = state
         .naming
-        .seen(service, &address)
+        .seen(service, &place)
         .and_then(|seen| seen.patience());
     if let Some(patience) = patience {
-        let who = (service.clone(), address);
+        let who = (service.clone(), place);
         state
             .beats
             .handle(now, Event::PatienceChanged { who, patience });
@@ -179,28 +193,28 @@ fn overrule(
     Ok(())
 }
 
-fn update(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+pub(crate) fn update(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
     let (address, record) = instance(params)?;
-    check_record(&record)?;
+    check_record(state.like, &service, &record)?;
+    if !state.like.manners().operator_overrules {
+        return update_as_registration(state, time, call, &service, &address, record);
+    }
     if !state.naming.knows(&service) {
-        return Err(Refusal::UpdateOfUnknownService {
-            namespace: service.namespace.to_string(),
-            group: service.group.to_string(),
-            name: service.name.to_string(),
-            ephemeral: params.flag(&["ephemeral"], true),
-        });
+        return Err(unknown(&service, params));
     }
     let patch = Patch {
         weight: Some(record.weight),
         enabled: Some(record.enabled),
         metadata: Some(record.metadata),
+        healthy: None,
     };
     overrule(
         state,
         time.now,
         &service,
-        address,
+        &address,
         &record.cluster,
         patch,
         true,
@@ -208,35 +222,78 @@ fn update(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refu
     Ok(Answer::ok())
 }
 
-fn patch(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn unknown(service: &ServiceKey, params: &Params) -> Refusal {
+    Refusal::UpdateOfUnknownService {
+        namespace: service.namespace.to_string(),
+        group: service.group.to_string(),
+        name: service.name.to_string(),
+        ephemeral: params.flag(&["ephemeral"], true),
+    }
+}
+
+/// 1.4 registers once more, and only for a Java client looks first whether there is something to update.
+fn update_as_registration(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+    service: &ServiceKey,
+    address: &Address,
+    record: Record,
+) -> Result<Answer, Refusal> {
+    if call.is_java() {
+        if !state.naming.knows(service) {
+            return Err(unknown(service, &call.params));
+        }
+        if !state.naming.anywhere(service, address, record.persistent) {
+            return Err(Refusal::NothingToUpdate(format!(
+                "{}:{}:unknown:{}_{:?}_{}_false_{}",
+                address.ip,
+                address.port,
+                record.cluster,
+                record.weight,
+                record.healthy,
+                record.cluster
+            )));
+        }
+    }
+    take(state, time.now, service, address, record)?;
+    Ok(Answer::ok())
+}
+
+fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
     let cluster: Arc<str> = params.cluster().into();
     let metadata = params.metadata()?;
-    let enabled = ["enabled", "enable"];
+    let said = |names: &[&str]| {
+        let any = names.iter().any(|name| params.get(name).is_some());
+        any.then(|| params.flag(names, true))
+    };
     let patch = Patch {
         weight: params.weight()?,
-        enabled: enabled
-            .iter()
-            .any(|name| params.get(name).is_some())
-            .then(|| params.flag(&enabled, true)),
+        enabled: said(&["enabled", "enable"]),
         metadata: (!metadata.is_empty()).then_some(metadata),
+        healthy: said(&["healthy"]),
     };
-    state.naming.detail(&service, &address, &cluster)?;
-    overrule(state, time.now, &service, address, &cluster, patch, false)?;
+    if state.like.manners().operator_overrules {
+        state.naming.detail(&service, &address, &cluster)?;
+        overrule(state, time.now, &service, &address, &cluster, patch, false)?;
+        return Ok(Answer::ok());
+    }
+    let place = state
+        .naming
+        .find(&service, &address, &cluster)
+        .ok_or(Refusal::NothingToPatch)?;
+    state.naming.amend(time.now, &service, &place, patch);
+    if let Some(record) = state.naming.seen(&service, &place) {
+        take(state, time.now, &service, &address, record)?;
+    }
     Ok(Answer::ok())
 }
 
-fn instance_id(service: &ServiceKey, address: &Address, cluster: &str) -> String {
-    format!(
-        "{}#{}#{cluster}#{}",
-        address.ip,
-        address.port,
-        service.grouped()
-    )
-}
-
-fn detail(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
+fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
     // Here alone the original does not know the name `cluster`.
@@ -255,62 +312,43 @@ fn detail(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal
     }))
 }
 
-fn host(service: &ServiceKey, persistent: bool, address: &Address, record: Record) -> wire::Host {
-    let millis = |key, default| {
-        Some(i64::try_from(record.millis(key).unwrap_or(default)).unwrap_or(i64::MAX))
-    };
-    wire::Host {
-        instance_id: Some(instance_id(service, address, &record.cluster)),
-        ip: Foreign::from(&*address.ip),
-        port: i64::from(address.port),
-        weight: record.weight,
-        healthy: record.healthy,
-        enabled: record.enabled,
-        ephemeral: Some(!persistent),
-        cluster_name: Foreign::from(&*record.cluster),
-        service_name: Some(service.grouped()),
-        instance_heart_beat_interval: millis(INTERVAL, BEAT),
-        instance_heart_beat_time_out: millis(TIMEOUT, 15_000),
-        ip_delete_timeout: millis(DELETE, 30_000),
-        instance_id_generator: record.metadata.is_empty().then(|| "simple".to_owned()),
-        metadata: record.metadata,
-    }
-}
-
-fn list(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
-    let asked = params.get("clusters").unwrap_or_default();
-    let clusters: Vec<&str> = asked.split(',').filter(|name| !name.is_empty()).collect();
+    let clusters = params.get("clusters").unwrap_or_default();
+    let among: Vec<&str> = clusters
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .collect();
     let healthy_only = params
         .get("healthyOnly")
         .is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
-    let listing = state.naming.list(&service, &clusters, healthy_only);
-    let persistent = listing.persistent;
-    Ok(Answer::json(&wire::ListAnswer {
-        name: service.grouped(),
-        group_name: Some(service.group.to_string()),
-        clusters: asked.to_owned(),
-        cache_millis: if asks_push { CACHE_UNPUSHED } else { CACHE },
-        hosts: listing
-            .hosts
-            .into_iter()
-            .map(|(address, record)| host(&service, persistent, &address, record))
-            .collect(),
-        last_ref_time: dates::millis(time.wall(listing.changed.unwrap_or(time.now))),
-        checksum: String::new(),
-        all_ips: false,
-        reach_protection_threshold: listing.protected,
-        valid: true,
-    }))
+    let cache = state.like.manners().cache;
+    let listing = state.naming.list(&service, &among, healthy_only);
+    let asked = Asked {
+        service: &service,
+        clusters,
+        cache: if asks_push {
+            cache.min(CACHE_UNPUSHED)
+        } else {
+            cache
+        },
+        java: call.is_java(),
+    };
+    Ok(listing::answer(state.like, time, &asked, listing))
 }
 
 /// A full beat as far as it describes an instance.
-fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal> {
+fn beaten(
+    like: Like,
+    service: &ServiceKey,
+    beat: &wire::Beat,
+    cluster: &str,
+) -> Result<(Address, Record), Refusal> {
     if beat.ip.trim().is_empty() {
         return Err(Refusal::Required("ip"));
     }
-    forms::check_ip(Some(&beat.ip))?;
     let metadata = beat
         .metadata
         .iter()
@@ -321,80 +359,96 @@ fn beaten(beat: &wire::Beat, cluster: &str) -> Result<(Address, Record), Refusal
             )
         })
         .collect();
-    forms::check_metadata(&metadata)?;
+    if like.manners().parameter_check {
+        forms::check_ip(Some(&beat.ip))?;
+        forms::check_metadata(&metadata)?;
+    }
     let address = Address {
         ip: beat.ip.as_str().into(),
         port: u16::try_from(beat.port).map_err(|_| Refusal::PortRange)?,
     };
     let record = Record {
+        persistent: !beat.ephemeral,
         cluster: cluster.into(),
         weight: beat.weight,
         healthy: true,
         enabled: true,
+        bare: metadata.is_empty(),
         metadata,
     };
     if !(0.0..=10_000.0).contains(&record.weight) {
         return Err(Refusal::Weight);
     }
-    check_record(&record)?;
+    check_record(like, service, &record)?;
     Ok((address, record))
 }
 
-fn beat(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let full: Option<wire::Beat> = params
         .get("beat")
         .map(|json| serde_json::from_str(json).map_err(|e| Refusal::BeatJson(e.to_string())))
         .transpose()?;
     let service = params.service()?;
-    let (address, record, alive) = match full {
+    let (address, record, cluster, alive) = match full {
         None => {
             let address = Address {
                 ip: params.get("ip").unwrap_or_default().into(),
-                port: params
-                    .get("port")
-                    .map_or(Ok(0), |port| port.parse().map_err(|_| Refusal::PortRange))?,
+                port: params.get("port").map_or(Ok(0), |port| params.port(port))?,
             };
-            (address, None, Some(service.clone()))
+            (
+                address,
+                None,
+                params.cluster().to_owned(),
+                Some(service.clone()),
+            )
         }
         Some(beat) => {
             let cluster = Some(beat.cluster.trim())
                 .filter(|cluster| !cluster.is_empty())
                 .unwrap_or_else(|| params.cluster());
-            let (address, record) = beaten(&beat, cluster)?;
-            // The original keeps that service alive which the beat itself names, `group@@name` or a bare name, whatever
-            // `groupName` says; without it, none.
-            let named = beat.service_name.as_str();
-            let (group, name) = named.split_once("@@").unwrap_or((DEFAULT_GROUP, named));
-            let alive = (!named.trim().is_empty()).then(|| ServiceKey {
-                namespace: service.namespace.clone(),
-                group: group.into(),
-                name: name.into(),
-            });
-            (address, Some((record, !beat.ephemeral)), alive)
+            let (address, record) = beaten(state.like, &service, &beat, cluster)?;
+            let alive = if state.like.manners().beat_names_service {
+                // `group@@name` or a bare name, whatever `groupName` says; without it, none.
+                let named = beat.service_name.as_str();
+                let (group, name) = named.split_once("@@").unwrap_or((DEFAULT_GROUP, named));
+                (!named.trim().is_empty()).then(|| ServiceKey {
+                    namespace: service.namespace.clone(),
+                    group: group.into(),
+                    name: name.into(),
+                })
+            } else {
+                Some(service.clone())
+            };
+            (address, Some(record), cluster.to_owned(), alive)
         }
     };
-    if !state.naming.holds_ephemeral(&service, &address) {
-        let Some((record, persistent)) = record else {
-            return Ok(beat_answer(wire::BEAT_NOT_FOUND, BEAT));
+    if state.naming.beaten(&service, &address, &cluster).is_none() {
+        let Some(record) = record else {
+            return Ok(beat_answer(state.like, wire::BEAT_NOT_FOUND, BEAT));
         };
-        take(state, time.now, &service, persistent, &address, record)?;
+        take(state, time.now, &service, &address, record)?;
     }
     if let Some(alive) = alive {
-        let who = (alive, address.clone());
+        let who = (alive, state.naming.place(&address, &cluster, false));
         state.beats.handle(time.now, Event::Beat { who });
     }
     let interval = state
         .naming
-        .seen(&service, &address)
-        .and_then(|seen| seen.millis(INTERVAL));
-    Ok(beat_answer(wire::BEAT_OK, interval.unwrap_or(BEAT)))
+        .beaten(&service, &address, &cluster)
+        .and_then(|place| state.naming.seen(&service, &place)?.millis(INTERVAL));
+    Ok(beat_answer(
+        state.like,
+        wire::BEAT_OK,
+        interval.unwrap_or(BEAT),
+    ))
 }
 
-fn beat_answer(code: i64, interval: u64) -> Answer {
+fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
     Answer::json(&wire::BeatAnswer {
         client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
         code,
-        light_beat_enabled: Some(true),
+        light_beat_enabled: (like != Like::V1_4 || code == wire::BEAT_OK).then_some(true),
     })
 }
 
@@ -425,7 +479,19 @@ fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
     params.service()
 }
 
-fn create_service(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn create_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    create(state, time, call, true)?;
+    Ok(Answer::ok())
+}
+
+/// Makes a service, whose instances will all be `persistent` or not where a service is of one kind.
+pub(crate) fn create(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+    persistent: bool,
+) -> Result<(), Refusal> {
+    let params = &call.params;
     let service = service_said(params)?;
     let settings = Settings {
         threshold: threshold(params)?.unwrap_or(0.0),
@@ -433,11 +499,16 @@ fn create_service(state: &mut State, time: Time, params: &Params) -> Result<Answ
         ..Settings::default()
     };
     check_selector(params)?;
-    state.naming.create(time.now, &service, settings)?;
-    Ok(Answer::ok())
+    if !state.like.manners().parameter_check {
+        forms::check_grouped(&service)?;
+    }
+    state
+        .naming
+        .create(time.now, &service, persistent, settings)
 }
 
-fn update_service(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let service = params.service()?;
     let threshold = threshold(params)?.ok_or(Refusal::Required("protectThreshold"))?;
     let metadata = params.metadata()?;
@@ -448,9 +519,16 @@ fn update_service(state: &mut State, time: Time, params: &Params) -> Result<Answ
     Ok(Answer::ok())
 }
 
-fn delete_service(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
-    let service = service_said(params)?;
-    state.naming.delete(&service)?;
+pub(crate) fn delete_service(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+) -> Result<Answer, Refusal> {
+    let service = service_said(&call.params)?;
+    for place in state.naming.delete(time.now, &service)? {
+        let who = (service.clone(), place);
+        state.beats.handle(time.now, Event::Left { who });
+    }
     Ok(Answer::ok())
 }
 
@@ -459,8 +537,8 @@ fn shortest(threshold: f32) -> f64 {
     threshold.to_string().parse().unwrap_or(threshold.into())
 }
 
-fn describe_service(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
-    let service = service_said(params)?;
+fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let service = service_said(&call.params)?;
     let (settings, clusters) =
         state
             .naming
@@ -477,18 +555,24 @@ fn describe_service(state: &mut State, _: Time, params: &Params) -> Result<Answe
             json!({"name": &**name, "healthChecker": {"type": checker}, "metadata": {}})
         })
         .collect();
+    let selector = if state.like == Like::V1_4 {
+        json!({"type": "none"})
+    } else {
+        json!({"type": "none", "contextType": "NONE"})
+    };
     Ok(Answer::json(&json!({
         "namespaceId": service.namespace.naming_id(),
         "groupName": &*service.group,
         "name": &*service.name,
         "protectThreshold": shortest(settings.threshold),
         "metadata": settings.metadata,
-        "selector": {"type": "none", "contextType": "NONE"},
+        "selector": selector,
         "clusters": clusters,
     })))
 }
 
-fn list_services(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
+fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     // What is no number is 0 to the original.
     let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
     let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
@@ -506,12 +590,25 @@ fn list_services(state: &mut State, _: Time, params: &Params) -> Result<Answer, 
     }))
 }
 
-fn update_cluster(state: &mut State, time: Time, params: &Params) -> Result<Answer, Refusal> {
+fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let params = &call.params;
     let cluster = params.required("clusterName")?;
     params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
     let checker = params.required("healthChecker")?;
     let service = params.service()?;
+    uncheck(state, time, &service, cluster, checker)?;
+    Ok(Answer::ok())
+}
+
+/// Sets the checker of a cluster, which can be NONE only.
+pub(crate) fn uncheck(
+    state: &mut State,
+    time: Time,
+    service: &ServiceKey,
+    cluster: &str,
+    checker: &str,
+) -> Result<(), Refusal> {
     let kind = serde_json::from_str::<serde_json::Value>(checker)
         .ok()
         .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
@@ -519,31 +616,52 @@ fn update_cluster(state: &mut State, time: Time, params: &Params) -> Result<Answ
     if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
         return Err(Refusal::NotOffered("health checkers other than NONE"));
     }
-    state.naming.uncheck(time.now, &service, cluster)?;
-    Ok(Answer::ok())
+    state.naming.uncheck(time.now, service, cluster)
 }
 
-fn health_by_hand(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
-    let service = params.service()?;
-    let address = address(params)?;
-    if params
-        .get("healthy")
-        .or_else(|| params.get("valid"))
-        .is_none()
-    {
+pub(crate) fn health_by_hand(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+) -> Result<Answer, Refusal> {
+    let params = &call.params;
+    let names = ["healthy", "valid"];
+    if names.iter().all(|name| params.get(name).is_none()) {
         return Err(Refusal::Required("healthy"));
     }
+    let healthy = params.flag(&names, true);
+    let service = params.service()?;
+    let address = address(params)?;
     let cluster = params.cluster();
-    state.naming.health_by_hand(&service, cluster, &address)?;
+    let place = state
+        .naming
+        .health_by_hand(time.now, &service, cluster, &address, healthy)?;
+    if let Some(place) = place {
+        let who = (service, place);
+        state.beats.handle(time.now, Event::Told { who, healthy });
+    }
     Ok(Answer::ok())
 }
 
-fn metrics(state: &mut State, _: Time, params: &Params) -> Result<Answer, Refusal> {
-    if params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": "UP"})));
-    }
+fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let counts = state.naming.counts();
     let instances = counts.ephemeral + counts.persistent;
+    if state.like == Like::V1_4 {
+        return Ok(Answer::json(&json!({
+            "status": "UP",
+            "serviceCount": counts.services,
+            "instanceCount": instances,
+            "raftNotifyTaskCount": 0,
+            "responsibleServiceCount": counts.services,
+            "responsibleInstanceCount": instances,
+            "cpu": 0.0,
+            "load": 0.0,
+            "mem": 0.0,
+        })));
+    }
+    if call.params.flag(&["onlyStatus"], true) {
+        return Ok(Answer::json(&json!({"status": "UP"})));
+    }
     Ok(Answer::json(&json!({
         "status": "UP",
         "serviceCount": counts.services,

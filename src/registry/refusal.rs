@@ -1,9 +1,12 @@
-//! Every "no" of the registry: which status and which text Nacos 2.5.1 answers to it.
+//! Every "no" of the registry: which status and which text each generation of Nacos answers to it.
 //!
-//! The original has four shapes. A controller's refusal is a bare text under `/v1/ns` and `caused: …;` under `/v1/cs`; the
-//! parameter check ends its text with CRLF and names no content type under `/v1/ns`; filters answer the servlet's JSON page.
-//! The variants below the line are our own: limits that the original does not have, and the guard of the door.
+//! 2.5.1 has four shapes. A controller's refusal is a bare text under `/v1/ns` and `caused: …;` under `/v1/cs`; the parameter
+//! check ends its text with CRLF and names no content type under `/v1/ns`; filters answer the servlet's JSON page. 1.4.8 writes
+//! `caused: …;` everywhere, and 500 where its own exception was thrown, whatever status that names. 3.0.3 keeps to 2.5.1 but for
+//! what [`Refusal::in_3_0`] lists, and dresses everything under `/v3/` as JSON with a code. The variants below the line are our
+//! own: limits that the original does not have, and the guard of the door.
 
+use crate::registry::like::Like;
 use std::{borrow::Cow, fmt::Write as _};
 
 /// The content type of plain answers.
@@ -20,6 +23,8 @@ pub(crate) enum Half {
     Naming,
     /// `/v1/cs`.
     Config,
+    /// `/v3/`, of which 3.0.3 alone has something.
+    V3,
 }
 
 /// Why a request is refused.
@@ -43,6 +48,8 @@ pub(crate) enum Refusal {
     Weight,
     /// Cluster with other characters than the service takes.
     ClusterName(String),
+    /// 1.4 alone: `group@@name` with other characters.
+    ServiceName(String),
     /// `preserved.heart.beat.interval` is not below the time-outs.
     BeatInterval,
     /// Metadata neither JSON nor `k=v,k=v`.
@@ -61,10 +68,18 @@ pub(crate) enum Refusal {
     NoInstances { cluster: String, service: String },
     /// GET or PATCH instance: not this one.
     NoMatch,
+    /// 1.4 alone, GET instance: there is no such service.
+    NoService(String),
+    /// 1.4 alone, PATCH instance.
+    NothingToPatch,
+    /// 1.4 alone, PUT instance of a Java client: how the original prints it.
+    NothingToUpdate(String),
     /// POST service.
     ServiceExists(String),
-    /// DELETE and PUT service.
+    /// PUT service.
     ServiceUnknown(String),
+    /// DELETE service.
+    DeleteOfUnknownService(String),
     /// GET service.
     ServiceNotFound { namespace: String, service: String },
     /// PUT instance into an unknown service.
@@ -75,15 +90,19 @@ pub(crate) enum Refusal {
         ephemeral: bool,
     },
     /// PUT cluster of an unknown service.
-    ClusterOfUnknownService(String),
+    ClusterOfUnknownService { group: String, name: String },
     /// DELETE service.
     ServiceNotEmpty(String),
     /// A selector that is not `none`.
     Selector,
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
+    /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
+    Null(&'static str),
     /// A data id or group of nothing but blanks.
     InvalidName(&'static str, String),
+    /// 1.4 alone: a tenant with other characters.
+    InvalidTenant,
     /// Content of nothing but blanks.
     BlankContent(String),
     /// Content over so many characters.
@@ -92,18 +111,22 @@ pub(crate) enum Refusal {
     Cas,
     /// GET config.
     NoConfig,
+    /// GET config just after a publish.
+    BeingModified,
     /// The listener was asked without `Listening-Configs`.
     NothingListened,
     /// `Listening-Configs` cannot be read.
     BadListening,
     /// Unknown path or method under `/v1/ns`.
     NoSuchApi(String),
-    /// Unknown path elsewhere.
-    NoPath,
+    /// Unknown path elsewhere: method and path.
+    NoPath(String),
     /// Known path elsewhere, other method.
     Method(String),
     /// The same of configurations.
     ConfigMethod(String),
+    /// 3.0 alone: a call that it no longer takes, with the page's message.
+    Gone(String),
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -127,7 +150,11 @@ enum Dress {
     /// A controller's words: bare under `/v1/ns`, `caused: …;` under `/v1/cs`.
     Words(String),
     /// `caused: …;` everywhere, escaped for a page: the console's handler of what no other handles.
+    Escaped(String),
+    /// The whole `caused: …;` as it is.
     Caused(String),
+    /// Bare everywhere.
+    Bare(&'static str),
     /// The parameter check's: CRLF at the end.
     Checked(String),
     /// With a line feed, as `println` leaves it.
@@ -157,52 +184,201 @@ pub(crate) enum Body {
 }
 
 impl Refusal {
-    /// What 2.5.1 would answer in `half`.
-    pub(crate) fn refused(&self, half: Half) -> Refused {
-        let (status, dress) = self.said();
+    /// What `like` would answer in `half`.
+    pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
+        let (status, dress) = self.said(like, half);
+        if half == Half::V3 && !matches!(dress, Dress::Page(_)) {
+            return self.coded(status, dress);
+        }
+        let config = half == Half::Config;
+        // 3.0.3 answers all of configurations with the one type.
+        let text = if config && like == Like::V3_0 {
+            CONFIG
+        } else {
+            TEXT
+        };
         let (body, content_type) = match dress {
-            Dress::Words(text) if half == Half::Naming => (Body::Text(text), Some(TEXT)),
-            Dress::Words(text) => (Body::Text(format!("caused: {text};")), Some(TEXT)),
-            Dress::Caused(text) => (
-                Body::Text(format!("caused: {};", escape(&text))),
-                Some(TEXT),
-            ),
-            Dress::Checked(text) => (
-                Body::Text(format!("{text}\r\n")),
-                (half == Half::Config).then_some(CONFIG),
-            ),
-            Dress::Line(text) => (Body::Text(format!("{text}\n")), Some(CONFIG)),
-            Dress::Page(message) => (
-                Body::Page(message),
-                Some(if half == Half::Config { CONFIG } else { JSON }),
-            ),
+            Dress::Words(words) if config => (format!("caused: {words};"), Some(text)),
+            Dress::Words(words) => (words, Some(text)),
+            Dress::Escaped(words) => (format!("caused: {};", escape(&words)), Some(text)),
+            Dress::Caused(words) => (words, Some(text)),
+            Dress::Bare(words) => (words.to_owned(), Some(text)),
+            Dress::Checked(words) => (format!("{words}\r\n"), config.then_some(CONFIG)),
+            Dress::Line(words) => (format!("{words}\n"), Some(CONFIG)),
+            Dress::Page(message) => {
+                return Refused {
+                    status,
+                    content_type: Some(if config { CONFIG } else { JSON }),
+                    body: Body::Page(message),
+                };
+            }
         };
         Refused {
             status,
             content_type,
-            body,
+            body: Body::Text(body),
         }
     }
 
-    fn said(&self) -> (u16, Dress) {
-        use Dress::{Caused, Checked, Line, Page, Words};
+    /// Under `/v3/`.
+    fn coded(&self, status: u16, dress: Dress) -> Refused {
+        let (status, code, message) = match self {
+            Self::Required(_) | Self::Missing(_) => (400, 10_000, "parameter missing"),
+            Self::Weight => (400, 21_001, "weight error"),
+            Self::ServiceExists(_) => (400, 21_007, "service already exist"),
+            Self::ServiceNotFound { .. } => (400, 21_008, "service not exist"),
+            Self::NoMatch | Self::NoInstances { .. } => (404, 20_004, "resource not found"),
+            _ => (status, 30_000, "server error"),
+        };
+        let data = match (self, dress) {
+            (Self::Required(name) | Self::Missing(name), _) => {
+                let kind = match *name {
+                    "healthy" => "Boolean",
+                    "port" => "Integer",
+                    _ => "String",
+                };
+                format!("Required parameter '{name}' type {kind} is not present")
+            }
+            (Self::ClusterOfUnknownService { group, name }, _) => {
+                format!("service not found groupName: {group},serviceName: {name}")
+            }
+            (
+                _,
+                Dress::Words(words)
+                | Dress::Escaped(words)
+                | Dress::Caused(words)
+                | Dress::Checked(words)
+                | Dress::Page(words),
+            ) => words,
+            (_, Dress::Bare(words) | Dress::Line(words)) => words.to_owned(),
+        };
+        let body = serde_json::json!({"code": code, "message": message, "data": data});
+        Refused {
+            status,
+            content_type: Some(JSON),
+            body: Body::Text(body.to_string()),
+        }
+    }
+
+    fn said(&self, like: Like, half: Half) -> (u16, Dress) {
+        match like {
+            Like::V1_4 => self.in_1_4(),
+            Like::V2_5 => self.in_2_5(),
+            Like::V3_0 => self.in_3_0(half).unwrap_or_else(|| self.in_2_5()),
+        }
+    }
+
+    /// Where 1.4.8 has other words or another status than 2.5.1; everything is dressed in `caused: …;`.
+    fn in_1_4(&self) -> (u16, Dress) {
+        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Words};
+        let (status, words) = match self {
+            Self::Missing(name) | Self::RequiredParameter(name) => (500, missing(name)),
+            Self::NameWithoutGroup => (400, NO_GROUP.to_owned()),
+            Self::GroupWithoutName => (400, NAME_FORMAT.to_owned()),
+            Self::ClusterName(name) => (
+                400,
+                format!("cluster name can only have these characters: 0-9a-zA-Z-, current: {name}"),
+            ),
+            Self::Metadata(text) => (500, format!("metadata format incorrect:{text}")),
+            Self::BeatJson(why) => (
+                500,
+                format!("errCode: 101, errMsg: {NO_BEAT} failed.  ;caused: {why}"),
+            ),
+            Self::ServiceExists(service) => (
+                400,
+                format!("specified service already exists, serviceName : {service}"),
+            ),
+            Self::DeleteOfUnknownService(service) => (
+                400,
+                format!("specified service not exist, serviceName : {service}"),
+            ),
+            Self::ServiceNotFound { service, .. } => {
+                (500, format!("service {service} is not found!"))
+            }
+            Self::UpdateOfUnknownService {
+                namespace,
+                group,
+                name,
+                ..
+            } => (
+                500,
+                format!("service not found, namespace: {namespace}, service: {group}@@{name}"),
+            ),
+            Self::StillChecking { service, .. } => (
+                400,
+                format!("health check is still working, service: {service}"),
+            ),
+            Self::BadListening => (400, "invalid probeModify".to_owned()),
+            Self::Method(method) => (500, format!("Request method '{method}' not supported")),
+            _ => {
+                let (status, dress) = self.in_2_5();
+                let status = match self {
+                    // Its own exception, whose status nobody reads.
+                    Self::Weight
+                    | Self::NoInstances { .. }
+                    | Self::NoMatch
+                    | Self::ServiceUnknown(_)
+                    | Self::ClusterOfUnknownService { .. }
+                    | Self::Selector
+                    | Self::InvalidName(..)
+                    | Self::BlankContent(_)
+                    | Self::ContentTooLong(_) => 500,
+                    _ => status,
+                };
+                match dress {
+                    Words(words) | Checked(words) | Escaped(words) | Caused(words) => {
+                        (status, words)
+                    }
+                    Bare(_) | Line(_) | Page(_) => return (status, dress),
+                }
+            }
+        };
+        (status, Caused(format!("caused: {words};")))
+    }
+
+    /// Where 3.0.3 has other words, status or dress than 2.5.1.
+    fn in_3_0(&self, half: Half) -> Option<(u16, Dress)> {
+        use Dress::{Bare, Page};
+        let said = match self {
+            Self::RequiredParameter(name) if half == Half::Config => (
+                400,
+                Page(format!("Required parameter '{name}' is not present.")),
+            ),
+            Self::RequiredParameter(_) => (
+                500,
+                Page(if half == Half::V3 {
+                    "No message available".to_owned()
+                } else {
+                    "Handle API Compatibility failed, please see log for detail.".to_owned()
+                }),
+            ),
+            Self::Cas => (500, Bare("false")),
+            Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
+            Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
+            // Not listened to: the words of its framework.
+            Self::Method(method) | Self::ConfigMethod(method) => {
+                (405, Page(format!("Method '{method}' is not supported.")))
+            }
+            _ => return None,
+        };
+        Some(said)
+    }
+
+    /// What 2.5.1 says, and to what is of 1.4 alone what 1.4.8 says.
+    fn in_2_5(&self) -> (u16, Dress) {
+        use Dress::{Checked, Escaped, Line, Page, Words};
         match self {
             Self::Required(name) => (400, Words(format!("Param '{name}' is required."))),
             Self::RequiredParameter(name) => (
                 500,
-                Caused(format!(
-                    "Required request parameter '{name}' for method parameter type String is not present"
-                )),
+                Escaped(missing(name)),
             ),
             Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
             Self::NameWithoutGroup => (
                 400,
-                Page(
-                    "Service name filter error,caused: Param 'serviceName' is illegal, groupName can't be empty;"
-                        .to_owned(),
-                ),
+                Page(format!("Service name filter error,caused: {NO_GROUP};")),
             ),
             Self::GroupWithoutName => (
                 400,
@@ -216,6 +392,12 @@ impl Refusal {
                 400,
                 Words(format!(
                     "Instance 'clusterName' should be characters with only 0-9a-zA-Z-. (current: {name})"
+                )),
+            ),
+            Self::ServiceName(name) => (
+                400,
+                Words(format!(
+                    "dom name can only have these characters: 0-9a-zA-Z-._:, current: {name}"
                 )),
             ),
             Self::BeatInterval => (
@@ -234,7 +416,7 @@ impl Refusal {
             Self::BeatJson(why) => (
                 500,
                 Page(format!(
-                    "Server failed, caused: errCode: 101, errMsg: Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo] failed, cause error[{why}].  ;caused: {why};"
+                    "Server failed, caused: errCode: 101, errMsg: {NO_BEAT} failed, cause error[{why}].  ;caused: {why};"
                 )),
             ),
             Self::TooLong(name, most) => (
@@ -278,11 +460,16 @@ impl Refusal {
                 )),
             ),
             Self::NoMatch => (404, Words("no matched ip found!".to_owned())),
+            Self::NoService(service) => (500, Words(format!("no service {service} found!"))),
+            Self::NothingToPatch => (400, Words("instance not found".to_owned())),
+            Self::NothingToUpdate(instance) => {
+                (500, Words(format!("instance not exist: {instance}")))
+            }
             Self::ServiceExists(service) => (
                 400,
                 Words(format!("specified service {service} already exists!")),
             ),
-            Self::ServiceUnknown(service) => (400, Words(format!("service {service} not found!"))),
+            Self::ServiceUnknown(service) | Self::DeleteOfUnknownService(service) => (400, Words(format!("service {service} not found!"))),
             Self::ServiceNotFound { namespace, service } => (
                 400,
                 Words(format!(
@@ -300,8 +487,8 @@ impl Refusal {
                     "service not found, namespace: {namespace}, service: Service{{namespace='{namespace}', group='{group}', name='{name}', ephemeral={ephemeral}, revision=0}}"
                 )),
             ),
-            Self::ClusterOfUnknownService(service) => {
-                (400, Words(format!("service not found:{service}")))
+            Self::ClusterOfUnknownService { group, name } => {
+                (400, Words(format!("service not found:{group}@@{name}")))
             }
             Self::ServiceNotEmpty(service) => (
                 400,
@@ -316,6 +503,8 @@ impl Refusal {
                     "health check is still working, service: {service}, cluster: {cluster}"
                 )),
             ),
+            Self::Null(words) => (500, Words((*words).to_owned())),
+            Self::InvalidTenant => (400, Words("invalid tenant".to_owned())),
             Self::InvalidName(name, value) => (400, Words(format!("invalid {name} : {value}"))),
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
@@ -324,13 +513,18 @@ impl Refusal {
                 Words("Cas publish fail, server md5 may have changed.".to_owned()),
             ),
             Self::NoConfig => (404, Line("config data not exist")),
+            Self::BeingModified => (
+                409,
+                Line("requested file is being modified, please try later."),
+            ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
-            Self::NoPath => (404, Page("No message available".to_owned())),
+            Self::NoPath(_) => (404, Page("No message available".to_owned())),
+            Self::Gone(message) => (410, Page(message.clone())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
             Self::ConfigMethod(method) => {
-                (500, Caused(format!("Request method '{method}' not supported")))
+                (500, Escaped(format!("Request method '{method}' not supported")))
             }
             Self::Full(what, most) => (
                 503,
@@ -354,6 +548,12 @@ impl Refusal {
 
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
+const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty";
+const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
+
+fn missing(name: &str) -> String {
+    format!("Required request parameter '{name}' for method parameter type String is not present")
+}
 
 /// `HtmlUtils.htmlEscape`, which 2.4 and later apply to what a request may have put into an exception's text.
 fn escape(text: &str) -> Cow<'_, str> {
@@ -383,9 +583,9 @@ mod tests {
 
     #[test]
     fn the_two_halves_dress_the_same_words_differently() {
-        let naming = Refusal::Required("ip").refused(Half::Naming);
+        let naming = Refusal::Required("ip").refused(Like::V2_5, Half::Naming);
         assert_eq!(naming.body, Body::Text("Param 'ip' is required.".into()));
-        let config = Refusal::NothingListened.refused(Half::Config);
+        let config = Refusal::NothingListened.refused(Like::V2_5, Half::Config);
         assert_eq!(
             config.body,
             Body::Text("caused: invalid probeModify;".into())
@@ -396,15 +596,15 @@ mod tests {
     #[test]
     fn the_parameter_check_ends_with_crlf_and_names_a_type_only_for_configurations() {
         let refusal = Refusal::Characters("dataId");
-        let config = refusal.refused(Half::Config);
+        let config = refusal.refused(Like::V2_5, Half::Config);
         assert_eq!(config.content_type, Some(CONFIG));
         assert!(matches!(config.body, Body::Text(text) if text.ends_with("param.\r\n")));
-        assert_eq!(refusal.refused(Half::Naming).content_type, None);
+        assert_eq!(refusal.refused(Like::V2_5, Half::Naming).content_type, None);
     }
 
     #[test]
     fn quotes_of_a_missing_parameter_are_escaped() {
-        let refused = Refusal::RequiredParameter("dataId").refused(Half::Config);
+        let refused = Refusal::RequiredParameter("dataId").refused(Like::V2_5, Half::Config);
         assert_eq!(
             refused.body,
             Body::Text(

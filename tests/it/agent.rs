@@ -336,7 +336,7 @@ fn servers_can_come_from_an_address_server() {
     let at = agent.folder.path().display().to_string();
     agent.write(
         "outrigger.yaml",
-        &format!("registry:\n  endpoint: http://127.0.0.1:{endpoint}/nacos/serverlist\nstate_dir: {at}/state\nadmin: {{ socket: {at}/admin.sock }}\n"),
+        &format!("registry:\n  endpoint: http://127.0.0.1:{endpoint}/nacos/serverlist\nstate_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n"),
     );
     agent.write("conf.d/orders.yaml", &service("orders", app.port));
     agent.start();
@@ -376,6 +376,7 @@ fn one_service_needs_no_file() {
     let mut command = outrigger();
     command
         .arg("run")
+        .env("OUTRIGGER_ALLOW_ROOT", "true")
         .env(
             "OUTRIGGER_REGISTRY_SERVERS",
             format!("127.0.0.1:{}", registry.port),

@@ -152,13 +152,13 @@ fn a_reader_sees_whole_versions_only_whenever_the_agent_is_killed() {
     // What a death in the middle of a write leaves is swept at the next start; one is there for certain.
     agent.signal(Signal::SIGKILL);
     agent.ended(LONG);
-    fs::File::create(agent.path("app/.target.outrigger-0123abcd")).unwrap();
-    fs::File::create(agent.path("app/.other.outrigger-0123abcd")).unwrap();
+    fs::File::create(agent.path("app/.target.outrigger-0123456789abcdef0123456789abcdef")).unwrap();
+    fs::File::create(agent.path("app/.other.outrigger-0123456789abcdef0123456789abcdef")).unwrap();
     agent.start();
     agent.until_state("configs", "target", "applied");
     assert_eq!(
         staged_files(&agent.path("app")),
-        [".other.outrigger-0123abcd"],
+        [".other.outrigger-0123456789abcdef0123456789abcdef"],
         "its own leftovers are gone, and nothing else"
     );
 }

@@ -12,10 +12,20 @@
 
 mod agent;
 mod answers;
+mod bad;
+mod cluster;
 mod edits;
+mod facts;
+mod faults;
 mod figures;
 mod files;
+mod guard;
+mod hands;
 mod hostile;
+mod manners;
+mod persistent;
 mod recorded;
+mod scenes;
 mod support;
+mod switches;
 mod words;

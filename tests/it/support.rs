@@ -130,10 +130,15 @@ impl Registry {
     }
 
     pub(crate) fn start_on(port: u16) -> Self {
+        Self::start_with(port, &[])
+    }
+
+    pub(crate) fn start_with(port: u16, flags: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{port}");
         let mut command = outrigger();
         command
             .args(["dev", "--listen", &listen])
+            .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let registry = Self {
@@ -141,7 +146,7 @@ impl Registry {
             process: Process::start(&mut command),
         };
         until("the registry answers", LONG, || {
-            http(port, "GET", "/nacos/v1/console/health/readiness", "").map(drop)
+            http(port, "GET", "/nacos/v1/ns/operator/metrics", "").map(drop)
         });
         registry
     }
@@ -298,7 +303,7 @@ impl Agent {
         let rest = if more.starts_with("  ") { "" } else { more };
         agent.write(
             "outrigger.yaml",
-            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
+            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
         );
         agent
     }

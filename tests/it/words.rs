@@ -283,7 +283,8 @@ fn a_second_agent_on_the_same_socket_is_78_and_leaves_the_first_alone() {
     agent.write("conf.d/orders.yaml", &service("orders", 8080, "none"));
     agent.start();
     registry.until_listed("orders", 1, LONG);
-    let second = run(&mut agent.command(&["run"]));
+    let mut second = agent.command(&["run"]);
+    let second = run(second.env("OUTRIGGER_STATE_DIR", agent.path("second")));
     assert_eq!(second.status.code(), Some(78), "{}", said(&second));
     let complaint = text(&second.stderr);
     assert!(
@@ -530,7 +531,15 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
     );
     assert_eq!(
         keys(&status["registry"]),
-        sorted(["state", "server", "transport", "version", "reason", "since"])
+        sorted([
+            "state",
+            "server",
+            "transport",
+            "version",
+            "plaintext",
+            "reason",
+            "since"
+        ])
     );
     assert_eq!(
         keys(&status["services"][0]),
@@ -831,13 +840,13 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
             "error".to_owned(),
             "variable RUST_LOG".to_owned(),
         ),
-        ("log.format", "json".to_owned(), format!("{file}:5")),
+        ("log.format", "json".to_owned(), format!("{file}:6")),
         (
             "catalog.conf_dir",
             agent.path("conf.d").display().to_string(),
             "flag --conf-dir".to_owned(),
         ),
-        ("catalog.rescan", "7s".to_owned(), format!("{file}:6")),
+        ("catalog.rescan", "7s".to_owned(), format!("{file}:7")),
         (
             "shutdown_timeout",
             "400ms".to_owned(),
@@ -857,7 +866,7 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
     }
     assert_eq!(
         status["settings"].as_array().unwrap().len(),
-        22,
+        25,
         "one line of docs/settings.md each"
     );
     assert!(!status.to_string().contains("canary"), "{status}");
@@ -891,6 +900,7 @@ fn the_group_of_the_socket_may_be_a_number_and_opens_it_for_the_group() {
         agent
             .command(&["run"])
             .env("OUTRIGGER_ADMIN_SOCKET", agent.path("other.sock"))
+            .env("OUTRIGGER_STATE_DIR", agent.path("other"))
             .env("OUTRIGGER_ADMIN_GROUP", "nosuchgroup"),
     );
     assert_eq!(code, Some(78));
