@@ -17,7 +17,7 @@ use outrigger::nacos::Error;
 use outrigger::nacos::calls::{self, Answer};
 use outrigger::nacos::model::{Listed, ServiceKey};
 use outrigger::registry::desk::{Effect, Event, Ticket};
-use outrigger::registry::{self, Desk, Request};
+use outrigger::registry::{self, Desk, Like, Request};
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
@@ -121,6 +121,14 @@ struct Node {
     off: i64,
     slow: Duration,
     illness: Option<Illness>,
+    /// What it lists of each service, for the laws, since its snapshot was renewed.
+    lists: BTreeMap<String, Rc<Lists>>,
+}
+
+/// What a node lists of a service: all of it, and what is truly healthy.
+pub(crate) struct Lists {
+    pub(crate) all: Vec<Listed>,
+    pub(crate) healthy: Vec<Listed>,
 }
 
 /// A change of a configuration: the content, or that it went.
@@ -131,6 +139,7 @@ pub(crate) struct Change {
 }
 
 pub(crate) struct Cluster {
+    like: Like,
     nodes: Vec<Node>,
     /// Services, checkers and persistent instances, as the majority decided.
     decided: Vec<Rc<Letter>>,
@@ -148,6 +157,15 @@ pub(crate) struct Cluster {
     pub(crate) late_until: Moment,
     /// Until then a node may have an old configuration.
     pub(crate) stale_until: Moment,
+}
+
+impl Node {
+    /// Readers see from now on what the desk has.
+    fn renew(&mut self, now: Moment) {
+        self.shown = self.desk.clone();
+        self.shown_at = now;
+        self.lists.clear();
+    }
 }
 
 fn majority(count: usize) -> usize {
@@ -179,13 +197,13 @@ fn plain(method: &str, target: &str) -> Request {
 }
 
 impl Cluster {
-    pub(crate) fn new(wire: &mut Wire, size: usize) -> Self {
+    pub(crate) fn new(wire: &mut Wire, size: usize, like: Like) -> Self {
         let nodes = (0..size)
             .map(|number| Node {
                 state: State::Up,
                 name: server(number).into(),
-                desk: Desk::new(),
-                shown: Desk::new(),
+                desk: Desk::new(like),
+                shown: Desk::new(like),
                 shown_at: Moment::ZERO,
                 refresh_at: None,
                 ill_until: Moment::ZERO,
@@ -202,9 +220,11 @@ impl Cluster {
                 off: wire.dice.below(1_600) as i64 - 800,
                 slow: Duration::ZERO,
                 illness: None,
+                lists: BTreeMap::new(),
             })
             .collect();
         Self {
+            like,
             nodes,
             decided: Vec::new(),
             changes: Vec::new(),
@@ -346,8 +366,7 @@ impl Cluster {
         }
         if node.refresh_at.is_some_and(|at| at <= wire.now) {
             node.refresh_at = None;
-            node.shown = node.desk.clone();
-            node.shown_at = wire.now;
+            node.renew(wire.now);
         }
         if expired {
             self.changed(wire, n);
@@ -364,8 +383,7 @@ impl Cluster {
         let service = service.map(|(_, value)| value.clone()).unwrap_or_default();
         let node = &mut self.nodes[n];
         if node.seen.insert(service) {
-            node.shown = node.desk.clone();
-            node.shown_at = wire.now;
+            node.renew(wire.now);
         }
         self.look(wire.now, n, &letter.request)
     }
@@ -390,23 +408,26 @@ impl Cluster {
     }
 
     /// What a node lists, for the laws.
-    pub(crate) fn listed(
-        &mut self,
-        now: Moment,
-        n: usize,
-        service: &ServiceKey,
-        healthy_only: bool,
-    ) -> Vec<Listed> {
-        let letter = Letter::new(calls::list(service, &[], healthy_only));
+    pub(crate) fn listed(&mut self, now: Moment, n: usize, service: &ServiceKey) -> Rc<Lists> {
         let grouped = service.grouped();
         if !self.nodes[n].seen.contains(&grouped) {
             // Its first reader will see it fresh, hence what the desk has.
-            let node = &mut self.nodes[n];
-            node.shown = node.desk.clone();
-            node.shown_at = now;
+            self.nodes[n].renew(now);
         }
-        let answer = self.look(now, n, &letter.request);
-        answer.list().expect("a list").hosts
+        if let Some(lists) = self.nodes[n].lists.get(&grouped) {
+            return Rc::clone(lists);
+        }
+        let mut list = |healthy_only| {
+            let letter = Letter::new(calls::list(service, &[], healthy_only));
+            let answer = self.look(now, n, &letter.request);
+            answer.list().expect("a list").hosts
+        };
+        let lists = Rc::new(Lists {
+            all: list(false),
+            healthy: list(true),
+        });
+        self.nodes[n].lists.insert(grouped, Rc::clone(&lists));
+        lists
     }
 
     // -- what is asked
@@ -980,7 +1001,7 @@ impl Cluster {
             }
             None => {
                 let node = &mut self.nodes[n];
-                node.desk = Desk::new();
+                node.desk = Desk::new(self.like);
                 node.records = BTreeMap::new();
                 // It has its own log.
                 for letter in self.decided[..node.applied].to_vec() {
@@ -993,8 +1014,7 @@ impl Cluster {
             }
         }
         let node = &mut self.nodes[n];
-        node.shown = node.desk.clone();
-        node.shown_at = wire.now;
+        node.renew(wire.now);
         node.refresh_at = None;
         node.wake_at = None;
         node.seen = BTreeSet::new();

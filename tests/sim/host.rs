@@ -16,7 +16,7 @@ use outrigger::machine::{Machine, Moment};
 use outrigger::nacos::beats::{self, BeatBook, Say, Ticket};
 use outrigger::nacos::calls::{self, Answer};
 use outrigger::nacos::model::{
-    ConfigKey, ConfigState, Content, InstanceKey, Namespace, ServiceKey, Standing,
+    ConfigKey, ConfigState, Content, Instance, InstanceKey, Listed, Namespace, ServiceKey, Standing,
 };
 use outrigger::nacos::poll::{self, Poll};
 use outrigger::nacos::route::{self, Judged, Route, Whom};
@@ -47,6 +47,8 @@ const PATIENCE: Patience = Patience {
 pub(crate) enum Happening {
     /// A machine is due.
     Wake,
+    /// The gate of a service is.
+    Probe(usize),
     /// A file was looked at, and perhaps written.
     Put(usize, Slot, Option<Content>),
     /// A reload has reached its application, or has not.
@@ -117,19 +119,16 @@ struct Keeper {
     told: Option<(Option<bool>, Option<String>)>,
     healthy: Option<bool>,
     leaving: bool,
+    probe_at: Option<Moment>,
 }
 
 /// What a call was made for.
 enum Then {
     Instance(InstanceKey, Say),
-    ReadBack(usize),
-    Gone {
-        service: usize,
-        instance: Box<outrigger::nacos::model::Instance>,
-        place: usize,
-        places: usize,
-        outcome: Result<bool, Error>,
-    },
+    /// What a server has of an instance.
+    Detail(Box<Detail>),
+    /// The same from a list, where a server has no detail.
+    Among(Box<Detail>),
     Fetch(ConfigKey),
     Poll(u64, Vec<(ConfigKey, Arc<str>)>),
     Knock,
@@ -137,12 +136,27 @@ enum Then {
     Version(Arc<str>),
 }
 
+struct Detail {
+    service: usize,
+    instance: Instance,
+    whom: Whom,
+    gone: Option<Gone>,
+}
+
+/// Which servers were asked whether they still have an instance, and what they said.
+struct Gone {
+    place: usize,
+    places: usize,
+    outcome: Result<bool, Error>,
+}
+
 struct Under {
     letter: Rc<Letter>,
+    whom: Whom,
     route: Option<Route>,
     server: Arc<str>,
     then: Then,
-    why: Option<Error>,
+    why: Option<servers::Event>,
 }
 
 /// The agent: all its machines.
@@ -151,6 +165,7 @@ pub(crate) struct Agent {
     order: Order,
     up: bool,
     server: Option<Arc<str>>,
+    answered: Option<Moment>,
     generation: Option<u32>,
     book: BeatBook,
     poll: Poll,
@@ -309,6 +324,7 @@ impl Host {
             order: Order::default(),
             up: false,
             server: None,
+            answered: None,
             generation: None,
             book: BeatBook::new(WRITE_RATE, seed.rotate_left(17)),
             poll: Poll::new(seed.rotate_left(33)),
@@ -338,7 +354,7 @@ impl Host {
         for service in 0..self.services.len() {
             self.services[service].passed = false;
             if self.services[service].is_wanted {
-                self.keep(wire.now, service);
+                self.keep(wire, service);
             }
         }
         self.take_up_files(wire);
@@ -446,7 +462,7 @@ impl Host {
 
     // -- what an operator changes
 
-    fn keep(&mut self, now: Moment, service: usize) {
+    fn keep(&mut self, wire: &mut Wire, service: usize) {
         let wanted = &self.services[service];
         let Some(agent) = &mut self.agent else { return };
         if agent.keepers[service].is_some() {
@@ -459,12 +475,14 @@ impl Host {
             told: None,
             healthy: None,
             leaving: false,
+            probe_at: None,
         };
         keeper
             .registrar
-            .handle(now, registrar::Event::Located(Ok(wanted.ip)));
+            .handle(wire.now, registrar::Event::Located(Ok(wanted.ip)));
         agent.keepers[service] = Some(keeper);
         self.services[service].passed = false;
+        self.probe(wire, service);
     }
 
     /// The descriptor says another weight.
@@ -504,7 +522,7 @@ impl Host {
         let leaving = self.agent.as_ref().is_none_or(|agent| agent.leaving);
         if is_wanted {
             if !leaving {
-                self.keep(wire.now, service);
+                self.keep(wire, service);
             }
         } else if let Some(keeper) = self.keeper(service) {
             keeper.leaving = true;
@@ -543,6 +561,21 @@ impl Host {
                 // Another one was planned sooner.
                 Happening::Wake if self.wake_at > Some(wire.now) => return,
                 Happening::Wake => self.wake_at = None,
+                Happening::Probe(service) => {
+                    let now = wire.now;
+                    let Some(keeper) = self.keeper(service) else {
+                        return;
+                    };
+                    // Another one was planned sooner, or this is of a keeper that is gone.
+                    if keeper.probe_at != Some(now) {
+                        return;
+                    }
+                    keeper.probe_at = None;
+                    keeper.gate.wake(now);
+                    if !self.probe(wire, service) {
+                        return;
+                    }
+                }
                 Happening::Put(group, slot, content) => {
                     let outcome = self.put(wire, slot, content.as_ref());
                     let Some(agent) = &mut self.agent else { return };
@@ -615,8 +648,6 @@ impl Host {
                 self.perform_book(wire, effect);
             } else if let Some(effect) = agent.poll.effect() {
                 self.perform_poll(wire, effect);
-            } else if let Some((service, effect)) = agent.gate_effect() {
-                self.perform_gate(wire, service, effect);
             } else if let Some((service, effect)) = agent.registrar_effect() {
                 self.perform_registrar(wire, service, effect);
             } else if let Some((group, effect)) = agent.group_effect() {
@@ -634,6 +665,7 @@ impl Host {
         let route = Route::over(&agent.order, whom);
         let under = Under {
             letter: Letter::new(call),
+            whom,
             route: Some(route),
             server: "".into(),
             then,
@@ -650,7 +682,8 @@ impl Host {
                 self.send(wire, under);
             }
             None => {
-                if under.why.is_some() {
+                let since = agent.answered.map_or(Duration::MAX, |at| wire.now - at);
+                if under.why.is_some_and(|event| servers::is_away(&event, since)) {
                     agent.up = false;
                     agent.servers.handle(wire.now, servers::Event::Away);
                 }
@@ -681,7 +714,7 @@ impl Host {
         }
         match route::judge(&under.letter.call, &under.server, &outcome) {
             Judged::Answered => {
-                self.is_up(wire, &under.server);
+                self.is_up(wire, &under.server, under.whom);
                 self.ended(wire, under.then, outcome);
             }
             Judged::Elsewhere(error, event) => {
@@ -689,16 +722,18 @@ impl Host {
                     let what = under.letter.call.what;
                     format!("host {}  {what}: {error}", self.number)
                 });
-                agent.servers.handle(wire.now, event);
-                under.why = Some(error);
+                agent.servers.handle(wire.now, event.clone());
+                under.why = Some(event);
                 self.go_on(wire, under, outcome);
             }
         }
     }
 
-    fn is_up(&mut self, wire: &mut Wire, server: &Arc<str>) {
+    fn is_up(&mut self, wire: &mut Wire, server: &Arc<str>, whom: Whom) {
         let Some(agent) = &mut self.agent else { return };
-        if agent.up && agent.server.as_ref() == Some(server) {
+        agent.answered = Some(wire.now);
+        let is_in_use = agent.server.as_ref() == Some(server);
+        if agent.up && (is_in_use || whom != Whom::Preferred) {
             return;
         }
         agent.up = true;
@@ -708,6 +743,7 @@ impl Host {
         // `ask_versions`: that server itself, whatever comes of it.
         let under = Under {
             letter: Letter::new(calls::state()),
+            whom,
             route: None,
             server: Arc::clone(server),
             then: Then::Version(Arc::clone(server)),
@@ -729,27 +765,18 @@ impl Host {
                 });
                 agent.book.handle(now, beats::Event::Called(key, said));
             }
-            Then::ReadBack(service) => {
-                let read = outcome.and_then(Answer::detail).map_err(failure);
-                self.tell(wire, service, registrar::Event::ReadBack(read));
-            }
-            Then::Gone {
-                service,
-                instance,
-                place,
-                places,
-                outcome: so_far,
-            } => {
-                let (found, outcome) = match outcome.and_then(Answer::detail) {
-                    Ok(Some(_)) => (true, Ok(false)),
-                    Ok(None) => (false, Ok(true)),
-                    Err(error) if so_far.is_err() => (false, Err(error)),
-                    Err(_) => (false, so_far),
-                };
-                if !found && place + 1 < places {
-                    return self.ask_gone(wire, service, instance, place + 1, places, outcome);
+            Then::Detail(detail) => match outcome.and_then(Answer::detail) {
+                Err(Error::Refused { status: 410, .. }) => {
+                    let call = calls::list(&detail.instance.key.service, &[], false);
+                    let whom = detail.whom;
+                    self.ask(wire, call, whom, Then::Among(detail));
                 }
-                self.tell(wire, service, registrar::Event::Gone(outcome.map_err(failure)));
+                read => self.read(wire, *detail, read),
+            },
+            Then::Among(detail) => {
+                let list = outcome.and_then(Answer::list);
+                let read = list.map(|list| calls::among(list, &detail.instance));
+                self.read(wire, *detail, read);
             }
             Then::Fetch(key) => {
                 let found = outcome.and_then(|answer| {
@@ -799,25 +826,50 @@ impl Host {
         }
     }
 
-    fn ask_gone(
+    fn read(&mut self, wire: &mut Wire, detail: Detail, read: Result<Option<Listed>, Error>) {
+        let Some(gone) = detail.gone else {
+            let event = registrar::Event::ReadBack(read.map_err(failure));
+            return self.tell(wire, detail.service, event);
+        };
+        let (found, outcome) = match read {
+            Ok(Some(_)) => (true, Ok(false)),
+            Ok(None) => (false, Ok(true)),
+            Err(error) if gone.outcome.is_err() => (false, Err(error)),
+            Err(_) => (false, gone.outcome),
+        };
+        if !found && gone.place + 1 < gone.places {
+            let gone = Gone {
+                place: gone.place + 1,
+                places: gone.places,
+                outcome,
+            };
+            return self.ask_gone(wire, detail.service, detail.instance, gone);
+        }
+        let event = registrar::Event::Gone(outcome.map_err(failure));
+        self.tell(wire, detail.service, event);
+    }
+
+    fn ask_gone(&mut self, wire: &mut Wire, service: usize, instance: Instance, gone: Gone) {
+        let whom = Whom::Other(gone.place as u32);
+        self.ask_detail(wire, service, instance, whom, Some(gone));
+    }
+
+    fn ask_detail(
         &mut self,
         wire: &mut Wire,
         service: usize,
-        instance: Box<outrigger::nacos::model::Instance>,
-        place: usize,
-        places: usize,
-        outcome: Result<bool, Error>,
+        instance: Instance,
+        whom: Whom,
+        gone: Option<Gone>,
     ) {
         let call = calls::detail(&instance);
-        let whom = Whom::Other(place as u32);
-        let then = Then::Gone {
+        let detail = Detail {
             service,
             instance,
-            place,
-            places,
-            outcome,
+            whom,
+            gone,
         };
-        self.ask(wire, call, whom, then);
+        self.ask(wire, call, whom, Then::Detail(Box::new(detail)));
     }
 
     fn tell(&mut self, wire: &mut Wire, service: usize, event: registrar::Event) {
@@ -926,37 +978,51 @@ impl Host {
         }
     }
 
-    fn perform_gate(&mut self, wire: &mut Wire, service: usize, effect: gate::Effect) {
+    /// Probes if that is due, and plans the next probe; whether the registrar heard of it.
+    fn probe(&mut self, wire: &mut Wire, service: usize) -> bool {
+        let (number, life) = (self.number, self.life);
         let answers = self.services[service].answers;
         let Some(keeper) = self.keeper(service) else {
-            return;
+            return false;
         };
-        // As `agent/services.rs` tells the verdicts of a probe.
-        let why = match effect {
-            gate::Effect::Probe => {
-                let event = if answers {
-                    gate::Event::Passed
-                } else {
-                    gate::Event::Failed
-                };
-                keeper.gate.handle(wire.now, event);
-                (!answers).then(|| "nothing listens".to_owned())
+        let (mut heard, mut passed) = (false, false);
+        while let Some(effect) = keeper.gate.effect() {
+            // As `agent/services.rs` tells the verdicts of a probe.
+            let why = match effect {
+                gate::Effect::Probe => {
+                    let event = if answers {
+                        gate::Event::Passed
+                    } else {
+                        gate::Event::Failed
+                    };
+                    keeper.gate.handle(wire.now, event);
+                    (!answers).then(|| "nothing listens".to_owned())
+                }
+                gate::Effect::Tell { healthy } => {
+                    keeper.healthy = Some(healthy);
+                    keeper.told.as_ref().and_then(|told| told.1.clone())
+                }
+            };
+            let now = (keeper.healthy, why);
+            let is_news = keeper.told.as_ref() != Some(&now) && (now.0.is_some() || now.1.is_some());
+            if is_news && !keeper.leaving {
+                keeper.told = Some(now.clone());
+                let event = registrar::Event::Probed(now.0, now.1);
+                keeper.registrar.handle(wire.now, event);
+                passed |= now.0 == Some(true);
+                heard = true;
             }
-            gate::Effect::Tell { healthy } => {
-                keeper.healthy = Some(healthy);
-                keeper.told.as_ref().and_then(|told| told.1.clone())
-            }
-        };
-        let now = (keeper.healthy, why);
-        if keeper.leaving {
-            return;
         }
-        if keeper.told.as_ref() != Some(&now) && (now.0.is_some() || now.1.is_some()) {
-            keeper.told = Some(now.clone());
-            let event = registrar::Event::Probed(now.0, now.1);
-            keeper.registrar.handle(wire.now, event);
-            self.services[service].passed |= now.0 == Some(true);
+        let next = keeper.gate.deadline();
+        if let Some(next) = next
+            && keeper.probe_at.is_none()
+        {
+            keeper.probe_at = Some(next);
+            let probe = super::wire::Happening::Host(number, life, Happening::Probe(service));
+            wire.at(next, probe);
         }
+        self.services[service].passed |= passed;
+        heard
     }
 
     fn perform_registrar(&mut self, wire: &mut Wire, service: usize, effect: registrar::Effect) {
@@ -985,13 +1051,16 @@ impl Host {
             registrar::Effect::ReadBack(instance) => {
                 let whom = Whom::Other(agent.reads);
                 agent.reads = agent.reads.wrapping_add(1);
-                let call = calls::detail(&instance);
-                self.ask(wire, call, whom, Then::ReadBack(service));
+                self.ask_detail(wire, service, instance, whom, None);
             }
             registrar::Effect::ConfirmGone(instance) => {
                 let places = agent.order.servers.len().clamp(1, route::TRIES);
-                let instance = Box::new(instance);
-                self.ask_gone(wire, service, instance, 0, places, Err(Error::Stopped));
+                let gone = Gone {
+                    place: 0,
+                    places,
+                    outcome: Err(Error::Stopped),
+                };
+                self.ask_gone(wire, service, instance, gone);
             }
             registrar::Effect::Show(report) => {
                 wire.note(|| {
@@ -1012,7 +1081,7 @@ impl Host {
                         self.ended_in_order();
                     }
                 } else if wanted.is_wanted {
-                    self.keep(wire.now, service);
+                    self.keep(wire, service);
                 }
             }
         }
@@ -1154,7 +1223,6 @@ impl Agent {
         self.book.wake(now);
         self.poll.wake(now);
         for keeper in self.keepers.iter_mut().flatten() {
-            keeper.gate.wake(now);
             keeper.registrar.wake(now);
         }
         for group in &mut self.groups {
@@ -1165,7 +1233,7 @@ impl Agent {
     fn deadline(&self) -> Option<Moment> {
         let keepers = self.keepers.iter().flatten();
         keepers
-            .flat_map(|keeper| [keeper.gate.deadline(), keeper.registrar.deadline()])
+            .map(|keeper| keeper.registrar.deadline())
             .chain(self.groups.iter().map(Machine::deadline))
             .chain([
                 self.servers.deadline(),
@@ -1174,13 +1242,6 @@ impl Agent {
             ])
             .flatten()
             .min()
-    }
-
-    fn gate_effect(&mut self) -> Option<(usize, gate::Effect)> {
-        self.keepers
-            .iter_mut()
-            .enumerate()
-            .find_map(|(at, keeper)| Some((at, keeper.as_mut()?.gate.effect()?)))
     }
 
     fn registrar_effect(&mut self) -> Option<(usize, registrar::Effect)> {

@@ -127,8 +127,8 @@ pub(crate) fn look(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], fault
 
 fn look_at_list(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], name: &str, n: usize) {
     let key = host::service_key(name);
-    let all = cluster.listed(wire.now, n, &key, false);
-    let healthy = cluster.listed(wire.now, n, &key, true);
+    let lists = cluster.listed(wire.now, n, &key);
+    let (all, healthy) = (&lists.all, &lists.healthy);
     for host in hosts {
         for wanted in host.services.iter().filter(|wanted| wanted.spec.name == name) {
             if wire.now < wanted.due {

@@ -8,6 +8,7 @@ use crate::wire::{Happening, Weather, Wire};
 use outrigger::backoff::Dice;
 use outrigger::descriptor::spec::{OnAbsent, OnFailure};
 use outrigger::machine::Moment;
+use outrigger::registry::Like;
 use std::time::Duration;
 
 const fn s(secs: u64) -> Duration {
@@ -67,11 +68,14 @@ impl World {
             groups: 2,
         };
         let mut wire = Wire::new(dice.seed(), size.hosts, traced);
-        let cluster = Cluster::new(&mut wire, size.nodes);
+        let like = [Like::V2_5, Like::V2_5, Like::V3_0][dice.below(3)];
+        let cluster = Cluster::new(&mut wire, size.nodes, like);
         let hosts = (0..size.hosts).map(|number| {
             let services = (0..size.services).map(|at| {
                 let port = 8_000 + 10 * number as u16 + at as u16;
-                let at = if at + 1 == size.services { 3 } else { at };
+                // On 3.x only an administrator may switch a service's own checker off.
+                let is_persistent = at + 1 == size.services && like != Like::V3_0;
+                let at = if is_persistent { 3 } else { at % 3 };
                 let on_failure = match (at, dice.below(3)) {
                     (3, _) | (_, 0) => OnFailure::Unhealthy,
                     _ => OnFailure::Deregister,
