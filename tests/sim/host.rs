@@ -567,7 +567,7 @@ impl Host {
                         return;
                     };
                     // Another one was planned sooner, or this is of a keeper that is gone.
-                    if keeper.probe_at != Some(now) {
+                    if keeper.probe_at.is_none_or(|at| at > now) {
                         return;
                     }
                     keeper.probe_at = None;

@@ -13,7 +13,7 @@ const fn s(secs: u64) -> Duration {
 
 /// After the last fault everything is as wanted within this. A registrar's wait after failures is 30 s at most, and so is the
 /// time for which a server is left out; an ephemeral instance is read back after 75 s at most, at a server of a circle of three.
-const FAULTS: Duration = s(120);
+const FAULTS: Duration = s(15);
 /// Between two looks.
 pub(crate) const LOOK: Duration = s(5);
 /// A published configuration is in its file within this, of which the most is a server's delay.

@@ -102,6 +102,7 @@ impl Throw<'_> {
             }
             4 | 5 if self.size.nodes > 1 => {
                 self.at(from, Step::Split(node));
+                self.published_between(from, to);
                 self.at(to, Step::Heal);
             }
             4..=6 => {
@@ -135,6 +136,7 @@ impl Throw<'_> {
             }
             13 | 14 => {
                 self.at(from, Step::Crash(host));
+                self.published_between(from, to);
                 self.at(to, Step::Boot(host));
             }
             15 => {
@@ -143,10 +145,12 @@ impl Throw<'_> {
             }
             16 => {
                 self.at(from, Step::Disk(host, false));
+                self.published_between(from, to);
                 self.at(to, Step::Disk(host, true));
             }
             17 => {
                 self.at(from, Step::Reloads(host, group, false));
+                self.published_between(from, to);
                 self.at(to, Step::Reloads(host, group, true));
             }
             18 => {
@@ -157,6 +161,13 @@ impl Throw<'_> {
                 self.at(from, Step::Want(host, service, false));
                 self.at(to, Step::Want(host, service, true));
             }
+        }
+    }
+
+    fn published_between(&mut self, from: Moment, to: Moment) {
+        if self.size.files > 0 {
+            let (at, file) = (self.between(from, to), self.below(self.size.files));
+            self.at(at, Step::Publish(file));
         }
     }
 
