@@ -22,6 +22,9 @@ pub const MAX_ALIASES: usize = 100;
 pub const MAX_BYTES: usize = 1 << 20;
 /// How deep collections of a configuration's content may nest ([`check`] keeps no tree, but its parser keeps a stack).
 const MAX_CONTENT_DEPTH: usize = 1_000;
+/// How many nodes the aliases of a content may stand for: a few lines can stand for more than any memory holds, and the
+/// application that reads them would copy them out.
+const MAX_CONTENT_COPIES: usize = 250_000;
 
 /// Why a text is not YAML, or not YAML as it is read here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,7 +149,8 @@ pub fn parse(text: &str) -> Result<Node, Mistake> {
     Ok(builder.root.unwrap_or_else(|| Node::unplaced("")))
 }
 
-/// Whether a configuration's content is well-formed YAML, one document or several; what it says is not looked at.
+/// Whether a configuration's content is well-formed YAML, one document or several; what it says is not looked at. Nothing is
+/// copied out, aliases are only counted.
 ///
 /// # Errors
 ///
@@ -164,21 +168,46 @@ pub fn check(bytes: &[u8]) -> Result<(), Mistake> {
             "not UTF-8",
         )
     })?;
-    let mut depth = 0_usize;
+    // The anchor of each open collection with the nodes in it so far, and what each anchor stands for.
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    let mut stands_for: HashMap<usize, usize> = HashMap::new();
+    let mut copies = 0_usize;
     for event in Parser::new_from_str(text) {
         let (event, span) = event?;
-        match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => {
-                depth += 1;
-                if depth > MAX_CONTENT_DEPTH {
+        let at = place(&span.start);
+        let (anchor, nodes) = match event {
+            Event::SequenceStart(_, anchor, _) | Event::MappingStart(_, anchor, _) => {
+                if open.len() >= MAX_CONTENT_DEPTH {
                     return Err(Mistake::at(
-                        place(&span.start),
+                        at,
                         format!("nested deeper than {MAX_CONTENT_DEPTH} levels"),
                     ));
                 }
+                open.push((anchor, 1));
+                continue;
             }
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
-            _ => {}
+            Event::SequenceEnd | Event::MappingEnd => open.pop().unwrap_or_default(),
+            Event::Scalar(_, _, anchor, _) => (anchor, 1),
+            Event::Alias(anchor) => {
+                let Some(nodes) = stands_for.get(&anchor) else {
+                    return Err(Mistake::at(at, "an alias inside of what it stands for"));
+                };
+                copies = copies.saturating_add(*nodes);
+                if copies > MAX_CONTENT_COPIES {
+                    return Err(Mistake::at(
+                        at,
+                        format!("aliases stand for more than {MAX_CONTENT_COPIES} values"),
+                    ));
+                }
+                (0, *nodes)
+            }
+            _ => continue,
+        };
+        if anchor > 0 {
+            stands_for.insert(anchor, nodes);
+        }
+        if let Some((_, above)) = open.last_mut() {
+            *above = above.saturating_add(nodes);
         }
     }
     Ok(())
@@ -571,6 +600,32 @@ mod tests {
         let half = format!("a: &a {}{}\n", "[".repeat(20), "]".repeat(20));
         let more = format!("b: {}*a{}\n", "[".repeat(20), "]".repeat(20));
         assert!(mistake(&(half + &more)).contains("deeper than 32"));
+    }
+
+    #[test]
+    fn an_alias_bomb_in_a_content_is_rejected_without_being_copied_and_a_large_content_is_not() {
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for n in 1..30 {
+            let before = format!("*a{}", n - 1);
+            bomb += &format!("a{n}: &a{n} [{}]\n", [before.as_str(); 10].join(","));
+        }
+        let said = check(bomb.as_bytes()).unwrap_err().to_string();
+        assert!(
+            said.starts_with("line 6, ") && said.contains("more than 250000 values"),
+            "{said}"
+        );
+        let endless = check(b"a: &a [*a]\n").unwrap_err().to_string();
+        assert!(
+            endless.contains("inside of what it stands for"),
+            "{endless}"
+        );
+        // Merge keys and defaults are what aliases are for.
+        let usual = "defaults: &d { a: 1, b: 2 }\n".to_owned()
+            + &(0..5000)
+                .map(|n| format!("s{n}: {{ <<: *d, c: {n} }}\n"))
+                .collect::<String>();
+        assert_eq!(check(usual.as_bytes()), Ok(()));
+        assert_eq!(check("- 1\n".repeat(300_000).as_bytes()), Ok(()));
     }
 
     #[test]

@@ -396,3 +396,23 @@ fn every_licence_is_an_allowed_one() {
         assert!(may_come_in(licence, &allowed), "{name}: {licence}");
     }
 }
+
+#[test]
+fn each_way_out_of_the_program_is_one_place() {
+    for (path, text) in sources() {
+        let name = path.to_string_lossy().into_owned();
+        let code = code(&text);
+        // What is complained and what is logged goes through a net that escapes it; nobody else writes to standard error.
+        let complains = code.contains("stderr().lock()") || code.contains("io::stderr(),");
+        assert!(
+            !complains || ["cli.rs", "telemetry.rs"].contains(&&*name),
+            "{name} writes to standard error"
+        );
+        // A second subscriber would print fields as they came.
+        let subscribes =
+            code.contains("tracing_subscriber::fmt") || code.contains("set_global_default");
+        assert!(!subscribes, "{name} prints log lines of its own");
+        let begins = code.contains("try_init()");
+        assert!(!begins || name == "telemetry.rs", "{name} starts to log");
+    }
+}

@@ -93,6 +93,7 @@ struct Shown {
     history: History,
     health: Option<watch::Receiver<Health>>,
     origin: Option<String>,
+    ephemeral: bool,
 }
 
 type Board = Arc<Mutex<BTreeMap<Id, Shown>>>;
@@ -209,6 +210,7 @@ impl Services {
                     since: self.parts.epoch.wall(shown.since),
                     probe: health.map_or_else(|| "none".to_owned(), |health| health.words),
                     address_origin: shown.origin.clone(),
+                    ephemeral: shown.ephemeral,
                     history: shown.history.clone(),
                 })
             })
@@ -318,6 +320,9 @@ impl Actor {
                 Some(running) => {
                     let probe_changed = running.spec.probe != spec.probe;
                     running.spec = spec.clone();
+                    if let Some(shown) = locked(&self.board).get_mut(&id) {
+                        shown.ephemeral = spec.ephemeral;
+                    }
                     if probe_changed {
                         start_probe(&self.parts, &self.board, &id, running);
                     }
@@ -347,6 +352,7 @@ impl Actor {
                 history: History::default(),
                 health: None,
                 origin: None,
+                ephemeral: spec.ephemeral,
             },
         );
         let shell = Shell {

@@ -18,11 +18,17 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
 /// A larger content is not kept; the largest `max_size` anybody needs is far below.
 const LIMIT: usize = 64 * 1024 * 1024;
+/// All of them together; of those that nobody has used since the start the oldest go first.
+const ROOM: u64 = 256 * 1024 * 1024;
 /// Of the first line: three names of at most 256 characters of 4 bytes, escaped, and two numbers fit.
 const HEADER: usize = 8 * 1024;
 /// Of the file format.
@@ -88,6 +94,9 @@ pub struct Snapshots {
     kept: Mutex<BTreeMap<ConfigKey, Arc<str>>>,
     /// Whose leftovers of a crash were looked for.
     swept: Mutex<BTreeSet<ConfigKey>>,
+    room: u64,
+    /// Bytes saved since room was made; looking at a large folder is not for every save.
+    saved: AtomicU64,
 }
 
 impl Snapshots {
@@ -98,6 +107,8 @@ impl Snapshots {
             folder: state_dir.join(SNAPSHOTS),
             kept: Mutex::default(),
             swept: Mutex::default(),
+            room: ROOM,
+            saved: AtomicU64::new(ROOM),
         }
     }
 
@@ -131,7 +142,39 @@ impl Snapshots {
         let path = self.path(key);
         publish::stage(&path, &bytes, 0o600, publish::Owner::default())?.publish()?;
         kept.insert(key.clone(), Arc::clone(&content.md5));
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let before = self.saved.fetch_add(length, Ordering::Relaxed);
+        if before.saturating_add(length) >= self.room / 16 {
+            self.saved.store(0, Ordering::Relaxed);
+            let used: BTreeSet<PathBuf> = kept.keys().map(|key| self.path(key)).collect();
+            self.make_room(&used);
+        }
         Ok(true)
+    }
+
+    /// Removes the oldest of configurations that are wanted no more, until all fit.
+    fn make_room(&self, used: &BTreeSet<PathBuf>) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else {
+            return;
+        };
+        let mut all: Vec<(SystemTime, u64, PathBuf)> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let found = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+                Some((found.modified().ok()?, found.len(), entry.path()))
+            })
+            .collect();
+        let mut together: u64 = all.iter().map(|(_, length, _)| length).sum();
+        all.sort();
+        for (_, length, path) in all {
+            if together <= self.room {
+                return;
+            }
+            // What cannot be removed now is looked at again with the next one.
+            if !used.contains(&path) && publish::remove(&path).is_ok() {
+                together = together.saturating_sub(length);
+            }
+        }
     }
 
     /// Once for each configuration: what a crash left beside its snapshot is as long and as secret as the snapshot.
@@ -262,6 +305,34 @@ mod tests {
         next.forget(&key("a")).unwrap();
         next.forget(&key("a")).unwrap();
         assert_eq!(first.load(&key("a")).unwrap(), None);
+    }
+
+    #[test]
+    fn all_together_have_a_limit_and_the_oldest_that_nobody_wants_goes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Snapshots::new(folder.path());
+        for name in ["a", "b", "c"] {
+            before
+                .save(&key(name), &content(&"x".repeat(1000)))
+                .unwrap();
+            // Their order is that of their times, and the clock of a file system has steps.
+            let written = SystemTime::UNIX_EPOCH
+                + std::time::Duration::from_secs(u64::from(name.as_bytes()[0]));
+            let file = fs::File::options()
+                .append(true)
+                .open(before.path(&key(name)));
+            file.unwrap().set_modified(written).unwrap();
+        }
+        let one = fs::metadata(before.path(&key("a"))).unwrap().len();
+        let mut now = Snapshots::new(folder.path());
+        now.room = 3 * one;
+        assert!(now.load(&key("a")).unwrap().is_some(), "it is used");
+        now.save(&key("d"), &content(&"x".repeat(1000))).unwrap();
+        let left: Vec<_> = ["a", "b", "c", "d"]
+            .into_iter()
+            .filter(|name| now.path(&key(name)).exists())
+            .collect();
+        assert_eq!(left, ["a", "c", "d"]);
     }
 
     #[test]

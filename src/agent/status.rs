@@ -68,6 +68,8 @@ pub struct Service {
     pub port: u16,
     /// `ip:port`, while the address is known.
     pub instance: Option<String>,
+    /// False for a persistent instance.
+    pub ephemeral: bool,
     /// State.
     pub state: String,
     /// One sentence, null when all is well.
@@ -200,6 +202,7 @@ pub fn picture(
                 reason: view.reason,
                 since: dates::rfc3339(view.since),
                 probe: view.probe,
+                ephemeral: view.ephemeral,
                 address_origin: view.address_origin,
                 history: happened(&view.history),
             })

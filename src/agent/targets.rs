@@ -23,7 +23,7 @@ use crate::nacos::model::{ConfigKey, ConfigState, Content, Namespace};
 use crate::nacos::wire;
 use crate::os::command::{self, Run};
 use crate::os::process::{self, Whom};
-use crate::os::publish::{self, Owner, Staged};
+use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::tasks::Tasks;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -51,6 +51,9 @@ const RESYNC: Duration = Duration::from_secs(60);
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(3);
 /// Length of each queue; whoever finds one full waits.
 const QUEUE: usize = 64;
+/// How many commands run at once, so that a thousand targets are no thousand processes: more than will ever hang together, because
+/// those that wait are held up by those that hang.
+const COMMANDS: usize = 32;
 /// How many paths without a target are remembered because their applications were not told.
 const DEBTS: usize = 1024;
 
@@ -93,6 +96,11 @@ impl Targets {
             live: BTreeMap::new(),
             known: BTreeMap::new(),
             places: HashMap::new(),
+            claims: Claims::default(),
+            commands: Commands {
+                permits: Arc::new(Semaphore::new(COMMANDS)),
+                metrics: parts.metrics.clone(),
+            },
             keys,
             inbox,
             dice: Dice::new(parts.seed.rotate_left(47)),
@@ -282,6 +290,8 @@ impl GroupKey {
 }
 
 type Jobs = Arc<Mutex<BTreeMap<Slot, Arc<Job>>>>;
+/// Which target keeps the file at a spot; two paths can be one file.
+type Claims = Arc<Mutex<BTreeMap<Spot, (Slot, PathBuf)>>>;
 
 /// A running group.
 #[derive(Clone)]
@@ -331,6 +341,8 @@ struct Router {
     live: BTreeMap<Slot, Arc<Want>>,
     known: BTreeMap<ConfigKey, Known>,
     places: HashMap<PathBuf, Arc<Place>>,
+    claims: Claims,
+    commands: Commands,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
     inbox: mpsc::Sender<Letter>,
     dice: Dice,
@@ -415,6 +427,10 @@ impl Router {
         let Some(want) = self.live.remove(&slot) else {
             return;
         };
+        self.claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, (by, _)| *by != slot);
         if let Some(group) = self.groups.get(&GroupKey::of(&want)) {
             let job = group
                 .jobs
@@ -433,7 +449,8 @@ impl Router {
         let key = GroupKey::of(want);
         if !self.groups.contains_key(&key) {
             let seed = self.dice.seed();
-            let group = start(&self.parts, &self.board, target.reload.clone(), seed);
+            let (commands, reload) = (self.commands.clone(), target.reload.clone());
+            let group = start(&self.parts, &self.board, commands, reload, seed);
             self.groups.insert(key.clone(), group);
         }
         let Some(group) = self.groups.get(&key) else {
@@ -444,8 +461,9 @@ impl Router {
             want: Arc::clone(want),
             tasks: group.tasks.child(),
             place: Arc::clone(place),
+            claims: Arc::clone(&self.claims),
             snapshots: Arc::clone(&self.snapshots),
-            metrics: self.parts.metrics.clone(),
+            commands: self.commands.clone(),
             looked: AtomicBool::new(false),
             complained: AtomicBool::new(false),
         };
@@ -560,7 +578,13 @@ impl Router {
 }
 
 /// Starts the machine of a group and the tasks that carry out its effects.
-fn start(parts: &Parts, board: &Board, reload: Option<Reload>, seed: u64) -> Group {
+fn start(
+    parts: &Parts,
+    board: &Board,
+    commands: Commands,
+    reload: Option<Reload>,
+    seed: u64,
+) -> Group {
     let (events, received) = mpsc::channel(QUEUE);
     let group = Group {
         events: events.clone(),
@@ -571,7 +595,7 @@ fn start(parts: &Parts, board: &Board, reload: Option<Reload>, seed: u64) -> Gro
     let hands = Hands {
         group: group.clone(),
         board: board.clone(),
-        metrics: parts.metrics.clone(),
+        commands,
         reload: reload.map(Arc::new),
     };
     let (epoch, stop) = (parts.epoch, group.tasks.token());
@@ -604,7 +628,7 @@ fn start(parts: &Parts, board: &Board, reload: Option<Reload>, seed: u64) -> Gro
 struct Hands {
     group: Group,
     board: Board,
-    metrics: Metrics,
+    commands: Commands,
     reload: Option<Arc<Reload>>,
 }
 
@@ -649,8 +673,11 @@ impl Hands {
         let Some(reload) = self.reload.clone() else {
             return;
         };
-        let (group, board, metrics) =
-            (self.group.clone(), self.board.clone(), self.metrics.clone());
+        let (group, board, commands) = (
+            self.group.clone(),
+            self.board.clone(),
+            self.commands.clone(),
+        );
         // What is in place before the application is told, it hears of.
         let before: Vec<(Arc<Place>, u64)> = group
             .jobs
@@ -660,7 +687,7 @@ impl Hands {
             .map(|job| (Arc::clone(&job.place), job.place.debt().changes))
             .collect();
         self.group.tasks.spawn("reload", async move {
-            let outcome = tell_application(&reload, &metrics).await;
+            let outcome = tell_application(&reload, &commands).await;
             let what = match *reload {
                 Reload::Signal { .. } => "signal",
                 Reload::Exec(_) => "exec",
@@ -670,7 +697,7 @@ impl Hands {
                 what,
                 outcome: if outcome.is_ok() { "ok" } else { "failed" },
             };
-            metrics.reloads.get_or_create(&counted).inc();
+            commands.metrics.reloads.get_or_create(&counted).inc();
             let answer = match outcome {
                 Ok(how) => {
                     for (place, changes) in &before {
@@ -692,6 +719,9 @@ impl Hands {
         });
     }
 }
+
+/// A slot that no target has.
+const NOBODY: Slot = Slot(u64::MAX);
 
 /// A path, whichever target it belongs to now.
 #[derive(Debug)]
@@ -754,6 +784,13 @@ impl Place {
         outcome
     }
 
+    /// The file was perhaps written: should it have its content when it is looked at next, the application hears of it then.
+    fn doubt(&self) {
+        let mut debt = self.debt();
+        debt.changes += 1;
+        debt.by = Some(NOBODY);
+    }
+
     /// The application was told, of everything up to `changes`.
     fn told(&self, changes: u64) {
         let mut debt = self.debt();
@@ -768,8 +805,9 @@ struct Job {
     want: Arc<Want>,
     tasks: Tasks,
     place: Arc<Place>,
+    claims: Claims,
     snapshots: Arc<Snapshots>,
-    metrics: Metrics,
+    commands: Commands,
     /// Whether leftovers of a crash were looked for.
     looked: AtomicBool,
     /// Whether it was said that the snapshot cannot be kept.
@@ -825,7 +863,15 @@ impl Job {
                 }
                 self.blocking(turn, move |job| match staged.publish() {
                     Ok(()) => job.place.account(&job.want, Outcome::Written),
-                    Err(error) => Outcome::Failed(error.to_string()),
+                    Err(error) => {
+                        if matches!(
+                            error,
+                            publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }
+                        ) {
+                            job.place.doubt();
+                        }
+                        Outcome::Failed(error.to_string())
+                    }
                 })
                 .await?
             }
@@ -843,10 +889,31 @@ impl Job {
         Ok(outcome)
     }
 
+    /// Claims the file; says who has it when another target does.
+    fn claim(&self) -> Result<Option<PathBuf>, publish::Error> {
+        let path = &self.want.config.target.path;
+        let spot = publish::spot(path)?;
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        // A directory that was exchanged is another spot; the one before is free again.
+        claims.retain(|at, (by, _)| *by != self.want.slot || *at == spot);
+        let (by, theirs) = claims
+            .entry(spot)
+            .or_insert_with(|| (self.want.slot, path.clone()));
+        Ok((*by != self.want.slot).then(|| theirs.clone()))
+    }
+
     /// Compares with what is there; stages the content beside it where it differs and is valid.
     fn look_and_stage(&self, content: &Content) -> Result<Step, publish::Error> {
         let target = &self.want.config.target;
         let path = &target.path;
+        if let Some(theirs) = self.claim()? {
+            let why = format!(
+                "{}: is the same file as {}, which another target keeps; change one path",
+                path.display(),
+                theirs.display()
+            );
+            return Ok(Step::Over(Outcome::Failed(why)));
+        }
         if !self.looked.swap(true, Ordering::Relaxed) {
             let swept = publish::sweep(path)?;
             if swept > 0 {
@@ -893,7 +960,8 @@ impl Job {
             .iter()
             .map(|word| word.replace("{staged}", &path))
             .collect();
-        run(command, &argv, &self.metrics)
+        self.commands
+            .run(command, &argv)
             .await
             .map_err(|why| Outcome::Rejected(format!("the validator says no: {why}")))
     }
@@ -917,6 +985,10 @@ impl Job {
         };
         let removed = self
             .blocking(turn, |job| {
+                // A file that another target keeps is not this one's to remove; nor is there one where no directory is.
+                if matches!(job.claim(), Ok(Some(_))) {
+                    return Outcome::NothingThere;
+                }
                 let outcome = match publish::remove(&job.want.config.target.path) {
                     Ok(true) => Outcome::Removed,
                     Ok(false) => Outcome::NothingThere,
@@ -941,29 +1013,40 @@ impl Job {
             what: "config",
             outcome,
         };
-        self.metrics.writes.get_or_create(&counted).inc();
+        self.commands.metrics.writes.get_or_create(&counted).inc();
     }
 }
 
-/// Runs a command; an error names it and has its last words.
-async fn run(command: &Command, argv: &[String], metrics: &Metrics) -> Result<(), String> {
-    let outcome = command::run(Run {
-        argv,
-        timeout: command.timeout,
-        run_as: command.run_as.as_deref(),
-    })
-    .await;
-    outcome.map_err(|failure| {
-        if failure.timed_out() {
-            metrics.command_timeouts.inc();
-        }
-        let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-        format!("{program}: {failure}")
-    })
+/// Runs commands, [`COMMANDS`] at once.
+#[derive(Clone)]
+struct Commands {
+    permits: Arc<Semaphore>,
+    metrics: Metrics,
+}
+
+impl Commands {
+    /// Runs one; an error names it and has its last words.
+    async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
+        // It is never closed, and to run one too many would be no harm.
+        let _permit = self.permits.acquire().await;
+        let outcome = command::run(Run {
+            argv,
+            timeout: command.timeout,
+            run_as: command.run_as.as_deref(),
+        })
+        .await;
+        outcome.map_err(|failure| {
+            if failure.timed_out() {
+                self.metrics.command_timeouts.inc();
+            }
+            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
+            format!("{program}: {failure}")
+        })
+    }
 }
 
 /// Reloads; says how, or why not.
-async fn tell_application(reload: &Reload, metrics: &Metrics) -> Result<String, String> {
+async fn tell_application(reload: &Reload, commands: &Commands) -> Result<String, String> {
     match reload {
         Reload::Signal {
             signal,
@@ -986,7 +1069,7 @@ async fn tell_application(reload: &Reload, metrics: &Metrics) -> Result<String, 
             }
         }
         Reload::Exec(command) => {
-            run(command, &command.argv, metrics).await?;
+            commands.run(command, &command.argv).await?;
             let program = command.argv.first().map(String::as_str).unwrap_or_default();
             Ok(format!("reloaded by {}", Foreign::from(program)))
         }
@@ -1124,23 +1207,29 @@ mod tests {
         }
 
         fn config(&self, data_id: &str) -> Config {
-            Config {
-                data_id: data_id.to_owned(),
-                group: "G".to_owned(),
-                namespace: String::new(),
-                target: Target {
-                    path: self.path(data_id),
-                    mode: 0o600,
-                    owner: None,
-                    required: false,
-                    on_absent: OnAbsent::Keep,
-                    max_size: 1000,
-                    validate: None,
-                    reload: None,
-                },
-            }
+            config_at(self.path(data_id), data_id)
         }
+    }
 
+    fn config_at(path: PathBuf, data_id: &str) -> Config {
+        Config {
+            data_id: data_id.to_owned(),
+            group: "G".to_owned(),
+            namespace: String::new(),
+            target: Target {
+                path,
+                mode: 0o600,
+                owner: None,
+                required: false,
+                on_absent: OnAbsent::Keep,
+                max_size: 1000,
+                validate: None,
+                reload: None,
+            },
+        }
+    }
+
+    impl House {
         fn set(&self, configs: &[Config]) {
             self.targets
                 .set(vec![(PathBuf::from("conf.d/a.yaml"), configs.to_vec())]);
@@ -1319,6 +1408,87 @@ mod tests {
         assert!(!removed.required && house.read("a").is_none());
         let kept = house.until_state("b", TargetState::Missing).await;
         assert!(kept.required && house.read("b").is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_file_by_two_paths_is_kept_by_one_target_until_that_is_gone() {
+        let mut house = House::new();
+        fs::create_dir(house.path("real")).unwrap();
+        let (mut a, mut b) = (house.config("a"), house.config("b"));
+        a.target.path = house.path("real/file");
+        // A link that everybody has: to the root.
+        let again = format!("/proc/self/root{}", house.path("real/file").display());
+        b.target.path = PathBuf::from(again);
+        b.target.on_absent = OnAbsent::Remove;
+        house.set(&[a, b.clone()]);
+        house.publish("a", "one").await;
+        house.until_state("a", TargetState::Applied).await;
+        house.publish("b", "other").await;
+        let view = house.until_state("b", TargetState::Pending).await;
+        let reason = view.reason.unwrap();
+        assert!(reason.contains("is the same file as "), "{reason}");
+        assert_eq!(house.read("real/file").as_deref(), Some("one"));
+        house.tell("b", ConfigState::Absent).await;
+        house.until_state("b", TargetState::Missing).await;
+        assert_eq!(house.read("real/file").as_deref(), Some("one"));
+        house.publish("b", "other").await;
+        house.set(&[b]);
+        house.until_state("b", TargetState::Applied).await;
+        assert_eq!(house.read("real/file").as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn a_write_whose_outcome_is_in_doubt_is_told_once_it_is_seen() {
+        let house = tempfile::tempdir().unwrap();
+        let mut config = config_at(house.path().join("a"), "a");
+        config.target.reload = Some(Reload::Exec(exec(&["true"])));
+        let want = Want {
+            slot: Slot(0),
+            source: PathBuf::new(),
+            key: ConfigKey {
+                namespace: Namespace::public(),
+                group: "G".into(),
+                data_id: "a".into(),
+            },
+            config,
+        };
+        let place = Place::default();
+        let unchanged = || place.account(&want, Outcome::Unchanged);
+        assert!(matches!(unchanged(), Outcome::Unchanged));
+        place.doubt();
+        assert!(matches!(unchanged(), Outcome::Inherited));
+        let changes = place.debt().changes;
+        place.told(changes);
+        assert!(matches!(unchanged(), Outcome::Unchanged));
+    }
+
+    #[tokio::test]
+    async fn a_thousand_targets_are_not_a_thousand_commands_at_once() {
+        let house = House::new();
+        let (running, most) = (house.path("running"), house.path("most"));
+        fs::create_dir(&running).unwrap();
+        // Each says how many it sees beside itself, and stays long enough for others to come.
+        let script = format!(
+            "touch {0}/$$; ls {0} | wc -l >> {1}; sleep 0.2; rm {0}/$$",
+            running.display(),
+            most.display()
+        );
+        let commands = Commands {
+            permits: Arc::new(Semaphore::new(2)),
+            metrics: Metrics::default(),
+        };
+        let command = exec(&["sh", "-c", &script]);
+        let all = (0..6).map(|_| commands.run(&command, &command.argv));
+        for outcome in futures_util::future::join_all(all).await {
+            outcome.unwrap();
+        }
+        let seen = house.read("most").unwrap();
+        let seen: Vec<u32> = seen
+            .lines()
+            .map(|line| line.trim().parse().unwrap())
+            .collect();
+        assert_eq!(seen.len(), 6);
+        assert_eq!(seen.iter().max(), Some(&2), "{seen:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -114,6 +114,8 @@ pub struct ServiceView {
     pub probe: String,
     /// How the address was chosen, in words: `explicit`, `POD_IP`, `route to 10.0.0.5`.
     pub address_origin: Option<String>,
+    /// False for a persistent instance.
+    pub ephemeral: bool,
     /// The last things that happened.
     pub history: History,
 }

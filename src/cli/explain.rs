@@ -183,13 +183,21 @@ impl Voice {
     }
 
     fn service(&self, service: &Service) -> String {
+        let (while_it, while_zh) = if service.ephemeral {
+            ("while its probe passes", "探测通过期间")
+        } else {
+            (
+                "until it is taken out, with the health that its probe says",
+                "在移除之前，以探测结果作为健康状态（持久实例）",
+            )
+        };
         let wanted = match self.lang {
             Lang::En => format!(
-                "listed as {}@@{} in namespace {} on port {} while its probe passes",
+                "listed as {}@@{} in namespace {} on port {} {while_it}",
                 service.group, service.name, service.namespace, service.port
             ),
             Lang::Zh => format!(
-                "探测通过期间，以 {}@@{} 注册在命名空间 {}，端口 {}",
+                "{while_zh}，以 {}@@{} 注册在命名空间 {}，端口 {}",
                 service.group, service.name, service.namespace, service.port
             ),
         };

@@ -229,9 +229,9 @@ pub(super) mod tests {
             "registry": { "state": "connected", "server": "http://nacos-1:8848", "transport": "http", "version": "2.5.1", "plaintext": false, "reason": null, "since": since(273_600) },
             "services": [
                 { "name": "orders", "group": "DEFAULT_GROUP", "namespace": "public", "port": 8080, "instance": "10.0.3.7:8080", "state": "registered", "reason": null,
-                  "since": since(7200), "probe": "tcp ok, 0.2 ms", "address_origin": "route to nacos-1:8848", "history": [ { "at": since(7200), "what": "registered" } ] },
+                  "since": since(7200), "probe": "tcp ok, 0.2 ms", "ephemeral": true, "address_origin": "route to nacos-1:8848", "history": [ { "at": since(7200), "what": "registered" } ] },
                 { "name": "billing", "group": "PAYMENTS", "namespace": "public", "port": 9090, "instance": "10.0.3.7:9090", "state": "unhealthy", "reason": "nothing listens on 127.0.0.1:9090",
-                  "since": since(40), "probe": "tcp refused x 3", "address_origin": "route to nacos-1:8848", "history": [] },
+                  "since": since(40), "probe": "tcp refused x 3", "ephemeral": true, "address_origin": "route to nacos-1:8848", "history": [] },
             ],
             "configs": [
                 { "data_id": "orders.yaml", "group": "PAYMENTS", "namespace": "public", "path": "/run/orders/orders.yaml", "required": true, "state": "rejected",

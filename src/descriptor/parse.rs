@@ -8,7 +8,7 @@ use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
 use super::reader::shown;
-use super::settings::Settings;
+use super::settings::{Origin, PasswordSource, Settings};
 use super::spec::{
     Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent,
     OnFailure, Owner, Probe, ProbeKind, Process, Reload, Service, Target, Validate, Written,
@@ -20,7 +20,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -40,9 +40,8 @@ const PRESERVED: [(&str, &str); 3] = [
     ("timeout", "preserved.heart.beat.timeout"),
     ("delete_after", "preserved.ip.delete.timeout"),
 ];
-const DEFAULT_MAX_SIZE: u64 = 10 * 1024 * 1024;
-/// A content is held in memory while it is checked.
-const MAX_SIZE: u64 = 100 * 1024 * 1024;
+/// Nacos' own limit; a larger content is not fetched.
+const MAX_SIZE: u64 = 10 * 1024 * 1024;
 const SIGNALS: [&str; 9] = [
     "HUP", "USR1", "USR2", "WINCH", "TERM", "INT", "QUIT", "ALRM", "CONT",
 ];
@@ -87,6 +86,8 @@ pub fn parse(
 /// What reading an entry takes beside the entry.
 pub(super) struct Context<'a> {
     namespace: &'a str,
+    /// What the agent itself lives on, with the setting that says where: no target.
+    reserved: Vec<(PathBuf, &'static str)>,
     privileged: bool,
     /// `OUTRIGGER_FORBID=exec`.
     no_commands: bool,
@@ -96,6 +97,7 @@ impl<'a> Context<'a> {
     pub(super) fn new(settings: &'a Settings, around: &Surroundings) -> Self {
         Self {
             namespace: &settings.registry.namespace,
+            reserved: reserved(settings),
             privileged: around.privileged,
             no_commands: around
                 .env
@@ -379,7 +381,9 @@ impl<'a> Context<'a> {
             "leave it out; `validate` checks a content before it replaces the file",
         );
         let target = Target {
-            path: path.and_then(|value| value.path()).unwrap_or_default(),
+            path: path
+                .and_then(|value| self.target(&value))
+                .unwrap_or_default(),
             mode: fields
                 .get("mode")
                 .and_then(|value| mode(&value))
@@ -393,7 +397,7 @@ impl<'a> Context<'a> {
             max_size: fields
                 .get("max_size")
                 .and_then(|value| value.integer("a size in bytes", 1..=MAX_SIZE))
-                .unwrap_or(DEFAULT_MAX_SIZE),
+                .unwrap_or(MAX_SIZE),
             validate: fields
                 .get("validate")
                 .and_then(|value| self.validate(&value)),
@@ -406,6 +410,22 @@ impl<'a> Context<'a> {
             target,
         };
         (config, written)
+    }
+
+    /// The path of a file that may be written.
+    fn target(&self, value: &Value<'_>) -> Option<PathBuf> {
+        let path = value.path()?;
+        match self
+            .reserved
+            .iter()
+            .find(|(kept, _)| path.starts_with(kept))
+        {
+            Some((kept, key)) => value.wrong(
+                format!("is in the way of `{key}`, {}", kept.display()),
+                "the agent lives on that itself: keep the file somewhere else",
+            ),
+            None => Some(path),
+        }
     }
 
     fn validate(&self, value: &Value<'_>) -> Option<Validate> {
@@ -484,6 +504,37 @@ impl<'a> Context<'a> {
         let run_as = fields.get("run_as");
         self.command(words, run_as, timeout.unwrap_or(Duration::from_secs(30)))
     }
+}
+
+/// What no configuration may replace: descriptors would come from the registry, and secrets with them.
+fn reserved(settings: &Settings) -> Vec<(PathBuf, &'static str)> {
+    let registry = &settings.registry;
+    let password = registry
+        .auth
+        .as_ref()
+        .and_then(|auth| match &auth.password {
+            PasswordSource::File(path) => Some(path),
+            PasswordSource::Inline(_) => None,
+        });
+    [
+        (Some(&settings.catalog.conf_dir), "catalog.conf_dir"),
+        (Some(&settings.state_dir), "state_dir"),
+        (Some(&settings.admin.socket), "admin.socket"),
+        (password, "registry.auth.password_file"),
+        (registry.tls_ca.as_ref(), "registry.tls.ca"),
+    ]
+    .into_iter()
+    .filter_map(|(path, key)| Some((std::path::absolute(path?).ok()?, key)))
+    .chain(
+        settings
+            .origins
+            .iter()
+            .find_map(|(_, _, origin)| match origin {
+                Origin::File(path, _) => Some((std::path::absolute(path).ok()?, "--config")),
+                _ => None,
+            }),
+    )
+    .collect()
 }
 
 fn default_probe(port: u16) -> Probe {
@@ -870,6 +921,36 @@ mod tests {
                 None => format!("{}: {}", problem.key, problem.message),
             })
             .collect()
+    }
+
+    #[test]
+    fn a_target_inside_conf_d_or_the_state_dir_or_in_place_of_a_secret_is_refused() {
+        let around = Surroundings::with(&[]);
+        let text = "state_dir: /var/state\ncatalog: { conf_dir: /etc/rig/conf.d }\nadmin: { socket: /run/rig.sock }\n\
+                    registry: { auth: { username: a, password_file: /run/password } }\n";
+        let file = Path::new("/etc/rig/rig.yaml");
+        let settings = resolve(file, Some(text), &Flags::default(), &around).unwrap();
+        let read = |path: &str| {
+            let text = format!("configs: [{{ data_id: a, path: {path} }}]\n");
+            parse(Path::new("a.yaml"), &text, &settings, &around)
+        };
+        for (path, key) in [
+            ("/etc/rig/conf.d/more.yaml", "catalog.conf_dir"),
+            ("/etc/rig//conf.d/sub/more.yaml", "catalog.conf_dir"),
+            ("/var/state/snapshots/a", "state_dir"),
+            ("/run/rig.sock", "admin.socket"),
+            ("/run/password", "registry.auth.password_file"),
+            ("/etc/rig/rig.yaml", "--config"),
+        ] {
+            let said = messages(read(path)).concat();
+            assert!(
+                said.starts_with("configs[0].path: is in the way of ") && said.contains(key),
+                "{path}: {said}"
+            );
+        }
+        for path in ["/etc/rig/conf.data", "/var/stateful/a", "/run/passwords"] {
+            read(path).unwrap();
+        }
     }
 
     #[test]
@@ -1294,7 +1375,7 @@ subscriptions: []
         conf.d/orders.yaml:8:15: configs[0].max_size: `10MiB` is not a whole number
            8 |     max_size: 10MiB
              |               ^^^^^
-          help: a size in bytes goes from 1 to 104857600
+          help: a size in bytes goes from 1 to 10485760
         conf.d/orders.yaml:9:25: configs[0].validate.format: `jsn` is none of json, yaml, toml, properties, xml
            9 |     validate: { format: jsn, run_as: x }
              |                         ^^^

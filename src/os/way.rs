@@ -187,15 +187,15 @@ impl<T: Fn(&Stat) -> bool> Walk<T> {
                 here = above.pop().unwrap_or(here);
                 continue;
             }
-            let next = openat(&here, &step, PASS | OFlags::NOFOLLOW, Mode::empty())?;
-            match FileType::from_raw_mode(fstat(&next)?.st_mode) {
-                FileType::Directory => above.push(std::mem::replace(&mut here, next)),
-                FileType::Symlink => {
+            // As a directory, else what is mounted on demand would not be mounted.
+            match enter(&here, &step) {
+                Ok(next) => above.push(std::mem::replace(&mut here, next)),
+                Err(Errno::LOOP) => {
                     links += 1;
                     if links > LINKS {
                         return Err(Errno::LOOP);
                     }
-                    let to = readlinkat(&next, "", Vec::new())?.into_bytes();
+                    let to = readlinkat(&here, &step, Vec::new())?.into_bytes();
                     let to = PathBuf::from(OsString::from_vec(to));
                     if to.is_absolute()
                         && let Some(root) = above.drain(..).next()
@@ -206,7 +206,7 @@ impl<T: Fn(&Stat) -> bool> Walk<T> {
                         left.push_front(step);
                     }
                 }
-                _ => return Err(Errno::NOTDIR),
+                Err(errno) => return Err(errno),
             }
         }
         Ok(here)

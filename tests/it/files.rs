@@ -206,20 +206,18 @@ fn what_is_in_the_way_of_a_target_is_named_holds_up_no_other_and_heals() {
     let mut agent = Agent::of(&registry);
     let folder = agent.folder.path().to_owned();
     let at = |name: &str| folder.join(name);
-    let is_root = nix::unistd::geteuid().is_root();
-    if is_root {
-        eprintln!("SKIPPED in part: nothing is unwritable to root; run this test as another user");
-    }
     fs::create_dir(at("is-a-directory")).unwrap();
     fs::create_dir(at("locked")).unwrap();
     fs::set_permissions(at("locked"), fs::Permissions::from_mode(0o555)).unwrap();
-    let mut all = vec![
+    if nix::unistd::geteuid().is_root() {
+        // Nothing of its own is unwritable to root; in a directory of somebody else it has that one's rights.
+        std::os::unix::fs::chown(at("locked"), Some(54_321), None).unwrap();
+    }
+    let all = [
         ("blocked", at("is-a-directory"), "is a directory"),
         ("homeless", at("none/file"), "no such directory"),
+        ("locked", at("locked/file"), "not permitted"),
     ];
-    if !is_root {
-        all.push(("locked", at("locked/file"), "not permitted"));
-    }
     let mut entries: Vec<String> = all
         .iter()
         .map(|(data_id, path, _)| entry(data_id, path, ""))
@@ -250,6 +248,67 @@ fn what_is_in_the_way_of_a_target_is_named_holds_up_no_other_and_heals() {
     for (data_id, path, _) in &all {
         agent.until_state("configs", data_id, "applied");
         until_content(path, "content\n");
+    }
+}
+
+#[test]
+fn what_gets_in_the_way_of_a_file_that_was_in_place_is_named_and_heals() {
+    let registry = Registry::start();
+    let mut agent = Agent::of(&registry);
+    fs::create_dir(agent.path("app")).unwrap();
+    let (homeless, blocked) = (agent.path("app/homeless"), agent.path("blocked"));
+    let well = agent.path("well");
+    agent.write(
+        "conf.d/all.yaml",
+        &configs(&[
+            entry("homeless", &homeless, ""),
+            entry("blocked", &blocked, ""),
+            entry("well", &well, ""),
+        ]),
+    );
+    let names = ["homeless", "blocked", "well"];
+    for name in names {
+        registry.publish(name, "old\n");
+    }
+    agent.start();
+    for name in names {
+        agent.until_state("configs", name, "applied");
+    }
+    fs::remove_dir_all(agent.path("app")).unwrap();
+    fs::remove_file(&blocked).unwrap();
+    fs::create_dir(&blocked).unwrap();
+    fs::File::create(blocked.join("theirs")).unwrap();
+    for name in names {
+        registry.publish(name, "new\n");
+    }
+    until_pending(
+        &agent,
+        "homeless",
+        &[
+            "there is no such directory",
+            agent.path("app").to_str().unwrap(),
+        ],
+    );
+    until_pending(
+        &agent,
+        "blocked",
+        &["is a directory", blocked.to_str().unwrap()],
+    );
+    until_content(&well, "new\n");
+    assert!(
+        blocked.join("theirs").exists(),
+        "nothing of it was taken away"
+    );
+    assert!(
+        !agent.path("app").exists(),
+        "a directory is not made: whose would it be?"
+    );
+
+    fs::create_dir(agent.path("app")).unwrap();
+    fs::remove_dir_all(&blocked).unwrap();
+    for (name, path) in [("homeless", &homeless), ("blocked", &blocked)] {
+        agent.until_state("configs", name, "applied");
+        until_content(path, "new\n");
     }
 }
 

@@ -554,6 +554,7 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
             "since",
             "probe",
             "address_origin",
+            "ephemeral",
             "history"
         ])
     );
