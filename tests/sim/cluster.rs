@@ -909,7 +909,12 @@ impl Cluster {
             Happening::CatchUp(n) => self.catch_up(wire, n),
             Happening::Config(n, number) => self.config(wire, n, number),
             Happening::Believe(n, m) => {
-                let alive = self.together(n, m) && self.nodes[m].state != State::Down;
+                let answers = match self.nodes[m].state {
+                    State::Up => true,
+                    State::Starting(until) => until <= wire.now + s(2),
+                    State::Down => false,
+                };
+                let alive = self.together(n, m) && answers;
                 if self.nodes[n].believes[m] != alive {
                     wire.note(|| {
                         let word = if alive { "UP" } else { "DOWN" };

@@ -807,9 +807,11 @@ impl Host {
                 agent.poll.handle(now, event);
             }
             Then::Knock => {
-                if outcome.is_err() {
-                    agent.servers.handle(now, servers::Event::NobodyThere);
-                }
+                let event = match route::who_answered(&calls::state(), &outcome) {
+                    Some(server) => servers::Event::Answered(server),
+                    None => servers::Event::NobodyThere,
+                };
+                agent.servers.handle(now, event);
             }
             Then::First => {}
             Then::Version(server) => {

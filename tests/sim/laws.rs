@@ -11,9 +11,17 @@ const fn s(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
-/// After the last fault everything is as wanted within this. A registrar's wait after failures is 30 s at most, and so is the
-/// time for which a server is left out; an ephemeral instance is read back after 75 s at most, at a server of a circle of three.
-const FAULTS: Duration = s(15);
+/// After the last fault everything is as wanted within this: the longest wait of a registrar or of a server that is left out is
+/// 30 s, three servers may be asked for 3 s each, and a beat and the servers' own lag follow. What only a slow read-back would
+/// repair (after 75 s) is too late.
+const FAULTS: Duration = s(50);
+/// So many requests may a host send between two looks, whatever befalls it: who sends more is in a tight loop.
+const HASTE: u64 = 160;
+/// And so many when nothing befalls it and nothing changes: for each service a beat and a read back, for each file that it is
+/// fetched again and listened to again, and a little.
+fn leisure(host: &Host) -> u64 {
+    2 * (host.services.len() + host.files.len()) as u64 + 2
+}
 /// Between two looks.
 pub(crate) const LOOK: Duration = s(5);
 /// A published configuration is in its file within this, of which the most is a server's delay.
@@ -101,10 +109,27 @@ pub(crate) fn judge_suspects(wire: &mut Wire, cluster: &Cluster) {
     }
 }
 
+/// From when on all is to be as wanted.
+pub(crate) fn calm(cluster: &Cluster, faults_until: Moment) -> Moment {
+    let calm = faults_until.max(cluster.trouble_until) + FAULTS;
+    calm.max(cluster.late_until)
+}
+
+/// Looks whether a host sent too much since the last look.
+pub(crate) fn look_at_haste(wire: &mut Wire, host: &Host, sent: u64, is_calm: bool) {
+    let undisturbed = |due: Moment| due + LOOK <= wire.now;
+    let services = host.services.iter().map(|wanted| wanted.due);
+    let files = host.files.iter().map(|file| file.due);
+    let is_calm = is_calm && services.chain(files).all(undisturbed);
+    let most = if is_calm { leisure(host) } else { HASTE };
+    if sent > most {
+        wire.broke(|| format!("host {} sent {sent} requests in {LOOK:?}", host.number));
+    }
+}
+
 /// Looks whether all is as it should be by now.
 pub(crate) fn look(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], faults_until: Moment) {
-    let calm = faults_until.max(cluster.trouble_until) + FAULTS;
-    if wire.now < calm.max(cluster.late_until) {
+    if wire.now < calm(cluster, faults_until) {
         return;
     }
     let names: BTreeSet<&str> = hosts

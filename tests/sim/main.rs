@@ -14,6 +14,7 @@ mod cluster;
 mod host;
 mod laws;
 mod plan;
+mod scenes;
 mod wire;
 mod world;
 
@@ -58,6 +59,7 @@ fn seeds_of_a_simulated_hour_keep_the_laws() {
     let next = AtomicU64::new(first);
     let broken: Mutex<Vec<(u64, String)>> = Mutex::default();
     let (sent, busiest) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (calm, most) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
@@ -70,6 +72,8 @@ fn seeds_of_a_simulated_hour_keep_the_laws() {
                         Ok(end) => {
                             sent.fetch_add(end.sent, Ordering::Relaxed);
                             busiest.fetch_max(end.busiest, Ordering::Relaxed);
+                            calm.fetch_max(end.busiest_calm, Ordering::Relaxed);
+                            most.fetch_max(end.most, Ordering::Relaxed);
                             end.broken
                         }
                         Err(_) => Some("it panics".to_owned()),
@@ -84,11 +88,13 @@ fn seeds_of_a_simulated_hour_keep_the_laws() {
     let mut broken = broken.into_inner().unwrap();
     broken.sort();
     eprintln!(
-        "{count} simulated hours in {:?}: {} requests, at most {} of a host in {:?}; {} broken",
+        "{count} simulated hours in {:?}: {} requests; of one host at most {}, and at most {} in {:?} ({} in calm); {} broken",
         began.elapsed(),
         sent.into_inner(),
+        most.into_inner(),
         busiest.into_inner(),
         laws::LOOK,
+        calm.into_inner(),
         broken.len(),
     );
     for (seed, why) in broken.iter().take(10) {

@@ -24,8 +24,10 @@ pub(crate) struct End {
     pub(crate) trace: Vec<String>,
     /// Requests of all hosts.
     pub(crate) sent: u64,
-    /// The most requests of one host between two looks.
+    /// The most requests of one host between two looks, and the most of one host in all.
     pub(crate) busiest: u64,
+    pub(crate) busiest_calm: u64,
+    pub(crate) most: u64,
 }
 
 pub(crate) struct World {
@@ -36,6 +38,7 @@ pub(crate) struct World {
     faulty: bool,
     sent_before: Vec<u64>,
     busiest: u64,
+    busiest_calm: u64,
 }
 
 /// The names of the services; the last one is persistent.
@@ -52,6 +55,7 @@ impl World {
             faulty: false,
             sent_before: vec![0; count],
             busiest: 0,
+            busiest_calm: 0,
         };
         world.wire.after(laws::LOOK, Happening::Look);
         world
@@ -99,6 +103,74 @@ impl World {
         world
     }
 
+    /// A small world without a plan: on every host an instance of `orders`, one of `billing` and, where asked for, a persistent one
+    /// of `ledger`; a file or two. All agents start with it.
+    pub(crate) fn staged(seed: u64, nodes: usize, hosts: usize, persistent: bool, files: usize) -> Self {
+        let mut wire = Wire::new(seed, hosts, true);
+        let cluster = Cluster::new(&mut wire, nodes, Like::V2_5);
+        let hosts = (0..hosts).map(|number| {
+            let port = |at: u16| 8_000 + 10 * number as u16 + at;
+            let mut services = vec![
+                host::service("orders", port(0), true, OnFailure::Deregister),
+                host::service("billing", port(1), true, OnFailure::Unhealthy),
+            ];
+            if persistent {
+                services.push(host::service("ledger", port(2), false, OnFailure::Unhealthy));
+            }
+            let files = (0..files).map(|at| file(at, at / 2, false)).collect();
+            Host::new(number, nodes, services, files)
+        });
+        let hosts = hosts.collect();
+        let mut world = Self::new(wire, cluster, hosts);
+        for number in 0..world.hosts.len() {
+            world.step(Step::Boot(number));
+        }
+        world
+    }
+
+    /// Plays so long, and demands that no law was broken.
+    pub(crate) fn pass(&mut self, length: Duration) {
+        self.play(self.wire.now + length);
+        if let Some(why) = &self.wire.broken {
+            panic!("{}\n{why}", self.wire.trace().join("\n"));
+        }
+    }
+
+    /// Plays until `is`, looking every 10 ms; how long that took.
+    pub(crate) fn until(&mut self, within: Duration, is: impl Fn(&mut Self) -> bool) -> Duration {
+        let began = self.wire.now;
+        while !is(self) {
+            if self.wire.now > began + within {
+                panic!("{}\nnot within {within:?}", self.wire.trace().join("\n"));
+            }
+            self.pass(Duration::from_millis(10));
+        }
+        self.wire.now - began
+    }
+
+    /// What is wrong with the lists of a node: instances of running agents that are missing there, or not healthy if that counts.
+    pub(crate) fn missing(&mut self, n: usize, healthy: bool) -> Vec<String> {
+        let mut missing = Vec::new();
+        for host in &self.hosts {
+            for wanted in &host.services {
+                let key = host::service_key(&wanted.spec.name);
+                let lists = self.cluster.listed(self.wire.now, n, &key);
+                let list = if healthy { &lists.healthy } else { &lists.all };
+                let port = i64::from(wanted.spec.port);
+                if !list.iter().any(|listed| listed.port == port) {
+                    missing.push(format!("{}:{port}", wanted.spec.name));
+                }
+            }
+        }
+        missing
+    }
+
+    /// Whether every node that runs lists everything as healthy.
+    pub(crate) fn is_whole(&mut self) -> bool {
+        (0..self.cluster.size())
+            .all(|n| !self.cluster.is_up(n) || self.missing(n, true).is_empty())
+    }
+
     pub(crate) fn plan(&mut self, steps: Vec<(Moment, Step)>) {
         for (at, step) in steps {
             self.wire.at(at, Happening::Plan(step));
@@ -123,6 +195,8 @@ impl World {
             trace: self.wire.trace(),
             sent: self.wire.sent.iter().sum(),
             busiest: self.busiest,
+            busiest_calm: self.busiest_calm,
+            most: self.wire.sent.iter().copied().max().unwrap_or(0),
             broken: self.wire.broken,
         }
     }
@@ -142,9 +216,15 @@ impl World {
     }
 
     fn look(&mut self) {
-        for (sent, before) in self.wire.sent.iter().zip(&mut self.sent_before) {
-            self.busiest = self.busiest.max(sent - *before);
-            *before = *sent;
+        for host in &self.hosts {
+            let sent = self.wire.sent[host.number];
+            let before = std::mem::replace(&mut self.sent_before[host.number], sent);
+            self.busiest = self.busiest.max(sent - before);
+            let is_calm = !self.faulty && laws::calm(&self.cluster, self.faults_until) < self.wire.now;
+            if is_calm {
+                self.busiest_calm = self.busiest_calm.max(sent - before);
+            }
+            laws::look_at_haste(&mut self.wire, host, sent - before, is_calm);
         }
         if !self.faulty {
             let until = self.faults_until;
@@ -200,7 +280,14 @@ impl World {
             Step::Weigh(host, service, weight) => {
                 self.hosts[host].weigh(wire, service, weight.into());
             }
-            Step::Relocate(host, service, last) => self.hosts[host].relocate(wire, service, last),
+            Step::Relocate(host, service, last) => {
+                let host = &mut self.hosts[host];
+                // A persistent instance that a dead agent left at an address its host has no more is nobody's: no agent knows
+                // of it, and no registry ends it.
+                if host.agent.is_some() || host.services[service].spec.ephemeral {
+                    host.relocate(wire, service, last);
+                }
+            }
             Step::Want(host, service, is) => self.hosts[host].want(wire, service, is),
             Step::Publish(file) => {
                 let data_id = data_id(file);
