@@ -546,6 +546,8 @@ impl Machine for Registrar {
                     .is_some_and(|trouble| !trouble.for_good)
                 {
                     self.not_before = self.not_before.min(soon);
+                    // What failed while nobody was there says nothing about the next failure: it is a first one.
+                    self.failures.reset();
                 }
                 if !self.spec.ephemeral {
                     // A server that has just started finds persistent instances unhealthy only 3 s after it is ready.
@@ -888,6 +890,25 @@ mod tests {
         world.tell(Event::Probed(Some(false), None));
         world.calm(Duration::from_secs(2));
         assert!(world.held.is_empty());
+    }
+
+    #[test]
+    fn a_failure_right_after_the_registry_returned_is_a_first_one() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1)), Step::Probed(true)]);
+        for _ in 0..20 {
+            world.answer(false, false);
+            world.now = world.machine.deadline().unwrap();
+            world.machine.wake(world.now);
+            world.look();
+        }
+        world.answer(false, false);
+        world.tell(Event::Back);
+        world.now = world.machine.deadline().unwrap();
+        world.machine.wake(world.now);
+        world.look();
+        world.answer(false, false);
+        assert!(world.machine.deadline().unwrap() <= world.now + Pace::NETWORK.base);
     }
 
     #[test]
