@@ -260,9 +260,7 @@ impl Cluster {
     }
 
     fn has_leader(&self, now: Moment, n: usize) -> bool {
-        self.hears_most(n)
-            && self.leaderless_until <= now
-            && self.nodes[n].leaderless_until <= now
+        self.hears_most(n) && self.leaderless_until <= now && self.nodes[n].leaderless_until <= now
     }
 
     /// Whose an address is, as a node believes.
@@ -495,9 +493,11 @@ impl Cluster {
                 }
             }
             ("list" | "detail", _) => self.read(wire, n, &letter),
-            ("config_get", _) if self.is_writing(wire, n, &letter) => {
-                failure(&name, 409, "requested file is being modified, please try later.")
-            }
+            ("config_get", _) if self.is_writing(wire, n, &letter) => failure(
+                &name,
+                409,
+                "requested file is being modified, please try later.",
+            ),
             _ => {
                 let at = wall(wire.now, self.nodes[n].off);
                 match self.ask_at(wire, n, &letter.request, Some(caller), at) {
@@ -597,7 +597,11 @@ impl Cluster {
         }
         let name = Arc::clone(&self.nodes[by].name);
         let answer = if !self.is_up(to) {
-            failure(&name, 500, "org.apache.http.conn.HttpHostConnectException: Connect to 127.0.0.1:18100 [/127.0.0.1] failed: Connection refused")
+            failure(
+                &name,
+                500,
+                "org.apache.http.conn.HttpHostConnectException: Connect to 127.0.0.1:18100 [/127.0.0.1] failed: Connection refused",
+            )
         } else if self.owner(to, place) != to {
             wire.note(|| format!("node {to}  will not have {} from {by}", letter.call.what));
             let body = "receive invalid redirect request from peer 127.0.0.1";
@@ -629,7 +633,10 @@ impl Cluster {
         wire.note(|| {
             let found = !String::from_utf8_lossy(&answer.body).contains("20404");
             let what = letter.call.what;
-            format!("node {n}  {what} {place:?}{}", if found { "" } else { ": 20404" })
+            format!(
+                "node {n}  {what} {place:?}{}",
+                if found { "" } else { ": 20404" }
+            )
         });
         let node = &mut self.nodes[n];
         let (mut wait, mut quiet) = (DISTRIBUTION, false);
@@ -690,7 +697,11 @@ impl Cluster {
                 self.nodes[to].records.insert(place, record);
             }
             _ => {
-                if wire.now >= self.nodes[to].ill_until {
+                let records = &mut self.nodes[to].records;
+                let full = letter.call.query.iter().any(|(name, _)| *name == "beat");
+                if full && !records.contains_key(&place) {
+                    records.insert(place, Rc::clone(letter));
+                } else if wire.now >= self.nodes[to].ill_until {
                     return;
                 }
             }
@@ -771,7 +782,12 @@ impl Cluster {
     }
 
     /// Publishes, or takes away, at a node taken by chance; false when that one cannot now.
-    pub(crate) fn publish(&mut self, wire: &mut Wire, data_id: &str, content: Option<String>) -> bool {
+    pub(crate) fn publish(
+        &mut self,
+        wire: &mut Wire,
+        data_id: &str,
+        content: Option<String>,
+    ) -> bool {
         let n = wire.dice.below(self.size());
         if !self.is_up(n) || !self.has_leader(wire.now, n) || self.nodes[n].illness.is_some() {
             return false;
@@ -861,9 +877,17 @@ impl Cluster {
         self.nodes.iter().filter(has).count()
     }
 
+    /// Whether there is such a configuration.
+    pub(crate) fn is_there(&self, data_id: &str) -> bool {
+        self.latest(data_id)
+            .is_some_and(|change| change.content.is_some())
+    }
+
     /// What was published, or deleted, last.
     pub(crate) fn latest(&self, data_id: &str) -> Option<&Change> {
-        self.changes.iter().rfind(|change| change.data_id == data_id)
+        self.changes
+            .iter()
+            .rfind(|change| change.data_id == data_id)
     }
 
     /// Brings a node that was away up to date, with what it may miss.

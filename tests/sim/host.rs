@@ -9,9 +9,7 @@ use outrigger::agent::gate::{self, Gate, Patience};
 use outrigger::agent::materialize::{self, Group, Outcome, Rules, Slot};
 use outrigger::agent::registrar::{self, Failure, Registrar};
 use outrigger::backoff::Dice;
-use outrigger::descriptor::spec::{
-    Address, AddressRules, Heartbeat, OnAbsent, OnFailure, Service,
-};
+use outrigger::descriptor::spec::{Address, AddressRules, Heartbeat, OnAbsent, OnFailure, Service};
 use outrigger::machine::{Machine, Moment};
 use outrigger::nacos::beats::{self, BeatBook, Say, Ticket};
 use outrigger::nacos::calls::{self, Answer};
@@ -72,6 +70,10 @@ pub(crate) struct Wanted {
     pub(crate) passed: bool,
     /// It was published once, in whichever life.
     pub(crate) published: bool,
+    /// Where it may be listed: published there and not withdrawn.
+    pub(crate) held: BTreeSet<IpAddr>,
+    /// Where a killed agent left it: no other one knows of that, and of a persistent instance nobody ends it.
+    pub(crate) orphans: BTreeSet<IpAddr>,
     /// What the laws expect of it they may ask for from then on.
     pub(crate) due: Moment,
 }
@@ -83,6 +85,8 @@ pub(crate) struct File {
     pub(crate) on_absent: OnAbsent,
     /// What is on the disk.
     pub(crate) content: Option<String>,
+    /// The life of the agent that last put it there, or found it as wanted.
+    pub(crate) by: u32,
     /// What the application has loaded.
     pub(crate) loaded: Option<String>,
     /// A killed agent had written what its application was not told: nothing remembers that over a restart yet.
@@ -174,7 +178,7 @@ pub(crate) struct Agent {
     known: BTreeMap<String, Known>,
     calls: BTreeMap<CallId, Under>,
     parked: Option<u64>,
-    waiting: BTreeMap<Ticket, (usize, bool)>,
+    waiting: BTreeMap<Ticket, (usize, bool, IpAddr)>,
     tickets: Ticket,
     reads: u32,
     leaving: bool,
@@ -252,7 +256,12 @@ fn failure(error: Error) -> Failure {
 }
 
 impl Host {
-    pub(crate) fn new(number: usize, size: usize, services: Vec<Service>, files: Vec<File>) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        size: usize,
+        services: Vec<Service>,
+        files: Vec<File>,
+    ) -> Self {
         let group_count = files.iter().map(|file| file.group + 1).max().unwrap_or(0);
         Self {
             number,
@@ -267,6 +276,8 @@ impl Host {
                     answers: true,
                     passed: false,
                     published: false,
+                    held: BTreeSet::new(),
+                    orphans: BTreeSet::new(),
                     due: Moment::ZERO,
                 })
                 .collect(),
@@ -414,9 +425,18 @@ impl Host {
         for file in &mut self.files {
             file.untold |= file.content != file.loaded;
         }
+        for wanted in &mut self.services {
+            let held = std::mem::take(&mut wanted.held);
+            if !wanted.spec.ephemeral {
+                wanted.orphans.extend(held);
+            }
+        }
         self.life += 1;
         let number = self.number;
-        let hung_up = agent.calls.into_iter().filter(|(_, under)| !under.letter.call.hold.is_zero());
+        let hung_up = agent
+            .calls
+            .into_iter()
+            .filter(|(_, under)| !under.letter.call.hold.is_zero());
         for (call, under) in hung_up {
             let caller = Caller {
                 host: number,
@@ -623,7 +643,8 @@ impl Host {
             }
             if rounds > 100 {
                 let number = self.number;
-                return wire.broke(|| format!("host {number}: a deadline that was met is not over"));
+                return wire
+                    .broke(|| format!("host {number}: a deadline that was met is not over"));
             }
         };
         if self.wake_at.is_none_or(|at| at > due) {
@@ -683,7 +704,10 @@ impl Host {
             }
             None => {
                 let since = agent.answered.map_or(Duration::MAX, |at| wire.now - at);
-                if under.why.is_some_and(|event| servers::is_away(&event, since)) {
+                if under
+                    .why
+                    .is_some_and(|event| servers::is_away(&event, since))
+                {
                     agent.up = false;
                     agent.servers.handle(wire.now, servers::Event::Away);
                 }
@@ -918,10 +942,13 @@ impl Host {
                 self.ask(wire, call, Whom::Preferred, Then::Instance(key, say));
             }
             beats::Effect::Answer(ticket, outcome) => {
-                let Some((service, publishes)) = agent.waiting.remove(&ticket) else {
+                let Some((service, publishes, ip)) = agent.waiting.remove(&ticket) else {
                     return wire.broke(|| format!("ticket {ticket} is answered twice"));
                 };
                 let outcome = outcome.map_err(failure);
+                if !publishes && outcome.is_ok() {
+                    self.services[service].held.remove(&ip);
+                }
                 let event = if publishes {
                     registrar::Event::Published(outcome)
                 } else {
@@ -950,7 +977,8 @@ impl Host {
         if matches!(effect, poll::Effect::Cancel | poll::Effect::Poll(..))
             && let Some(parked) = agent.parked.take()
         {
-            let is_it = |under: &Under| matches!(under.then, Then::Poll(number, _) if number == parked);
+            let is_it =
+                |under: &Under| matches!(under.then, Then::Poll(number, _) if number == parked);
             let call = agent.calls.iter().find(|(_, under)| is_it(under));
             if let Some(call) = call.map(|(call, _)| *call)
                 && let Some(under) = agent.calls.remove(&call)
@@ -1006,7 +1034,8 @@ impl Host {
                 }
             };
             let now = (keeper.healthy, why);
-            let is_news = keeper.told.as_ref() != Some(&now) && (now.0.is_some() || now.1.is_some());
+            let is_news =
+                keeper.told.as_ref() != Some(&now) && (now.0.is_some() || now.1.is_some());
             if is_news && !keeper.leaving {
                 keeper.told = Some(now.clone());
                 let event = registrar::Event::Probed(now.0, now.1);
@@ -1040,13 +1069,17 @@ impl Host {
                 }
                 wanted.published = true;
                 agent.tickets += 1;
-                agent.waiting.insert(agent.tickets, (service, true));
+                let ip = instance.key.ip;
+                wanted.held.insert(ip);
+                wanted.orphans.remove(&ip);
+                agent.waiting.insert(agent.tickets, (service, true, ip));
                 let event = beats::Event::Publish(agent.tickets, instance);
                 agent.book.handle(wire.now, event);
             }
             registrar::Effect::Withdraw(instance) => {
                 agent.tickets += 1;
-                agent.waiting.insert(agent.tickets, (service, false));
+                let ip = instance.key.ip;
+                agent.waiting.insert(agent.tickets, (service, false, ip));
                 let event = beats::Event::Withdraw(agent.tickets, instance);
                 agent.book.handle(wire.now, event);
             }
@@ -1119,7 +1152,10 @@ impl Host {
             }
         }
         if unheard {
-            let file = self.files.iter().position(|file| *file.data_id == *key.data_id);
+            let file = self
+                .files
+                .iter()
+                .position(|file| *file.data_id == *key.data_id);
             if let Some(file) = file {
                 self.recall(wire, file);
             }
@@ -1166,7 +1202,10 @@ impl Host {
             materialize::Effect::Tell { slot, standing } => {
                 wire.note(|| {
                     let (state, reason) = (standing.state, &standing.reason);
-                    format!("host {}  file {}: {state:?} {reason:?}", self.number, slot.0)
+                    format!(
+                        "host {}  file {}: {state:?} {reason:?}",
+                        self.number, slot.0
+                    )
                 });
             }
         }
@@ -1175,7 +1214,9 @@ impl Host {
     /// Looks at a file and puts it in place, at one instant: a reader sees the old content or the new one.
     fn put(&mut self, wire: &mut Wire, slot: Slot, wanted: Option<&Content>) -> Outcome {
         let number = self.number;
+        let life = self.life;
         let file = &mut self.files[slot.0 as usize];
+        let before = std::mem::replace(&mut file.by, life);
         let new = wanted.map(text);
         if file.content == new {
             if let Some(text) = new {
@@ -1185,12 +1226,19 @@ impl Host {
             return Outcome::NothingThere;
         }
         if !self.disk_works {
+            file.by = before;
             return Outcome::Failed("no space left on device".to_owned());
         }
-        wire.note(|| format!("host {number}  file {}: {:?} -> {new:?}", slot.0, file.content));
+        wire.note(|| {
+            format!(
+                "host {number}  file {}: {:?} -> {new:?}",
+                slot.0, file.content
+            )
+        });
         let old = std::mem::replace(&mut file.content, new.clone());
         file.reload_due = file.reload_due.max(wire.now + Duration::from_secs(6));
-        super::laws::replaced(wire, file, old.as_deref());
+        // An agent that was started anew knows nothing of what its predecessor had, and believes the first server it asks.
+        super::laws::replaced(wire, file, old.as_deref(), before == life);
         let file = &self.files[slot.0 as usize];
         match new {
             Some(text) => {
@@ -1271,4 +1319,3 @@ fn place(server: &str) -> usize {
 pub(crate) fn address(host: usize, last: u8) -> IpAddr {
     [10, (host / 250) as u8, (host % 250) as u8, last + 1].into()
 }
-

@@ -5,6 +5,7 @@ use crate::host::{self, File, Host, Wanted};
 use crate::wire::Wire;
 use outrigger::descriptor::spec::{OnAbsent, OnFailure};
 use outrigger::machine::Moment;
+use outrigger::nacos::model::Listed;
 use std::{collections::BTreeSet, time::Duration};
 
 const fn s(secs: u64) -> Duration {
@@ -15,6 +16,8 @@ const fn s(secs: u64) -> Duration {
 /// 30 s, three servers may be asked for 3 s each, and a beat and the servers' own lag follow. What only a slow read-back would
 /// repair (after 75 s) is too late.
 const FAULTS: Duration = s(50);
+/// A weight that a server which was cut off brings back is seen by a read back, which comes to each of three servers in turn.
+const WEIGHT: Duration = s(240);
 /// So many requests may a host send between two looks, whatever befalls it: who sends more is in a tight loop.
 const HASTE: u64 = 160;
 /// And so many when nothing befalls it and nothing changes: for each service a beat and a read back, for each file that it is
@@ -69,11 +72,13 @@ fn expected(host: &Host, wanted: &Wanted) -> Expected {
 /// The number of a published content: each says which it is.
 fn number(text: &str) -> usize {
     let digits = text.rsplit(' ').next();
-    digits.and_then(|digits| digits.parse().ok()).expect("a published content")
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .expect("a published content")
 }
 
 /// A file was replaced: by a published content, and not by an older one.
-pub(crate) fn replaced(wire: &mut Wire, file: &File, old: Option<&str>) {
+pub(crate) fn replaced(wire: &mut Wire, file: &File, old: Option<&str>, knew: bool) {
     let new = file.content.as_deref();
     if let Some(new) = new
         && new.split(' ').next() != Some(&file.data_id)
@@ -85,7 +90,7 @@ pub(crate) fn replaced(wire: &mut Wire, file: &File, old: Option<&str>) {
         (_, None) => true,
         (None, Some(_)) => false,
     };
-    if is_suspect {
+    if is_suspect && knew {
         let old = old.map_or(0, number);
         let suspect = (file.data_id.clone(), old, new.map(number));
         wire.suspects.push(suspect);
@@ -101,7 +106,10 @@ pub(crate) fn judge_suspects(wire: &mut Wire, cluster: &Cluster) {
                     format!("{data_id} was turned back from {old} to {new}, while most servers have {old}")
                 });
             }
-            None if 2 * cluster.have_some(&data_id) > cluster.size() => {
+            // Unless it was deleted, and they have not heard of that yet.
+            None if cluster.is_there(&data_id)
+                && 2 * cluster.have_some(&data_id) > cluster.size() =>
+            {
                 wire.broke(|| format!("{data_id} was removed while most servers have it"));
             }
             _ => {}
@@ -139,7 +147,7 @@ pub(crate) fn look(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], fault
     for name in names {
         for n in 0..cluster.size() {
             if cluster.is_up(n) {
-                look_at_list(wire, cluster, hosts, name, n);
+                look_at_list(wire, cluster, hosts, name, n, faults_until);
             }
         }
     }
@@ -150,27 +158,52 @@ pub(crate) fn look(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], fault
     }
 }
 
-fn look_at_list(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], name: &str, n: usize) {
+fn look_at_list(
+    wire: &mut Wire,
+    cluster: &mut Cluster,
+    hosts: &[Host],
+    name: &str,
+    n: usize,
+    faults_until: Moment,
+) {
+    let weighs = wire.now >= calm(cluster, faults_until) + WEIGHT;
     let key = host::service_key(name);
     let lists = cluster.listed(wire.now, n, &key);
     let (all, healthy) = (&lists.all, &lists.healthy);
     for host in hosts {
-        for wanted in host.services.iter().filter(|wanted| wanted.spec.name == name) {
+        for wanted in host
+            .services
+            .iter()
+            .filter(|wanted| wanted.spec.name == name)
+        {
             if wire.now < wanted.due {
                 continue;
             }
             let port = i64::from(wanted.spec.port);
             let here = wanted.ip.to_string();
+            let is_orphan = |listed: &&Listed| {
+                let orphans = &wanted.orphans;
+                orphans
+                    .iter()
+                    .any(|ip| *ip != wanted.ip && ip.to_string() == listed.ip.raw())
+            };
             let is_right = match expected(host, wanted) {
                 Expected::Unknown => true,
-                Expected::Gone => !all.iter().any(|listed| listed.port == port),
-                Expected::NotHealthy => !healthy.iter().any(|listed| listed.port == port),
+                Expected::Gone => !all
+                    .iter()
+                    .any(|listed| listed.port == port && !is_orphan(&listed)),
+                Expected::NotHealthy => !healthy
+                    .iter()
+                    .any(|listed| listed.port == port && !is_orphan(&listed)),
                 Expected::Healthy => {
-                    let found: Vec<_> = all.iter().filter(|listed| listed.port == port).collect();
+                    let found: Vec<_> = all
+                        .iter()
+                        .filter(|listed| listed.port == port && !is_orphan(listed))
+                        .collect();
                     let well = healthy.iter().any(|listed| listed.port == port);
                     well && found.len() == 1
                         && found[0].ip.raw() == here
-                        && found[0].weight == wanted.spec.weight
+                        && (!weighs || found[0].weight == wanted.spec.weight)
                 }
             };
             if !is_right {
@@ -181,7 +214,10 @@ fn look_at_list(wire: &mut Wire, cluster: &mut Cluster, hosts: &[Host], name: &s
                         .map(|listed| format!("{}:{} x{}", listed.ip, listed.port, listed.weight))
                         .collect();
                     let well: Vec<_> = healthy.iter().map(|listed| listed.port).collect();
-                    format!("node {n} lists {name} as {list:?}, healthy are {well:?}; host {number} wants {here}:{port} {expected:?}")
+                    format!(
+                        "node {n} lists {name} as {list:?}, healthy are {well:?}; host {number} wants {here}:{port} x{} {expected:?}",
+                        wanted.spec.weight
+                    )
                 });
             }
         }
@@ -203,13 +239,17 @@ fn look_at_file(wire: &mut Wire, cluster: &Cluster, host: &Host, file: &File) {
         if !is_right {
             let (number, data_id) = (host.number, &file.data_id);
             let (is, should) = (&file.content, &change.content);
-            wire.broke(|| format!("host {number}: {data_id} holds {is:?}, published is {should:?}"));
+            wire.broke(|| {
+                format!("host {number}: {data_id} holds {is:?}, published is {should:?}")
+            });
         }
     }
     let is_told = file.loaded == file.content || file.untold || !host.reloads[file.group];
     if wire.now >= file.reload_due.max(file.due) && !is_told {
         let (number, data_id) = (host.number, &file.data_id);
         let (is, should) = (&file.loaded, &file.content);
-        wire.broke(|| format!("host {number}: the application has {is:?} of {data_id}, the file {should:?}"));
+        wire.broke(|| {
+            format!("host {number}: the application has {is:?} of {data_id}, the file {should:?}")
+        });
     }
 }

@@ -20,8 +20,8 @@ mod world;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicU64, Ordering},
     sync::Mutex,
+    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Instant,
 };

@@ -89,9 +89,17 @@ fn a_registry_that_is_absent_at_the_start_has_everything_a_moment_after_it_comes
         world.step(Step::Start(0, s(10)));
         world.pass(s(10));
         took.push(world.until(s(5), World::is_whole));
-        world.until(s(10), |world| world.hosts.iter().all(|host| host.files[0].content.is_some()));
+        world.until(s(10), |world| {
+            world
+                .hosts
+                .iter()
+                .all(|host| host.files[0].content.is_some())
+        });
     }
-    tell("listed after a registry came that was absent at the start", took);
+    tell(
+        "listed after a registry came that was absent at the start",
+        took,
+    );
 }
 
 #[test]
@@ -165,9 +173,14 @@ fn whoever_leaves_in_order_is_gone_at_once_and_whoever_is_killed_when_the_server
             (0..3).all(|n| world.missing(n, false) == ["orders:8000", "billing:8001"])
         });
         world.pass(s(10));
-        world.until(s(22), |world| (0..3).all(|n| world.missing(n, false).len() == 4));
+        world.until(s(22), |world| {
+            (0..3).all(|n| world.missing(n, false).len() == 4)
+        });
         world.pass(s(60));
-        assert!((0..3).all(|n| world.missing(n, false).len() == 4), "seed {seed}");
+        assert!(
+            (0..3).all(|n| world.missing(n, false).len() == 4),
+            "seed {seed}"
+        );
     }
 }
 
@@ -180,7 +193,9 @@ fn a_reload_that_fails_is_due_until_it_succeeds() {
         }
         world.until(s(10), |world| {
             let files = &world.hosts[0].files;
-            files.iter().all(|file| file.loaded.is_some() && file.loaded == file.content)
+            files
+                .iter()
+                .all(|file| file.loaded.is_some() && file.loaded == file.content)
         });
         world.step(Step::Reloads(0, 0, false));
         world.step(Step::Publish(0));

@@ -21,7 +21,7 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 /// What a long poll asks for, and how much longer it is waited for.
 pub(crate) const LONG_POLL: Duration = Duration::from_secs(30);
 const POLL_GRACE: Duration = Duration::from_secs(5);
-/// So many entries of the trace are kept.
+/// So many entries of the trace are kept; `SIM_TRACE` keeps more.
 const TRACE: usize = 400;
 
 /// Which attempt of a call at one server; never used twice.
@@ -185,6 +185,7 @@ pub(crate) struct Wire {
     queue: BinaryHeap<Entry>,
     number: u64,
     trace: Option<VecDeque<(Moment, String)>>,
+    kept: usize,
     /// The first law that was broken, in words.
     pub(crate) broken: Option<String>,
     /// Files that went back, or were removed: which, from what, to what. Judged by what the servers have.
@@ -202,6 +203,7 @@ impl Wire {
             queue: BinaryHeap::new(),
             number: 0,
             trace: traced.then(VecDeque::new),
+            kept: crate::variable("SIM_TRACE").map_or(TRACE, |kept| kept as usize),
             broken: None,
             suspects: Vec::new(),
         }
@@ -237,7 +239,7 @@ impl Wire {
     /// Notes what happened, if somebody is going to read it.
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
-            if trace.len() == TRACE {
+            if trace.len() == self.kept {
                 trace.pop_front();
             }
             trace.push_back((self.now, what()));
@@ -287,7 +289,13 @@ impl Wire {
     }
 
     /// Sends a request to a server; exactly one [`Happening::Answered`] reaches the caller, a time-out at the latest.
-    pub(crate) fn send(&mut self, caller: Caller, node: usize, server: &Arc<str>, letter: &Rc<Letter>) {
+    pub(crate) fn send(
+        &mut self,
+        caller: Caller,
+        node: usize,
+        server: &Arc<str>,
+        letter: &Rc<Letter>,
+    ) {
         self.sent[caller.host] += 1;
         let hold = letter.call.hold;
         let within = if hold.is_zero() {

@@ -105,7 +105,13 @@ impl World {
 
     /// A small world without a plan: on every host an instance of `orders`, one of `billing` and, where asked for, a persistent one
     /// of `ledger`; a file or two. All agents start with it.
-    pub(crate) fn staged(seed: u64, nodes: usize, hosts: usize, persistent: bool, files: usize) -> Self {
+    pub(crate) fn staged(
+        seed: u64,
+        nodes: usize,
+        hosts: usize,
+        persistent: bool,
+        files: usize,
+    ) -> Self {
         let mut wire = Wire::new(seed, hosts, true);
         let cluster = Cluster::new(&mut wire, nodes, Like::V2_5);
         let hosts = (0..hosts).map(|number| {
@@ -115,7 +121,12 @@ impl World {
                 host::service("billing", port(1), true, OnFailure::Unhealthy),
             ];
             if persistent {
-                services.push(host::service("ledger", port(2), false, OnFailure::Unhealthy));
+                services.push(host::service(
+                    "ledger",
+                    port(2),
+                    false,
+                    OnFailure::Unhealthy,
+                ));
             }
             let files = (0..files).map(|at| file(at, at / 2, false)).collect();
             Host::new(number, nodes, services, files)
@@ -167,8 +178,7 @@ impl World {
 
     /// Whether every node that runs lists everything as healthy.
     pub(crate) fn is_whole(&mut self) -> bool {
-        (0..self.cluster.size())
-            .all(|n| !self.cluster.is_up(n) || self.missing(n, true).is_empty())
+        (0..self.cluster.size()).all(|n| !self.cluster.is_up(n) || self.missing(n, true).is_empty())
     }
 
     pub(crate) fn plan(&mut self, steps: Vec<(Moment, Step)>) {
@@ -220,7 +230,8 @@ impl World {
             let sent = self.wire.sent[host.number];
             let before = std::mem::replace(&mut self.sent_before[host.number], sent);
             self.busiest = self.busiest.max(sent - before);
-            let is_calm = !self.faulty && laws::calm(&self.cluster, self.faults_until) < self.wire.now;
+            let is_calm =
+                !self.faulty && laws::calm(&self.cluster, self.faults_until) < self.wire.now;
             if is_calm {
                 self.busiest_calm = self.busiest_calm.max(sent - before);
             }
@@ -280,19 +291,16 @@ impl World {
             Step::Weigh(host, service, weight) => {
                 self.hosts[host].weigh(wire, service, weight.into());
             }
-            Step::Relocate(host, service, last) => {
-                let host = &mut self.hosts[host];
-                // A persistent instance that a dead agent left at an address its host has no more is nobody's: no agent knows
-                // of it, and no registry ends it.
-                if host.agent.is_some() || host.services[service].spec.ephemeral {
-                    host.relocate(wire, service, last);
-                }
-            }
+            Step::Relocate(host, service, last) => self.hosts[host].relocate(wire, service, last),
             Step::Want(host, service, is) => self.hosts[host].want(wire, service, is),
             Step::Publish(file) => {
                 let data_id = data_id(file);
                 let number = self.cluster.changes.len();
-                self.change(Step::Publish(file), &data_id, Some(format!("{data_id} {number}")));
+                self.change(
+                    Step::Publish(file),
+                    &data_id,
+                    Some(format!("{data_id} {number}")),
+                );
             }
             Step::Delete(file) => self.change(Step::Delete(file), &data_id(file), None),
             Step::Disk(host, works) => {
@@ -374,6 +382,7 @@ pub(crate) fn file(number: usize, group: usize, removes: bool) -> File {
             OnAbsent::Keep
         },
         content: None,
+        by: 0,
         loaded: None,
         untold: false,
         due: s(20),
