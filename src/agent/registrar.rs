@@ -32,7 +32,7 @@ const RESYNC: Duration = Duration::from_secs(60);
 const RESYNC_PERSISTENT: Duration = Duration::from_secs(10);
 /// Over this time the tries of everybody are spread once the registry is back.
 const SPREAD: Duration = Duration::from_secs(1);
-/// Between two looks whether a withdrawn instance is gone.
+/// Between the first looks whether a withdrawn instance is gone; the longer it takes, the longer the next pause.
 const GONE: Duration = Duration::from_millis(250);
 /// A withdrawn instance that is still listed after this long is withdrawn again.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -135,6 +135,9 @@ pub struct Registrar {
     sent: Option<Instance>,
     /// What `sent` was before the last publication: that is listed where the registry said no to it.
     before: Option<Instance>,
+    /// The weight that was sent before `sent` had another one: listed again, it is our own word that came late, or a server that
+    /// was cut off, and no operator's. It is corrected once.
+    former_weight: Option<f64>,
     /// `sent` was accepted.
     accepted: bool,
     under_way: bool,
@@ -165,6 +168,7 @@ impl Registrar {
             looked: false,
             sent: None,
             before: None,
+            former_weight: None,
             accepted: false,
             under_way: false,
             not_before: Moment::ZERO,
@@ -249,6 +253,11 @@ impl Registrar {
                 self.accepted = false;
                 self.read_at = None;
                 self.before = self.sent.replace(wanted.clone());
+                if let Some(before) = &self.before
+                    && before.weight != wanted.weight
+                {
+                    self.former_weight = Some(before.weight);
+                }
                 self.due.push_back(Effect::Publish(wanted));
             }
             (Some(sent), _) => {
@@ -377,7 +386,15 @@ impl Registrar {
                 self.sent = None;
                 self.leaving = Leaving::Lingering(now + self.spec.drain_delay);
             }
-            Ok(false) => self.not_before = now + GONE,
+            Ok(false) => {
+                // Reads lag; who has not gone after that will not have gone a moment later.
+                let waited = match self.leaving {
+                    Leaving::Confirming(since) => now.saturating_sub(since),
+                    _ => Duration::ZERO,
+                };
+                let wait = GONE.max(waited / 3);
+                self.not_before = now + wait.mul_f64(0.75 + self.dice.draw() / 2.0);
+            }
             Err(failure) => {
                 self.not_before = now + GONE.max(self.failures.next_wait());
                 self.trouble = Some(failure);
@@ -418,6 +435,17 @@ impl Registrar {
                     let note = "the registry had another health for it; told again".to_owned();
                     self.show(Some(note));
                 }
+            }
+            Ok(Some(listed))
+                if listed.weight != sent.weight && self.former_weight == Some(listed.weight) =>
+            {
+                self.former_weight = None;
+                self.accepted = false;
+                let note = format!(
+                    "the registry listed the former weight {}; told again",
+                    listed.weight
+                );
+                self.show(Some(note));
             }
             Ok(Some(listed)) => {
                 if !sent.ephemeral {
@@ -546,6 +574,8 @@ impl Machine for Registrar {
                     .is_some_and(|trouble| !trouble.for_good)
                 {
                     self.not_before = self.not_before.min(soon);
+                    // What failed while nobody was there says nothing about the next failure: it is a first one.
+                    self.failures.reset();
                 }
                 if !self.spec.ephemeral {
                     // A server that has just started finds persistent instances unhealthy only 3 s after it is ready.
@@ -891,6 +921,25 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_right_after_the_registry_returned_is_a_first_one() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1)), Step::Probed(true)]);
+        for _ in 0..20 {
+            world.answer(false, false);
+            world.now = world.machine.deadline().unwrap();
+            world.machine.wake(world.now);
+            world.look();
+        }
+        world.answer(false, false);
+        world.tell(Event::Back);
+        world.now = world.machine.deadline().unwrap();
+        world.machine.wake(world.now);
+        world.look();
+        world.answer(false, false);
+        assert!(world.machine.deadline().unwrap() <= world.now + Pace::NETWORK.base);
+    }
+
+    #[test]
     fn whoever_was_never_admitted_has_nothing_to_take_out() {
         let mut world = World::new(OnFailure::Deregister, 1);
         world.play(vec![
@@ -900,6 +949,23 @@ mod tests {
         ]);
         world.tell(Event::Leave);
         assert!(world.left && world.under_way.is_none());
+    }
+
+    #[test]
+    fn a_weight_that_was_ours_before_is_corrected_once_and_then_taken_for_an_operators() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1)), Step::Probed(true)]);
+        world.answer(true, true);
+        world.play(vec![Step::Weight(3)]);
+        world.answer(true, true);
+        world.held.get_mut(&ip(1)).unwrap().weight = 1.0;
+        world.calm(Duration::from_secs(10));
+        assert_eq!(world.held[&ip(1)].weight, 3.0);
+        world.held.get_mut(&ip(1)).unwrap().weight = 1.0;
+        world.calm(Duration::from_secs(100));
+        assert_eq!(world.held[&ip(1)].weight, 1.0);
+        let reason = world.last.unwrap().reason.unwrap();
+        assert!(reason.contains("weight 1 instead of 3"), "{reason}");
     }
 
     #[test]

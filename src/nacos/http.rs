@@ -655,9 +655,11 @@ impl Client {
 
     /// Asks whether anybody is there again.
     async fn knock(&self) {
-        let event = match self.asked(&calls::state(), Whom::Preferred, None).await {
-            Ok(answer) => servers::Event::Answered(answer.server),
-            Err(_) => servers::Event::NobodyThere,
+        let call = calls::state();
+        let outcome = self.asked(&call, Whom::Preferred, None).await;
+        let event = match route::who_answered(&call, &outcome) {
+            Some(server) => servers::Event::Answered(server),
+            None => servers::Event::NobodyThere,
         };
         _ = self.servers.send(event).await;
     }

@@ -390,13 +390,16 @@ impl Machine for Poll {
             Event::Servers(count) => self.servers = count,
             Event::Back => {
                 let soon = now + SPREAD.mul_f64(self.dice.draw());
+                // What failed while nobody was there says nothing about the next failure: it is a first one.
                 for entry in self.entries.values_mut() {
                     if entry.failures.failures() > 0 {
                         entry.fetch_at = entry.fetch_at.min(soon);
+                        entry.failures.reset();
                     }
                 }
                 if self.failures.failures() > 0 {
                     self.not_before = self.not_before.min(soon);
+                    self.failures.reset();
                 }
             }
         }
@@ -776,6 +779,28 @@ mod tests {
             poll.wake(now);
         }
         assert!((5..60).contains(&polls), "{polls} polls in five minutes");
+    }
+
+    #[test]
+    fn a_configuration_that_is_busy_right_after_the_registry_returned_is_asked_for_again_soon() {
+        let mut poll = Poll::new(1);
+        let mut now = Moment::ZERO;
+        poll.handle(now, all([1]));
+        let failed = || Event::FetchFailed(key(1), "connection refused".to_owned());
+        for _ in 0..20 {
+            effects(&mut poll);
+            poll.handle(now, failed());
+            now = poll.deadline().unwrap();
+            poll.wake(now);
+        }
+        effects(&mut poll);
+        poll.handle(now, failed());
+        poll.handle(now, Event::Back);
+        now = poll.deadline().unwrap();
+        poll.wake(now);
+        assert_eq!(effects(&mut poll).len(), 1);
+        poll.handle(now, failed());
+        assert!(poll.deadline().unwrap() <= now + Pace::NETWORK.base);
     }
 
     proptest! {

@@ -83,6 +83,13 @@ pub fn judge(call: &Call, server: &Arc<str>, outcome: &Result<Answer, Error>) ->
     Judged::Elsewhere(error, event)
 }
 
+/// Who answered what a call asked, be it with yes or no; trouble is no answer, nor is "starting".
+#[must_use]
+pub fn who_answered(call: &Call, outcome: &Result<Answer, Error>) -> Option<Arc<str>> {
+    let server = &outcome.as_ref().ok()?.server;
+    (judge(call, server, outcome) == Judged::Answered).then(|| Arc::clone(server))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +140,15 @@ mod tests {
             judged(503, "server is STARTING now, please try again later!"),
             Judged::Elsewhere(_, servers::Event::Failed(_))
         ));
+        // Whoever knocks at one that starts has found nobody yet.
+        let starting = Answer {
+            server: Arc::clone(&server),
+            status: 503,
+            sealed: false,
+            modified: None,
+            body: b"server is STARTING now, please try again later!".to_vec(),
+        };
+        assert_eq!(who_answered(&call, &Ok(starting)), None);
         for (status, body) in [
             (200, "{}"),
             (403, "unknown user!"),
