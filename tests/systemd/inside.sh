@@ -67,6 +67,7 @@ must 'its calls are filtered' grep -q '^Seccomp:\s*2' "/proc/$pid/status"
 
 publish legacy.conf second
 until_seen 'a new content is in the file' grep -qx second $file
+until_seen 'systemd tells the application' said legacy.service 'read again: second' 5
 must 'the application may read it' setpriv --reuid legacy --regid legacy --clear-groups cat $file
 must_not 'nobody else may' setpriv --reuid nobody --regid nogroup --clear-groups cat $file
 must_not 'the application may not ask the agent to do anything' \

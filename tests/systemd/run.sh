@@ -65,7 +65,7 @@ for name in legacy signalled; do
     chroot "$root" useradd --system --shell /usr/sbin/nologin $name
 done
 mkdir -p "$root/var/log/journal"
-systemctl --root="$root" --quiet enable registry seed legacy signalled try
+systemctl --root="$root" --quiet enable registry seed legacy legacy-reload.path signalled try
 
 echo '== the booted system'
 log=$root/var/log/seen
