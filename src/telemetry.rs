@@ -26,6 +26,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::sync::Notify;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -54,7 +55,7 @@ const QUIET: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 256;
 /// Lines that may come at once; each second gives one back.
 const BURST: u32 = 2000;
-/// Between two looks for what can be said again.
+/// Between two looks for what can be said again, while something is held back.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Starts logging to standard error: `filter` as `RUST_LOG` takes it (`info`, `outrigger=debug`). Whoever runs for long lets
@@ -106,6 +107,7 @@ pub fn subscriber(
         form,
         epoch,
         held: Mutex::default(),
+        kept: Notify::new(),
         write: Box::new(write),
     }));
     let layer = journal.clone().with_filter(wanted).with_filter(ours);
@@ -120,6 +122,8 @@ struct Shared {
     form: Form,
     epoch: Epoch,
     held: Mutex<Held>,
+    /// Something was held back.
+    kept: Notify,
     write: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -127,9 +131,12 @@ impl Journal {
     /// Writes what was held back when its time is over; until it is stopped.
     pub async fn run(self) {
         loop {
-            tokio::time::sleep(LOOK).await;
-            let due = self.held().due(self.0.epoch.now(), false);
-            self.write_all(due);
+            self.0.kept.notified().await;
+            while self.held().keeps() {
+                tokio::time::sleep(LOOK).await;
+                let due = self.held().due(self.0.epoch.now(), false);
+                self.write_all(due);
+            }
         }
     }
 
@@ -169,8 +176,9 @@ impl<S: Subscriber> Layer<S> for Journal {
             return self.write(&said, 0);
         }
         let taken = self.held().take(self.0.epoch.now(), said);
-        if let Some((said, left_out)) = taken {
-            self.write(&said, left_out);
+        match taken {
+            Some((said, left_out)) => self.write(&said, left_out),
+            None => self.0.kept.notify_one(),
         }
     }
 }
@@ -251,6 +259,13 @@ impl Held {
             return None;
         }
         Some((said, before + std::mem::take(&mut self.dropped)))
+    }
+
+    /// Whether anything is held back.
+    fn keeps(&self) -> bool {
+        self.subjects
+            .values()
+            .any(|subject| subject.since.is_some())
     }
 
     /// What was held back and may be written now, or all of it.

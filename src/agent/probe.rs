@@ -12,6 +12,11 @@ use crate::metrics::Outcome;
 use crate::nacos::wire;
 use crate::os::command;
 use crate::tasks::Tasks;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{self, AddressFamily, SocketFlags, SocketType, socket_with, sockopt::set_socket_linger},
+};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -19,7 +24,6 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpSocket,
     sync::{mpsc, watch},
     time::{Instant, timeout},
 };
@@ -121,9 +125,13 @@ pub fn start(parts: &Parts, tasks: &Tasks, probe: Probe) -> watch::Receiver<Heal
                 } else {
                     Event::Failed
                 };
-                told.send_modify(|health| {
+                // The words change with every probe and wake nobody; whoever asks sees them.
+                told.send_if_modified(|health| {
                     health.words = words;
-                    health.why = result.err().map(|failure| failure.long);
+                    let why = result.err().map(|failure| failure.long);
+                    let news = health.why != why;
+                    health.why = why;
+                    news
                 });
                 // The queue holds one event and the gate has taken the last one: there is room.
                 _ = events.send(event).await;
@@ -195,25 +203,47 @@ async fn once(
     })
 }
 
+/// Connects and closes. On this host the connection is there, or refused, when `connect` returns: then the runtime is not asked to
+/// watch it, which would cost more than the probe itself. Only one that is still under way is waited for.
 async fn connect(host: IpAddr, port: u16) -> Result<(), Failure> {
     let target = SocketAddr::new(host, port);
-    let socket = match host {
-        IpAddr::V4(_) => TcpSocket::new_v4(),
-        IpAddr::V6(_) => TcpSocket::new_v6(),
-    };
     let failed = |error: io::Error| io_failure(target, &error);
-    let stream = socket
-        .map_err(failed)?
-        .connect(target)
-        .await
-        .map_err(failed)?;
+    let stream = match begin(target).map_err(|errno| failed(errno.into()))? {
+        (stream, true) => stream,
+        (stream, false) => {
+            let stream = tokio::net::TcpStream::from_std(stream).map_err(failed)?;
+            stream.writable().await.map_err(failed)?;
+            stream.into_std().map_err(failed)?
+        }
+    };
+    if let Some(error) = stream.take_error().map_err(failed)? {
+        return Err(failed(error));
+    }
     // A closed listener's own port can be chosen as the source of this very connection: it then talks to itself.
-    let itself = stream.local_addr().ok() == Some(target);
-    let closed = stream.set_zero_linger();
-    if itself {
+    if stream.local_addr().ok() == Some(target) {
         return Err(nothing_listens(target));
     }
-    closed.map_err(failed)
+    Ok(())
+}
+
+/// A connection that is closed by a reset, and whether it is decided already.
+fn begin(target: SocketAddr) -> Result<(std::net::TcpStream, bool), Errno> {
+    let family = match target {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    set_socket_linger(&socket, Some(Duration::ZERO))?;
+    let decided = match net::connect(&socket, &target) {
+        Ok(()) => true,
+        Err(Errno::INPROGRESS) => {
+            let mut ready = [PollFd::new(&socket, PollFlags::OUT)];
+            poll(&mut ready, Some(&Timespec::default()))? > 0
+        }
+        Err(errno) => return Err(errno),
+    };
+    Ok((socket.into(), decided))
 }
 
 fn nothing_listens(target: SocketAddr) -> Failure {

@@ -720,6 +720,9 @@ impl Hands {
     }
 }
 
+/// A slot that no target has.
+const NOBODY: Slot = Slot(u64::MAX);
+
 /// A path, whichever target it belongs to now.
 #[derive(Debug)]
 struct Place {
@@ -779,6 +782,13 @@ impl Place {
             debt.by = Some(want.slot);
         }
         outcome
+    }
+
+    /// The file was perhaps written: should it have its content when it is looked at next, the application hears of it then.
+    fn doubt(&self) {
+        let mut debt = self.debt();
+        debt.changes += 1;
+        debt.by = Some(NOBODY);
     }
 
     /// The application was told, of everything up to `changes`.
@@ -853,7 +863,15 @@ impl Job {
                 }
                 self.blocking(turn, move |job| match staged.publish() {
                     Ok(()) => job.place.account(&job.want, Outcome::Written),
-                    Err(error) => Outcome::Failed(error.to_string()),
+                    Err(error) => {
+                        if matches!(
+                            error,
+                            publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }
+                        ) {
+                            job.place.doubt();
+                        }
+                        Outcome::Failed(error.to_string())
+                    }
                 })
                 .await?
             }
@@ -1189,23 +1207,29 @@ mod tests {
         }
 
         fn config(&self, data_id: &str) -> Config {
-            Config {
-                data_id: data_id.to_owned(),
-                group: "G".to_owned(),
-                namespace: String::new(),
-                target: Target {
-                    path: self.path(data_id),
-                    mode: 0o600,
-                    owner: None,
-                    required: false,
-                    on_absent: OnAbsent::Keep,
-                    max_size: 1000,
-                    validate: None,
-                    reload: None,
-                },
-            }
+            config_at(self.path(data_id), data_id)
         }
+    }
 
+    fn config_at(path: PathBuf, data_id: &str) -> Config {
+        Config {
+            data_id: data_id.to_owned(),
+            group: "G".to_owned(),
+            namespace: String::new(),
+            target: Target {
+                path,
+                mode: 0o600,
+                owner: None,
+                required: false,
+                on_absent: OnAbsent::Keep,
+                max_size: 1000,
+                validate: None,
+                reload: None,
+            },
+        }
+    }
+
+    impl House {
         fn set(&self, configs: &[Config]) {
             self.targets
                 .set(vec![(PathBuf::from("conf.d/a.yaml"), configs.to_vec())]);
@@ -1411,6 +1435,31 @@ mod tests {
         house.set(&[b]);
         house.until_state("b", TargetState::Applied).await;
         assert_eq!(house.read("real/file").as_deref(), Some("other"));
+    }
+
+    #[test]
+    fn a_write_whose_outcome_is_in_doubt_is_told_once_it_is_seen() {
+        let house = tempfile::tempdir().unwrap();
+        let mut config = config_at(house.path().join("a"), "a");
+        config.target.reload = Some(Reload::Exec(exec(&["true"])));
+        let want = Want {
+            slot: Slot(0),
+            source: PathBuf::new(),
+            key: ConfigKey {
+                namespace: Namespace::public(),
+                group: "G".into(),
+                data_id: "a".into(),
+            },
+            config,
+        };
+        let place = Place::default();
+        let unchanged = || place.account(&want, Outcome::Unchanged);
+        assert!(matches!(unchanged(), Outcome::Unchanged));
+        place.doubt();
+        assert!(matches!(unchanged(), Outcome::Inherited));
+        let changes = place.debt().changes;
+        place.told(changes);
+        assert!(matches!(unchanged(), Outcome::Unchanged));
     }
 
     #[tokio::test]

@@ -40,9 +40,8 @@ const PRESERVED: [(&str, &str); 3] = [
     ("timeout", "preserved.heart.beat.timeout"),
     ("delete_after", "preserved.ip.delete.timeout"),
 ];
-const DEFAULT_MAX_SIZE: u64 = 10 * 1024 * 1024;
-/// A content is held in memory while it is checked.
-const MAX_SIZE: u64 = 100 * 1024 * 1024;
+/// Nacos' own limit; a larger content is not fetched.
+const MAX_SIZE: u64 = 10 * 1024 * 1024;
 const SIGNALS: [&str; 9] = [
     "HUP", "USR1", "USR2", "WINCH", "TERM", "INT", "QUIT", "ALRM", "CONT",
 ];
@@ -398,7 +397,7 @@ impl<'a> Context<'a> {
             max_size: fields
                 .get("max_size")
                 .and_then(|value| value.integer("a size in bytes", 1..=MAX_SIZE))
-                .unwrap_or(DEFAULT_MAX_SIZE),
+                .unwrap_or(MAX_SIZE),
             validate: fields
                 .get("validate")
                 .and_then(|value| self.validate(&value)),
@@ -1387,7 +1386,7 @@ subscriptions: []
         conf.d/orders.yaml:8:15: configs[0].max_size: `10MiB` is not a whole number
            8 |     max_size: 10MiB
              |               ^^^^^
-          help: a size in bytes goes from 1 to 104857600
+          help: a size in bytes goes from 1 to 10485760
         conf.d/orders.yaml:9:25: configs[0].validate.format: `jsn` is none of json, yaml, toml, properties, xml
            9 |     validate: { format: jsn, run_as: x }
              |                         ^^^

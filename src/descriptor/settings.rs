@@ -1,7 +1,8 @@
 //! The agent's own settings, complete, each with the origin `status` and errors can name.
 
 use crate::authority;
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use crate::secret::Secret;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// `outrigger.yaml` with variables and defaults applied.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,13 +113,25 @@ pub struct Auth {
 }
 
 /// Where a password comes from.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum PasswordSource {
     /// A file; one trailing newline is cut.
     File(PathBuf),
     /// Written into the settings or a variable: works, and `status` advises a file.
-    Inline(String),
+    Inline(Arc<Secret>),
 }
+
+impl PartialEq for PasswordSource {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(ours), Self::File(theirs)) => ours == theirs,
+            (Self::Inline(ours), Self::Inline(theirs)) => ours.expose() == theirs.expose(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for PasswordSource {}
 
 impl std::fmt::Debug for PasswordSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

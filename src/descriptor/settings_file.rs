@@ -24,6 +24,7 @@ use super::variables;
 use crate::foreign::Foreign;
 use crate::os::input;
 use crate::report::Problem;
+use crate::secret::Secret;
 use crate::yaml;
 use crate::yaml::Node;
 use std::{
@@ -32,6 +33,7 @@ use std::{
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -439,10 +441,9 @@ impl<'a> Reading<'a> {
             }
             _ => {}
         }
-        let password = file
+        let password = file.value.map(PasswordSource::File).or(inline
             .value
-            .map(PasswordSource::File)
-            .or(inline.value.map(PasswordSource::Inline));
+            .map(|text| PasswordSource::Inline(Arc::new(Secret::new(text)))));
         Some(Auth {
             username: username.value?,
             password: password?,
@@ -824,6 +825,20 @@ mod tests {
             listed.registry.servers,
             Servers::List(vec!["http://a:1".into(), "http://b:8848".into()])
         );
+    }
+
+    #[test]
+    fn at_most_64_servers_are_named() {
+        let with = |count: usize| {
+            let servers: Vec<_> = (0..count).map(|n| format!("nacos-{n}")).collect();
+            read(
+                &format!("registry: {{ servers: [{}] }}", servers.join(", ")),
+                &[],
+            )
+        };
+        assert!(with(64).is_ok());
+        let problems = with(65).unwrap_err();
+        assert_eq!(problems[0].message, "65 servers are more than 64");
     }
 
     #[test]

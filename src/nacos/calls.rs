@@ -9,7 +9,7 @@ use super::model::{
 use super::{Error, answer, wire};
 use crate::foreign::Foreign;
 use reqwest::{Method, StatusCode};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// Longest answer to a naming call; bytes.
 const NAMING_LIMIT: usize = 16 * 1024 * 1024;
@@ -18,8 +18,8 @@ const CONFIG_LIMIT: usize = 10 * 1024 * 1024;
 /// Longest answer to a login or to the question for the state, and longest refusal of anything.
 const SMALL_LIMIT: usize = 64 * 1024;
 
-/// One call.
-#[derive(Clone, Debug)]
+/// One call. Its `Debug` shows no value: one of them is a password.
+#[derive(Clone)]
 pub struct Call {
     /// Word for figures and logs.
     pub what: &'static str,
@@ -41,8 +41,8 @@ pub struct Call {
     pub signed: bool,
 }
 
-/// An answer of any status.
-#[derive(Clone, Debug)]
+/// An answer of any status. Its `Debug` shows no byte of the body, which may be a token or a configuration.
+#[derive(Clone)]
 pub struct Answer {
     /// Who answered: a base URL.
     pub server: Arc<str>,
@@ -54,6 +54,19 @@ pub struct Answer {
     pub modified: Option<u64>,
     /// Body.
     pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} {})", self.what, self.method, self.path)
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (server, status, length) = (&self.server, self.status, self.body.len());
+        write!(f, "{server} answered {status} ({length} bytes)")
+    }
 }
 
 impl Call {

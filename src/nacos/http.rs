@@ -660,15 +660,13 @@ impl Client {
             .inc();
     }
 
-    /// Asks whether anybody is there again; an answer tells all who wait.
+    /// Asks whether anybody is there again.
     async fn knock(&self) {
-        if self
-            .asked(&calls::state(), Whom::Preferred, None)
-            .await
-            .is_err()
-        {
-            _ = self.servers.send(servers::Event::NobodyThere).await;
-        }
+        let event = match self.asked(&calls::state(), Whom::Preferred, None).await {
+            Ok(answer) => servers::Event::Answered(answer.server),
+            Err(_) => servers::Event::NobodyThere,
+        };
+        _ = self.servers.send(event).await;
     }
 
     /// The place of the next read that must not depend on one node.
@@ -824,13 +822,13 @@ fn listed_servers(scheme: &str, text: &str) -> (Vec<String>, usize) {
     (servers, left_out)
 }
 
-async fn password(source: &PasswordSource) -> Result<Secret, String> {
+async fn password(source: &PasswordSource) -> Result<Arc<Secret>, String> {
     match source {
-        PasswordSource::Inline(text) => Ok(Secret::new(text.clone())),
+        PasswordSource::Inline(secret) => Ok(Arc::clone(secret)),
         PasswordSource::File(path) => {
             let path = path.clone();
             match tokio::task::spawn_blocking(move || input::secret(&path)).await {
-                Ok(read) => read.map_err(|error| error.to_string()),
+                Ok(read) => read.map(Arc::new).map_err(|error| error.to_string()),
                 // It panicked; the panic was printed.
                 Err(_) => Err("the password's file could not be read".to_owned()),
             }

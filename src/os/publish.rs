@@ -29,6 +29,7 @@ use std::{
     ffi::{OsStr, OsString},
     fmt::Write as _,
     fs::File,
+    hash::{BuildHasher as _, RandomState},
     io::{self, Read as _, Write as _},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
@@ -68,6 +69,12 @@ pub enum Error {
     /// The staged file is not what was staged.
     #[error("{}: the new content was changed or exchanged by somebody while it was checked; the file is not to be trusted until it is written again", path.display())]
     Tampered {
+        /// The target.
+        path: PathBuf,
+    },
+    /// What is at the target is not what was just put there.
+    #[error("{}: the new content was replaced by somebody as soon as it was in place", path.display())]
+    Replaced {
         /// The target.
         path: PathBuf,
     },
@@ -380,6 +387,9 @@ pub struct Staged {
     file: OwnedFd,
     /// The file when we last had to do with it.
     left: Stat,
+    /// What it holds, by a sum that nobody else can make.
+    sum: u64,
+    sums: RandomState,
     mode: u32,
     owner: Owner,
 }
@@ -408,12 +418,15 @@ pub fn stage(target: &Path, bytes: &[u8], mode: u32, owner: Owner) -> Result<Sta
         let left = fstat(&file).map_err(place.failed(DOING))?;
         Ok((temporary, file, left))
     })?;
+    let sums = RandomState::new();
     Ok(Staged {
         place,
         temporary,
         in_place: false,
         file,
         left,
+        sum: sums.hash_one(bytes),
+        sums,
         mode,
         owner,
     })
@@ -515,22 +528,31 @@ impl Staged {
             (true, false) => Err(Error::Exchanged {
                 path: self.place.path.clone(),
             }),
-            (false, _) => Err(Error::Tampered {
+            (false, _) => Err(Error::Replaced {
                 path: self.place.path.clone(),
             }),
         }
     }
 
-    /// Whether its name still means the file that we made, and nobody has written to it since.
+    /// Whether its name, and no other, still means the file that we made, with the content that it had.
     fn is_untouched(&self) -> Result<bool, Error> {
-        let now = fstat(&self.file).map_err(self.place.failed("look at what is staged"))?;
+        let failed = |errno| self.place.failed("look at what is staged")(errno);
+        let now = fstat(&self.file).map_err(failed)?;
         let named = self.place.look(&self.temporary)?;
-        // The time of the last change cannot be set by anybody; another name for the file changes it too.
+        if named.is_none_or(|named| identity(&named) != identity(&self.left)) || now.st_nlink > 1 {
+            return Ok(false);
+        }
+        // The time of the last change cannot be set by anybody, but on a file system of another machine it may come late.
         let stamp = |stat: &Stat| (stat.st_size, stat.st_ctime, stat.st_ctime_nsec);
-        Ok(
-            named.is_some_and(|named| identity(&named) == identity(&self.left))
-                && stamp(&now) == stamp(&self.left),
-        )
+        if stamp(&now) == stamp(&self.left) {
+            return Ok(true);
+        }
+        let mut bytes = Vec::new();
+        self.file
+            .try_clone()
+            .and_then(|file| File::from(file).read_to_end(&mut bytes))
+            .map_err(|source| Error::io(&self.place.path, "look at what is staged", source))?;
+        Ok(self.sums.hash_one(bytes.as_slice()) == self.sum)
     }
 }
 
@@ -1114,18 +1136,20 @@ mod tests {
             again.write_all(b"bad").unwrap();
         }
         let linked = staged();
-        let before = fs::metadata(linked.path()).unwrap();
-        while fs::metadata(linked.path()).unwrap().ctime_nsec() == before.ctime_nsec() {
-            _ = fs::remove_file(folder.path().join("kept"));
-            fs::hard_link(linked.path(), folder.path().join("kept")).unwrap();
-        }
+        fs::hard_link(linked.path(), folder.path().join("kept")).unwrap();
         for tampered in [exchanged, removed, written, linked] {
             let error = tampered.publish().unwrap_err();
             assert!(matches!(error, Error::Tampered { .. }), "{error}");
             assert_eq!(fs::read(&target).unwrap(), b"old");
         }
         assert_eq!(names(folder.path()), ["a", "kept"]);
-        staged().publish().unwrap();
+        // A time that changed alone is no harm: not every file system keeps it still.
+        let touched = staged();
+        let before = fs::metadata(touched.path()).unwrap();
+        while fs::metadata(touched.path()).unwrap().ctime_nsec() == before.ctime_nsec() {
+            fs::set_permissions(touched.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        touched.publish().unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
     }
 

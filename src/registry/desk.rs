@@ -74,6 +74,9 @@ pub enum Fault {
         /// Whether it is 409 meanwhile; else it reads as before.
         busy: bool,
     },
+    /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
+    /// instances, and on 2.x and 3.x with the health of no instance.
+    Restart,
     /// Everything is forgotten, once.
     Amnesia,
 }
@@ -178,6 +181,10 @@ impl Desk {
                 for key in state.configs.set_lag(lag, busy) {
                     state.polls.handle(now, long_poll::Event::Changed(key));
                 }
+            }
+            Fault::Restart => {
+                state.beats = BeatCheck::new();
+                state.naming.restart(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
@@ -419,6 +426,7 @@ mod tests {
             lag.clone().prop_map(Fault::Lag),
             (lag, any::<bool>()).prop_map(|(lag, busy)| Fault::ConfigLag { lag, busy }),
             Just(Fault::Amnesia),
+            Just(Fault::Restart),
         ]
     }
 

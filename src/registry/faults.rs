@@ -15,7 +15,7 @@ const RULES: usize = 100;
 /// The longest time that can be asked for.
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// All words that are known.
-const WORDS: &str = "lag, config_lag, config_busy, amnesia, delay, status, body, hang, reset, garbage, drop, big, path, times, for, clear";
+const WORDS: &str = "lag, config_lag, config_busy, amnesia, restart, delay, status, body, hang, reset, garbage, drop, big, path, times, for, clear";
 
 /// What happens to a request at the door.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,8 @@ impl Faults {
         if busy && config_lag.is_none() {
             return Err("'config_busy' says how 'config_lag' looks, which is not there".to_owned());
         }
-        let (amnesia, clear) = (flag(params, "amnesia")?, flag(params, "clear")?);
+        let (amnesia, restart) = (flag(params, "amnesia")?, flag(params, "restart")?);
+        let clear = flag(params, "clear")?;
         if rule.is_some() && self.rules.len() >= RULES && !clear {
             return Err(format!("there are {RULES} faults already; clear them"));
         }
@@ -109,6 +110,9 @@ impl Faults {
         if let Some(lag) = config_lag {
             self.config_lag = lag;
             told.push(Fault::ConfigLag { lag, busy });
+        }
+        if restart {
+            told.push(Fault::Restart);
         }
         if amnesia {
             told.push(Fault::Amnesia);

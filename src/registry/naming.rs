@@ -62,6 +62,8 @@ pub(crate) struct Record {
     pub(crate) healthy: bool,
     pub(crate) enabled: bool,
     pub(crate) metadata: Metadata,
+    /// The health that was said when it was registered last.
+    pub(crate) said: bool,
     /// A beat brought it, without metadata: 1.4 lists them as null.
     pub(crate) bare: bool,
 }
@@ -788,6 +790,34 @@ impl Naming {
         self.late = Late::new(lag);
     }
 
+    /// What a standalone server knows after a restart: instances that are kept, services with one of them or settings. 1.4 has
+    /// their health as it was registered, later ones have lost it.
+    pub(crate) fn restart(&mut self, now: Moment) {
+        self.late = Late::new(self.late.lag());
+        let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
+        for key in keys {
+            let Some(service) = self.services.get_mut(&key) else {
+                continue;
+            };
+            let mut gone = Vec::new();
+            for (place, record) in &mut service.instances {
+                if record.persistent {
+                    record.healthy = record.said && self.manners.health_by_hand;
+                } else {
+                    gone.push(place.clone());
+                }
+            }
+            service.changed = now;
+            let kept = gone.len() < service.instances.len() || service.settings.is_some();
+            for place in gone {
+                self.leave(now, &key, &place);
+            }
+            if !kept {
+                self.remove(now, &key);
+            }
+        }
+    }
+
     /// Forgets all.
     pub(crate) fn forget(&mut self) {
         *self = Self {
@@ -864,6 +894,7 @@ mod tests {
             healthy,
             enabled: true,
             metadata: Metadata::new(),
+            said: healthy,
             bare: false,
         }
     }
@@ -971,6 +1002,28 @@ mod tests {
             let said = naming.health_by_hand(NOW, &s, "DEFAULT", &address(0), false);
             assert_eq!(said.is_err(), by_hand, "{like:?}: {said:?}");
             assert!(!seen(&naming, 0).unwrap().healthy, "{like:?}");
+        }
+    }
+
+    #[test]
+    fn a_restart_keeps_persistent_instances_and_not_what_was_known_of_their_health() {
+        for (like, health) in [(Like::V1_4, [true, false]), (Like::V2_5, [false, false])] {
+            let mut naming = naming(like, &[true]);
+            let kept = key("kept");
+            for (port, healthy) in [(0, true), (1, false)] {
+                let record = persistent(healthy);
+                naming.register(NOW, &kept, &address(port), record).unwrap();
+            }
+            naming.restart(NOW);
+            assert!(!naming.knows(&key("s")), "{like:?}: ephemeral all of it");
+            let seen: Vec<bool> = naming
+                .all(&kept)
+                .unwrap()
+                .map(|(_, record)| record.healthy)
+                .collect();
+            assert_eq!(seen, health, "{like:?}");
+            assert_eq!((naming.counts.ephemeral, naming.counts.persistent), (0, 2));
+            assert_eq!(naming.deadline(), None);
         }
     }
 

@@ -80,13 +80,15 @@ pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
 /// An instance as POST and PUT describe it.
 fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
     let address = address(params)?;
+    let healthy = params.flag(&["healthy"], true);
     let record = Record {
         persistent: !params.flag(&["ephemeral"], true),
         cluster: params.cluster().into(),
         weight: params.weight()?.unwrap_or(1.0),
-        healthy: params.flag(&["healthy"], true),
+        healthy,
         enabled: params.flag(&["enabled", "enable"], true),
         metadata: params.metadata()?,
+        said: healthy,
         bare: false,
     };
     Ok((address, record))
@@ -373,6 +375,7 @@ fn beaten(
         weight: beat.weight,
         healthy: true,
         enabled: true,
+        said: true,
         bare: metadata.is_empty(),
         metadata,
     };

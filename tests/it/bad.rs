@@ -86,6 +86,11 @@ pub(crate) struct Bad {
 impl Bad {
     /// `play` is given the request line.
     pub(crate) fn start(play: impl Fn(&str) -> Play + Send + Sync + 'static) -> Self {
+        Self::start_hearing(move |line, _| play(line))
+    }
+
+    /// `play` is given the request line and the body.
+    pub(crate) fn start_hearing(play: impl Fn(&str, &str) -> Play + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut bad = Self {
             port: listener.local_addr().unwrap().port(),
@@ -143,7 +148,7 @@ impl Drop for Bad {
 
 fn serve(
     stream: TcpStream,
-    play: &dyn Fn(&str) -> Play,
+    play: &dyn Fn(&str, &str) -> Play,
     asked: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -161,9 +166,10 @@ fn serve(
             length = value.trim().parse().unwrap();
         }
     }
-    reader.read_exact(&mut vec![0; length])?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
     asked.lock().unwrap().push(line.trim().to_owned());
-    match play(line.trim()) {
+    match play(line.trim(), &String::from_utf8_lossy(&body)) {
         Play::Raw(bytes) => stream.write_all(&bytes)?,
         Play::Endless => {
             stream.write_all(

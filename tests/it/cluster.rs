@@ -219,9 +219,9 @@ fn leaving_waits_until_no_node_lists_it() {
     assert_eq!(agent.ended(LONG).code(), Some(0));
 }
 
-/// A node that has one version of `orders.yaml`, published at that second of a day, and holds its listeners for a moment.
+/// A node that has one version of `orders.yaml`, published in that second of a minute, and tells a listener who has another one.
 fn node_with(content: Arc<Mutex<(&'static str, u32)>>) -> Bad {
-    Bad::start(move |line| {
+    Bad::start_hearing(move |line, body| {
         let (text, second) = *content.lock().unwrap();
         if line.starts_with("GET /nacos/v1/cs/configs") {
             let headers = format!(
@@ -230,8 +230,7 @@ fn node_with(content: Arc<Mutex<(&'static str, u32)>>) -> Bad {
             return answer(200, &headers, text);
         }
         if line.starts_with("POST /nacos/v1/cs/configs/listener") {
-            if text == "version: 1\n" {
-                // Whoever listens here has another content.
+            if !body.contains(&outrigger::nacos::wire::md5_hex(text.as_bytes())) {
                 return ok("orders.yaml%02DEFAULT_GROUP%01");
             }
             // A hold that ends without news, soon.

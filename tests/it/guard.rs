@@ -1,7 +1,7 @@
 //! Who may do what to the agent, and what stops the others: its door, its logs, its descriptors, its credentials.
 
 use crate::bad::{Bad, answer, ok, properly};
-use crate::support::{Agent, LONG, Proxy, Registry, free_port, until};
+use crate::support::{Agent, LONG, Process, Proxy, Registry, free_port, until};
 use outrigger::{
     agent::{
         Parts,
@@ -24,6 +24,7 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
+    process::Stdio,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -52,6 +53,15 @@ fn listening() -> (Agent, u16) {
         }
     });
     (agent, port)
+}
+
+/// Exit code and standard error of a command that must end by itself.
+fn refused(agent: &Agent, words: &[&str]) -> (Option<i32>, String) {
+    let file = fs::File::create(agent.path("stderr")).unwrap();
+    let mut command = agent.command(words);
+    command.stdout(Stdio::null()).stderr(file);
+    let code = Process::start(&mut command).ended(LONG).code();
+    (code, agent.read("stderr"))
 }
 
 /// All that is answered to these bytes.
@@ -166,13 +176,7 @@ fn whoever_drains_or_reloads_is_named_by_the_kernel() {
 fn only_a_dead_socket_of_our_own_is_taken_away() {
     let mut agent = alone("");
     let socket = agent.path("admin.sock");
-    let ended = |agent: &Agent| {
-        let output = agent.command(&["run"]).output().unwrap();
-        (
-            output.status.code(),
-            String::from_utf8(output.stderr).unwrap(),
-        )
-    };
+    let ended = |agent: &Agent| refused(agent, &["run"]);
     // Somebody listens.
     let listener = UnixListener::bind(&socket).unwrap();
     let (code, complaint) = ended(&agent);
@@ -612,12 +616,15 @@ fn the_password_appears_in_no_output_of_a_full_trace_run() {
     const PASSWORD: &str = "canary-password-7c1e55";
     const TOKEN: &str = "canary-token-0b51d2";
     const CONTENT: &str = "canary-content-91ee07";
-    let (denied, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let [denied, failed, logins] = [const { AtomicUsize::new(0) }; 3];
     let bad = Bad::start(move |line| match line {
+        // Whatever carries a secret fails once, since failures are what is logged.
+        line if line.contains("/auth/login") && logins.fetch_add(1, Ordering::SeqCst) < 1 => {
+            answer(503, "", "not now")
+        }
         line if line.starts_with("POST /nacos/v1/auth/login") => ok(&format!(
             "{{\"accessToken\":\"{TOKEN}\",\"tokenTtl\":18000}}"
         )),
-        // Once the token is not good enough, once the server repeats it.
         line if line.starts_with("GET /nacos/v1/ns/instance?")
             && denied.fetch_add(1, Ordering::SeqCst) < 1 =>
         {
@@ -1205,6 +1212,48 @@ fn a_password_that_was_changed_in_its_file_is_used_when_the_token_is_denied() {
     agent.until_state("services", "orders", "registered");
 }
 
+#[test]
+fn nothing_that_holds_a_secret_shows_it_when_it_is_printed() {
+    use outrigger::nacos::{calls, calls::Answer, model::Content};
+    const CANARY: &str = "canary-6f10";
+    let answer = Answer {
+        server: "http://nacos:8848".into(),
+        status: 200,
+        sealed: true,
+        modified: None,
+        body: format!("{{\"accessToken\":\"{CANARY}\",\"tokenTtl\":1}}").into_bytes(),
+    };
+    let content = Content {
+        bytes: CANARY.as_bytes().into(),
+        md5: "0".into(),
+        modified: None,
+    };
+    let variables = [
+        ("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc"),
+        ("OUTRIGGER_REGISTRY_AUTH_PASSWORD", CANARY),
+    ];
+    let around = Surroundings {
+        env: variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        ..Surroundings::default()
+    };
+    let agent = alone("");
+    let flags = Flags {
+        config: Some(agent.path("outrigger.yaml")),
+        conf_dir: None,
+    };
+    let settings = descriptor::read_settings(&flags, &around).unwrap();
+    assert!(settings.registry.auth.is_some());
+    let shown = format!(
+        "{:?} {answer:?} {content:?} {settings:?} {:?}",
+        calls::login("svc", CANARY),
+        outrigger::secret::Secret::new(CANARY.to_owned())
+    );
+    assert!(shown.contains("login") && shown.contains("svc"), "{shown}");
+    assert!(!shown.contains(CANARY), "{shown}");
+}
+
 mod readers {
     //! Whatever a server answers, it is read as something, and what is kept of its words is bounded.
 
@@ -1307,9 +1356,8 @@ fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() 
     fs::remove_file(agent.path("outrigger.yaml")).unwrap();
     pipe(&agent, "outrigger.yaml");
     let began = Instant::now();
-    let output = agent.command(&["check"]).output().unwrap();
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(78), "{complaint}");
+    let (code, complaint) = refused(&agent, &["check"]);
+    assert_eq!(code, Some(78), "{complaint}");
     assert!(complaint.contains("is not a regular file"), "{complaint}");
     assert!(began.elapsed() < LONG);
     // The password: a pipe, something endless, nothing.
@@ -1353,9 +1401,8 @@ fn a_pipe_or_a_device_in_the_place_of_a_file_of_ours_is_said_and_stops_nobody() 
             &["https://127.0.0.1:1".to_owned()],
             "  tls: { ca: /dev/zero }\n",
         );
-        let output = agent.command(&["run"]).output().unwrap();
-        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(78), "{complaint}");
+        let (code, complaint) = refused(&agent, &["run"]);
+        assert_eq!(code, Some(78), "{complaint}");
         assert!(
             complaint.contains("registry.tls.ca: /dev/zero: is not a regular file"),
             "{complaint}"

@@ -438,3 +438,63 @@ fn a_listener_hears_of_a_late_configuration_when_it_can_be_read() {
     );
     assert_eq!(registry.ask("GET", config), (200, "1".to_owned()));
 }
+
+#[test]
+fn after_a_restart_the_owner_of_a_health_must_say_it_again_except_like_1_4() {
+    for like in ALL {
+        let mut registry = Registry::like(like);
+        registry.prepare(like);
+        registry.ok("POST", &register(true));
+        registry.ok("POST", "/v1/ns/instance?serviceName=e&ip=10.0.0.1&port=80");
+        registry.ok("POST", "/v1/cs/configs?dataId=a&group=g&content=1");
+        let now = registry.now;
+        registry.desk.handle(now, Event::Faulted(Fault::Restart));
+        assert_eq!(registry.detail(like), like == Like::V1_4, "{like:?}");
+        assert_eq!(
+            registry.hosts("")[0]["healthy"],
+            true,
+            "{like:?}: the list hides it"
+        );
+        let beat = "/v1/ns/instance/beat?serviceName=e&ip=10.0.0.1&port=80";
+        assert_eq!(registry.json("PUT", beat)["code"], 20404);
+        assert_eq!(
+            registry.ask("GET", "/v1/cs/configs?dataId=a&group=g").1,
+            "1"
+        );
+        registry.ok("POST", &register(true));
+        assert!(registry.detail(like));
+    }
+}
+
+#[test]
+fn like_1_4_health_by_hand_holds_for_an_ephemeral_instance_until_it_beats() {
+    let mut registry = Registry::like(Like::V1_4);
+    let it = "serviceName=s&ip=10.0.0.1&port=80";
+    registry.ok("POST", &format!("/v1/ns/instance?{it}"));
+    registry.ok("PUT", &format!("/v1/ns/cluster?serviceName=s&{NONE}"));
+    assert_eq!(registry.by_hand(Like::V1_4, false), (200, "ok".to_owned()));
+    assert!(!registry.detail(Like::V1_4));
+    registry.json("PUT", &format!("/v1/ns/instance/beat?{it}"));
+    assert!(registry.detail(Like::V1_4));
+}
+
+#[test]
+fn a_tiny_weight_and_a_null_in_the_metadata_are_kept_except_like_1_4() {
+    for like in ALL {
+        let mut registry = Registry::like(like);
+        let it = "serviceName=s&ip=10.0.0.1&port=80&weight=0.001&metadata=%7B%22a%22:null%7D";
+        registry.ok("POST", &format!("/v1/ns/instance?{it}"));
+        let host = registry.hosts("").remove(0);
+        let (weight, nulls) = if like == Like::V1_4 {
+            (0.01, 0)
+        } else {
+            (0.001, 1)
+        };
+        assert_eq!(host["weight"].as_f64(), Some(weight), "{like:?}");
+        assert_eq!(
+            host["metadata"].as_object().unwrap().len(),
+            nulls,
+            "{like:?}"
+        );
+    }
+}
