@@ -54,6 +54,9 @@ root=$(mktemp -d)
 trap 'rm -rf --one-file-system "$root"' EXIT
 tar -xf "$base" -C "$root"
 
+timeout 30 systemd-nspawn --quiet --directory="$root" --register=no --keep-unit --private-network --pipe true </dev/null ||
+    skip 'containers cannot be started here'
+
 make -s install DESTDIR="$root" BINARY="$binary"
 install -D -t "$root/opt/try" $here/app.pl
 install -D -m 0755 -t "$root/opt/try" $here/inside.sh
