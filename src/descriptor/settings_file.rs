@@ -1174,7 +1174,9 @@ shutdown_timout: 10s
             let settings = read(block, &[]).unwrap();
             assert_eq!(settings.registry.auth.unwrap().username, "svc", "{name}");
         }
-        read(&document("examples/quick-start/outrigger.yaml"), &[]).unwrap();
+        for name in ["quick-start", "nginx", "python"] {
+            read(&document(&format!("examples/{name}/outrigger.yaml")), &[]).unwrap();
+        }
     }
 
     proptest! {
