@@ -1,0 +1,70 @@
+"""Helm, and what it renders; helm is also the one that reads YAML here, so that no library is needed."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent.parent
+HELM = pathlib.Path(sys.argv[1])
+LIBRARY, EXAMPLE, INJECTION = (HELM / name for name in ("outrigger", "outrigger-example", "outrigger-injection"))
+SNIPPET = HELM / "snippet.yaml"
+NEW, OLD = os.environ["KUBERNETES"], os.environ["OLDEST"]
+# Charts with the values that have no default.
+SERVICE = [EXAMPLE, "-f", EXAMPLE / "ci/service.yaml"]
+DESCRIPTORS = [EXAMPLE, "-f", EXAMPLE / "ci/descriptors.yaml"]
+INJECT = [INJECTION, "-f", INJECTION / "ci/values.yaml"]
+
+
+def run(*command, stdin=None, env=None):
+    """Exit code, output, and what was said on the side in one line."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, env=env, timeout=120)
+    return done.returncode, done.stdout, " ".join(done.stderr.split())
+
+
+def template(chart, *more, version=NEW):
+    """`helm template`, whatever comes of it."""
+    return run("helm", "template", "demo", *chart, "--namespace", "apps", "--kube-version", version, *more)
+
+
+def rendered(chart, *more):
+    """The manifests as text."""
+    code, text, said = template(chart, *more)
+    if code:
+        sys.exit(f"helm template {' '.join(map(str, [*chart, *more]))}: {said}")
+    return text
+
+
+def documents(text):
+    """YAML as Python has it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        code, out, said = run("helm", "template", "json", HERE / "json", "--set-file", f"text={file.name}")
+    if code:
+        sys.exit(f"not YAML: {said}")
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def only(found, kind):
+    """The manifest of a kind."""
+    return next(document for document in found if document.get("kind") == kind)
+
+
+def pod_of(found):
+    """The pod that the Deployment makes."""
+    return only(found, "Deployment")["spec"]["template"]["spec"]
+
+
+def sidecar_of(pod):
+    """Our container."""
+    return next(container for container in pod["initContainers"] if container["name"] == "outrigger")
+
+
+def settings_of(container):
+    """Its variables; None where Kubernetes fills in the value."""
+    return {entry["name"]: entry.get("value") if "valueFrom" not in entry else None for entry in container["env"]}
