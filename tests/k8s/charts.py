@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 from helm import DESCRIPTORS, EXAMPLE, INJECT, INJECTION, LIBRARY, NEW, OLD, ROOT, SERVICE, SNIPPET
-from helm import documents, pod_of, rendered, run, settings_of, sidecar_of, template
+from helm import documents, pod_of, program, rendered, run, settings_of, sidecar_of, template
 from sentences import check, finish, skipped
 
 SCHEMAS = pathlib.Path(sys.argv[2])
@@ -227,10 +227,9 @@ def snippet():
 
 def opinion():
     """What the agent itself says of the variables and descriptors that were rendered."""
-    binaries = [path for path in (ROOT / "target/release/outrigger", ROOT / "target/debug/outrigger") if path.exists()]
-    if not binaries:
+    outrigger = program()
+    if outrigger is None:
         return skipped("no outrigger in target/: what it says of the rendered settings is not known")
-    outrigger = max(binaries, key=lambda path: path.stat().st_mtime)
     for name, found in (("the smallest example", documents(rendered(SERVICE))), ("the whole example", documents(rendered(DESCRIPTORS))), ("the snippet", documents(SNIPPET.read_text()))):
         with tempfile.TemporaryDirectory() as folder:
             env = {key: value for key, value in settings_of(sidecar_of(pod_of(found))).items() if value is not None}

@@ -68,3 +68,9 @@ def sidecar_of(pod):
 def settings_of(container):
     """Its variables; None where Kubernetes fills in the value."""
     return {entry["name"]: entry.get("value") if "valueFrom" not in entry else None for entry in container["env"]}
+
+
+def program():
+    """The newest outrigger that was built here, or None."""
+    built = [path for path in (ROOT / "target/release/outrigger", ROOT / "target/debug/outrigger") if path.exists()]
+    return max(built, key=lambda path: path.stat().st_mtime, default=None)
