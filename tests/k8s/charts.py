@@ -7,10 +7,9 @@ import json
 import pathlib
 import re
 import sys
-import tempfile
 
 from helm import DESCRIPTORS, EXAMPLE, INJECT, INJECTION, LIBRARY, NEW, OLD, ROOT, SERVICE, SNIPPET
-from helm import documents, pod_of, program, rendered, run, settings_of, sidecar_of, template
+from helm import agrees, documents, pod_of, program, rendered, run, settings_of, sidecar_of, template
 from sentences import check, finish, skipped
 
 SCHEMAS = pathlib.Path(sys.argv[2])
@@ -227,33 +226,24 @@ def snippet():
 
 def opinion():
     """What the agent itself says of the variables and descriptors that were rendered."""
-    outrigger = program()
-    if outrigger is None:
+    if program() is None:
         return skipped("no outrigger in target/: what it says of the rendered settings is not known")
-    for name, found in (("the smallest example", documents(rendered(SERVICE))), ("the whole example", documents(rendered(DESCRIPTORS))), ("the snippet", documents(SNIPPET.read_text()))):
-        with tempfile.TemporaryDirectory() as folder:
-            env = {key: value for key, value in settings_of(sidecar_of(pod_of(found))).items() if value is not None}
-            env |= {"POD_IP": "10.1.2.3", "POD_NAME": "demo", "POD_NAMESPACE": "apps", "NODE_NAME": "node"}
-            for key in ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "OUTRIGGER_REGISTRY_TLS_CA"):
-                if key in env:
-                    env[key] = folder + env[key]
-                    pathlib.Path(env[key]).parent.mkdir(parents=True)
-                    pathlib.Path(env[key]).write_text("secret" if key.endswith("FILE") else authority(folder))
-            conf = pathlib.Path(folder) / "conf.d"
-            conf.mkdir()
-            for config in found:
-                if config.get("kind") == "ConfigMap":
-                    for file, text in config["data"].items():
-                        (conf / file).write_text(text)
-            code, out, said = run(outrigger, "check", "--conf-dir", conf, env=env)
-            check(f"outrigger check agrees with {name}", code == 0, (out + said).strip())
-            code, out, said = run(outrigger, "check", "--conf-dir", conf, env=env | {"OUTRIGGER_ADMIN_LISTN": "x"})
-            check(f"and would not with a slip in {name}", code == 78, (out.strip() + said)[:150])
-
-
-def authority(folder):
-    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-keyout", f"{folder}/key", "-out", f"{folder}/ca")
-    return (pathlib.Path(folder) / "ca").read_text()
+    every = ["--set", "outrigger.admin.address=::,outrigger.service.group=G,outrigger.service.cluster=C,outrigger.service.metadata.version=1.4,outrigger.log.level=debug,outrigger.log.format=text", "--set-json", "outrigger.service.weight=0.5"]
+    for name, found in (
+        ("the smallest example", documents(rendered(SERVICE))),
+        ("every value of a service", documents(rendered(SERVICE, *every))),
+        ("the whole example", documents(rendered(DESCRIPTORS))),
+        ("the snippet", documents(SNIPPET.read_text())),
+    ):
+        files = [config["data"] for config in found if config.get("kind") == "ConfigMap"]
+        settings = settings_of(sidecar_of(pod_of(found)))
+        code, said = agrees(settings, *files)
+        check(f"outrigger check agrees with {name}", code == 0, said)
+        code, said = agrees(settings | {"OUTRIGGER_ADMIN_LISTN": "x"}, *files)
+        check(f"and would not with a slip in {name}", code == 78, said)
+    version = re.search(r'^version = "(.*?)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+    charts = {chart.name: documents((chart / "Chart.yaml").read_text())[0]["appVersion"] for chart in (LIBRARY, INJECTION)}
+    check("the charts name the version of this program", set(charts.values()) == {version}, charts)
 
 
 for part in (lint, schemas, promises, effects, refusals, snippet, opinion):

@@ -74,3 +74,27 @@ def program():
     """The newest outrigger that was built here, or None."""
     built = [path for path in (ROOT / "target/release/outrigger", ROOT / "target/debug/outrigger") if path.exists()]
     return max(built, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def agrees(settings, *files):
+    """Exit code of `outrigger check` with a container's variables and the files of its ConfigMaps, and what it said."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        fields = {"POD_IP": "10.1.2.3", "POD_NAME": "demo", "POD_NAMESPACE": "apps", "NODE_NAME": "node"}
+        env = {key: value for key, value in settings.items() if value is not None} | fields
+        # What is mounted is in the folder here.
+        for key in ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "OUTRIGGER_REGISTRY_TLS_CA"):
+            if key in env:
+                file = folder / env[key].lstrip("/")
+                file.parent.mkdir(parents=True)
+                env[key] = str(file)
+                file.write_text("secret")
+        if ca := env.get("OUTRIGGER_REGISTRY_TLS_CA"):
+            run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test", "-keyout", folder / "key", "-out", ca)
+        conf = folder / "conf.d"
+        conf.mkdir()
+        for data in files:
+            for file, text in data.items():
+                (conf / file).write_text(text)
+        code, out, said = run(program(), "check", "--conf-dir", conf, env=env)
+        return code, " ".join(out.split()) + said

@@ -14,7 +14,7 @@ def check(sentence, ok, said=""):
 
 def skipped(what):
     """Says loudly what is not known after this run."""
-    print(f"SKIPPED kubernetes: {what}", file=sys.stderr, flush=True)
+    print(f"\n*** SKIPPED: kubernetes: {what} ***\n", file=sys.stderr, flush=True)
 
 
 def finish():

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 
 from helm import DESCRIPTORS, EXAMPLE, INJECT, ROOT, SERVICE, SNIPPET
-from helm import documents, only, pod_of, rendered, run, settings_of, sidecar_of
+from helm import agrees, documents, only, pod_of, program, rendered, run, settings_of, sidecar_of
 from sentences import check, finish, skipped
 
 CONFIG = pathlib.Path(os.environ["KUBECONFIG"]).read_text()
@@ -166,6 +166,12 @@ def tokens(made):
     return {of["name"]: holds(of) for of in made["spec"]["containers"] + sidecars(made)}
 
 
+def agreed(sidecar, what, *files):
+    if program() is not None:
+        code, said = agrees(settings_of(sidecar), *files)
+        check(f"outrigger check agrees with what was injected: {what}", code == 0, said)
+
+
 def injection():
     code, out, said = run("helm", "install", "injection", *INJECT, "--namespace", "plain")
     check("the injection's chart is installed", code == 0, said or "helm: " + " ".join(out.split())[:60])
@@ -183,6 +189,7 @@ def injection():
     check("it is the library's sidecar", bare(ours) == bare(by_chart), "" if bare(ours) == bare(by_chart) else json.dumps([bare(ours), bare(by_chart)]))
     wanted = {"OUTRIGGER_SERVICE": "app", "OUTRIGGER_PORT": "8080", "OUTRIGGER_REGISTRY_SERVERS": "https://nacos-0.nacos:8848,https://nacos-1.nacos:8848", "OUTRIGGER_REGISTRY_NAMESPACE": "everybody", "POD_IP": None}
     check("service by label, port by container, registry by the chart", wanted.items() <= settings_of(ours).items(), {key: settings_of(ours).get(key) for key in wanted})
+    agreed(ours, "a pod that asks")
     volumes = ["outrigger-private", "outrigger-no-token", "outrigger-files", "outrigger-password", "outrigger-ca"]
     check("volumes, the files' mount, the label", names(made, "volumes") == volumes and mounts(made["spec"]["containers"][0]) == [FILES] and made["metadata"]["labels"]["outrigger.io/injected"] == "true", names(made, "volumes"))
 
@@ -202,6 +209,7 @@ def injection():
     everybody = made["spec"]["initContainers"] + made["spec"]["containers"]
     check("every container has the files once", all(mounts(of).count(FILES) == 1 for of in everybody) and "/data" in mounts(made["spec"]["containers"][0]), [mounts(of) for of in everybody[1:]])
     check("the pod's volumes stay", names(made, "volumes")[0] == "data" and "outrigger-descriptors" in names(made, "volumes"))
+    agreed(sidecars(made)[0], "descriptors", {"full.yaml": "services: [{ name: full, port: 8080 }]"})
     settings = settings_of(sidecars(made)[0])
     check("the pod's annotations win; descriptors instead of a service", settings["OUTRIGGER_REGISTRY_SERVERS"] == "http://own:8848" and settings["OUTRIGGER_REGISTRY_NAMESPACE"] == "own" and not settings["OUTRIGGER_SERVICE"] and "/etc/outrigger/conf.d" in mounts(sidecars(made)[0]))
     check("the application has the token, the injected sidecar does not", tokens(made) == {"app": True, "helper": True, "outrigger": False}, tokens(made))
