@@ -8,7 +8,7 @@ import pathlib
 import re
 import sys
 
-from helm import DESCRIPTORS, EXAMPLE, INJECT, INJECTION, LIBRARY, NEW, OLD, ROOT, SERVICE, SNIPPET
+from helm import DESCRIPTORS, EXAMPLE, INJECT, INJECTION, LIBRARY, NEW, OLD, POD, ROOT, SERVICE, SNIPPET
 from helm import agrees, documents, pod_of, program, rendered, run, settings_of, sidecar_of, template
 from sentences import check, finish, skipped
 
@@ -29,7 +29,7 @@ def lint():
         check(f"helm lint --strict {chart.name} with {values.name}", code == 0, "" if code == 0 else out + said)
 
 
-def valid(name, text, version):
+def valid(text, version):
     location = str(SCHEMAS / "{{ .NormalizedKubernetesVersion }}-standalone{{ .StrictSuffix }}/{{ .ResourceKind }}{{ .KindSuffix }}.json")
     code, out, said = run("kubeconform", "-strict", "-summary", "-kubernetes-version", version, "-schema-location", location, "-", stdin=text)
     return code == 0, (out + said).strip()
@@ -38,15 +38,15 @@ def valid(name, text, version):
 def schemas():
     for name, chart in (("the smallest example", SERVICE), ("the whole example", DESCRIPTORS)):
         for version in (OLD, NEW):
-            ok, said = valid(name, rendered(chart), version)
+            ok, said = valid(rendered(chart), version)
             check(f"{name} is valid for {version}", ok and "0 resources" not in said, said)
-    ok, said = valid("injection", rendered(INJECT), NEW)
+    ok, said = valid(rendered(INJECT), NEW)
     check(f"the injection is valid for {NEW}", ok, said)
-    snippet = SNIPPET.read_text()
-    for version in (OLD, NEW):
-        ok, said = valid("snippet", snippet, version)
-        check(f"the snippet is valid for {version}", ok, said)
-    ok, said = valid("typo", rendered(SERVICE).replace("restartPolicy: Always", "restartPolcy: Always"), NEW)
+    for name, file in (("the snippet", SNIPPET), ("examples/pod", POD)):
+        for version in (OLD, NEW):
+            ok, said = valid(file.read_text(), version)
+            check(f"{name} is valid for {version}", ok, said)
+    ok, said = valid(rendered(SERVICE).replace("restartPolicy: Always", "restartPolcy: Always"), NEW)
     check("a key that the API does not know is found", not ok and "restartPolcy" in said, said[-160:])
     code, _, said = template(INJECT, version="1.35.0")
     check("the injection refuses a cluster that is too old", code != 0 and "1.36.0" in said, said)
@@ -178,7 +178,7 @@ def refusals():
 
 
 def promises():
-    """What the issue of a sidecar is made of, read from the manifest."""
+    """What a sidecar must be, read from the manifest."""
     pod = pod_of(documents(rendered(DESCRIPTORS)))
     sidecar, app = sidecar_of(pod), pod["containers"][0]
     check("it is a native sidecar, and the first of the init containers", sidecar["restartPolicy"] == "Always" and pod["initContainers"][0] is sidecar)
@@ -234,6 +234,7 @@ def opinion():
         ("every value of a service", documents(rendered(SERVICE, *every))),
         ("the whole example", documents(rendered(DESCRIPTORS))),
         ("the snippet", documents(SNIPPET.read_text())),
+        ("examples/pod", documents(POD.read_text())),
     ):
         files = [config["data"] for config in found if config.get("kind") == "ConfigMap"]
         settings = settings_of(sidecar_of(pod_of(found)))

@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 HELM = pathlib.Path(sys.argv[1])
 LIBRARY, EXAMPLE, INJECTION = (HELM / name for name in ("outrigger", "outrigger-example", "outrigger-injection"))
-SNIPPET = HELM / "snippet.yaml"
+SNIPPET, POD = HELM / "snippet.yaml", ROOT / "examples/pod/pod.yaml"
 NEW, OLD = os.environ["KUBERNETES"], os.environ["OLDEST"]
 # Charts with the values that have no default.
 SERVICE = [EXAMPLE, "-f", EXAMPLE / "ci/service.yaml"]
@@ -56,8 +56,9 @@ def only(found, kind):
 
 
 def pod_of(found):
-    """The pod that the Deployment makes."""
-    return only(found, "Deployment")["spec"]["template"]["spec"]
+    """What the Deployment makes, or the Pod that is written so: the one with a sidecar."""
+    pods = [document["spec"].get("template", document)["spec"] for document in found if document["kind"] in ("Deployment", "Pod")]
+    return next(pod for pod in pods if "initContainers" in pod)
 
 
 def sidecar_of(pod):

@@ -14,9 +14,9 @@ import time
 import urllib.error
 import urllib.request
 
-from helm import DESCRIPTORS, EXAMPLE, INJECT, ROOT, SERVICE, SNIPPET
+from helm import DESCRIPTORS, EXAMPLE, INJECT, POD, SERVICE, SNIPPET
 from helm import agrees, documents, only, pod_of, program, rendered, run, settings_of, sidecar_of
-from sentences import check, finish, skipped
+from sentences import check, finish
 
 CONFIG = pathlib.Path(os.environ["KUBECONFIG"]).read_text()
 SERVER, AUTHORITY, TOKEN = (re.search(pattern, CONFIG)[1] for pattern in (r'server: "(.*?)"', r'authority: "(.*?)"', r'token: "(.*?)"'))
@@ -113,10 +113,7 @@ def charts():
             check(f"{name}: {manifest['kind']} is taken", made is not None, said)
         made, said = create(as_pod(found))
         check(f"{name}: its pod is taken under restricted", made is not None, said)
-    example = ROOT / "examples/pod/pod.yaml"
-    if not example.exists():
-        return skipped("there is no examples/pod/pod.yaml")
-    for manifest in documents(example.read_text()):
+    for manifest in documents(POD.read_text()):
         made, said = create(manifest)
         check(f"examples/pod: {manifest['kind']} is taken", made is not None, said)
 
