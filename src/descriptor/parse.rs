@@ -1003,9 +1003,20 @@ mod tests {
             }
         }
         assert!(read_blocks >= 5, "{read_blocks}");
-        let greeter = document("examples/quick-start/conf.d/greeter.yaml");
-        // Its script says who it is.
-        read(&greeter.replace("${HOST_USER}", "somebody")).unwrap();
+        for example in [
+            "quick-start/conf.d/greeter.yaml",
+            "nginx/conf.d/nginx.yaml",
+            "python/conf.d/python.yaml",
+        ] {
+            let text = document(&format!("examples/{example}"));
+            // Its script says who it is.
+            read(&text.replace("${HOST_USER}", "somebody"))
+                .unwrap_or_else(|problems| panic!("{example}: {problems:?}"));
+        }
+        let pod = document("examples/pod/pod.yaml");
+        let descriptor = pod.split("orders.yaml: |\n").nth(1).unwrap();
+        let descriptor = descriptor.split("\n---").next().unwrap();
+        read(&descriptor.replace("\n    ", "\n").replacen("    ", "", 1)).unwrap();
     }
 
     #[test]

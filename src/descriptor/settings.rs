@@ -151,6 +151,8 @@ pub struct Admin {
     pub group: Option<String>,
     /// TCP listener; reading only; none when not written.
     pub listen: Option<SocketAddr>,
+    /// Names it may be asked by, beside addresses and names that nobody can own.
+    pub allow_hosts: Vec<String>,
 }
 
 /// Logs.
@@ -174,7 +176,7 @@ pub struct Catalog {
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 25] = [
+pub(super) const KEYS: [&str; 26] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
@@ -194,6 +196,7 @@ pub(super) const KEYS: [&str; 25] = [
     "admin.socket",
     "admin.group",
     "admin.listen",
+    "admin.allow_hosts",
     "log.level",
     "log.format",
     "catalog.conf_dir",

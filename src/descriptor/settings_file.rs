@@ -131,7 +131,10 @@ fn written<'a>(
                 value = set(&name);
             }
             let mut node = Node::unplaced(value?.as_str());
-            if matches!(*key, "registry.servers" | "catalog.variables") {
+            if matches!(
+                *key,
+                "registry.servers" | "catalog.variables" | "admin.allow_hosts"
+            ) {
                 let parts = value?.split(',').map(|part| Node::unplaced(part.trim()));
                 node.value = yaml::Value::Sequence(parts.collect());
             }
@@ -276,6 +279,7 @@ impl<'a> Reading<'a> {
             ),
             group: self.setting(&mut fields, "admin.group", account).value,
             listen: self.setting(&mut fields, "admin.listen", listen).value,
+            allow_hosts: self.or(&mut fields, "admin.allow_hosts", Vec::new(), hosts),
         };
         finish(fields);
 
@@ -492,6 +496,26 @@ fn servers(value: &Value<'_>) -> Option<Vec<String>> {
     right.then_some(servers)
 }
 
+/// Names of hosts, without a port.
+fn hosts(value: &Value<'_>) -> Option<Vec<String>> {
+    let mut names = Vec::new();
+    let mut right = true;
+    for item in value.list("allow_hosts: [node-7.example.com]")? {
+        match item.text() {
+            Some(name) if url::is_name(&name) => names.push(name.to_ascii_lowercase()),
+            Some(name) => {
+                item.wrong::<()>(
+                    format!("`{}` is not a host's name", Foreign::new(name)),
+                    "write the name alone, without scheme and port: node-7.example.com",
+                );
+                right = false;
+            }
+            None => right = false,
+        }
+    }
+    right.then_some(names)
+}
+
 /// Names of variables that may be replaced.
 fn listed(value: &Value<'_>) -> Option<Vec<String>> {
     let mut names = Vec::new();
@@ -647,6 +671,10 @@ fn text_of(settings: &Settings, key: &str) -> String {
             .admin
             .listen
             .map_or_else(none, |address| address.to_string()),
+        "admin.allow_hosts" => match settings.admin.allow_hosts.as_slice() {
+            [] => none(),
+            names => names.join(", "),
+        },
         "log.level" => settings.log.level.clone(),
         "log.format" => if settings.log.json { "json" } else { "text" }.to_owned(),
         "catalog.conf_dir" => path(&settings.catalog.conf_dir),
@@ -825,6 +853,26 @@ mod tests {
             listed.registry.servers,
             Servers::List(vec!["http://a:1".into(), "http://b:8848".into()])
         );
+    }
+
+    #[test]
+    fn a_host_that_may_be_asked_for_is_a_name_alone() {
+        let named = |text: &str| {
+            read(&format!("admin: {{ allow_hosts: [{text}] }}"), &[])
+                .map(|settings| settings.admin.allow_hosts)
+        };
+        let names = named("Node-7.example.com, \"10.0.0.7\"").unwrap();
+        assert_eq!(names, ["node-7.example.com", "10.0.0.7"]);
+        for wrong in [
+            "\"a:9901\"",
+            "\"http://a\"",
+            "\"*\"",
+            "\"*.example\"",
+            "\"\"",
+            "[a]",
+        ] {
+            assert!(named(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -1126,7 +1174,9 @@ shutdown_timout: 10s
             let settings = read(block, &[]).unwrap();
             assert_eq!(settings.registry.auth.unwrap().username, "svc", "{name}");
         }
-        read(&document("examples/quick-start/outrigger.yaml"), &[]).unwrap();
+        for name in ["quick-start", "nginx", "python"] {
+            read(&document(&format!("examples/{name}/outrigger.yaml")), &[]).unwrap();
+        }
     }
 
     proptest! {

@@ -54,6 +54,11 @@ pub fn listed_server(scheme: &str, text: &str) -> Option<String> {
     Some(format!("{scheme}://{host}:{}", port.unwrap_or(PORT)))
 }
 
+/// Whether a text is the name of a host, or an address, and nothing else.
+pub(super) fn is_name(text: &str) -> bool {
+    name(text).is_some()
+}
+
 /// A whole URL of a thing to call, as written.
 pub(super) fn whole(value: &Value<'_>, example: &str) -> Option<String> {
     let text = value.text()?;

@@ -114,6 +114,16 @@ fn cut(text: &str) -> &str {
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
+/// Whether a 401 or 403 may be gone with another token. Not where the server knows who asks, and that he may not
+/// (`authorization failed!`), nor where it can tell that to nobody (`resource name invalid!`, 1.4.8).
+#[must_use]
+pub fn is_about_the_token(body: &[u8]) -> bool {
+    let message = words(body);
+    !["authorization failed", "resource name invalid"]
+        .iter()
+        .any(|phrase| message.raw().contains(phrase))
+}
+
 /// Whether an error body says that there is no such instance (`GET /v1/ns/instance`: 404 on 2.x, 500 on 1.4.8).
 #[must_use]
 pub fn is_no_instance(body: &[u8]) -> bool {
@@ -172,6 +182,26 @@ mod tests {
             read("http://a:8848", 403, br#"{"message":"unknown user!"}"#),
             Err(Error::Denied { .. })
         ));
+    }
+
+    #[test]
+    fn a_user_without_rights_needs_no_new_token() {
+        for (body, renews) in [
+            (r#"{"message":"token expired!"}"#, true),
+            (r#"{"message":"unknown user!"}"#, true),
+            (r#"{"message":"Code: 401, Message: token invalid!."}"#, true),
+            (r#"{"message":"authorization failed!"}"#, false),
+            (
+                r#"{"message":"Code: 403, Message: authorization failed!."}"#,
+                false,
+            ),
+            (
+                r#"{"status":403,"message":"resource name invalid!"}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(is_about_the_token(body.as_bytes()), renews, "{body}");
+        }
     }
 
     #[test]

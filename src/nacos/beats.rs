@@ -11,12 +11,14 @@
 //!   registration counts as a sign of life.
 //! - A persistent instance is not beaten for. Before it is registered its service is made and the server's own checker is
 //!   switched off, in this order: an instance registered first may be found unhealthy and stay so. The health is changed by
-//!   registering again (2.x, 3.x) and by `PUT health/instance` (1.4, where registering does not change it). To publish the same
-//!   instance again means that the registry lost or changed it: then all of that is done again, because a service that
-//!   was empty for a minute has lost its settings.
+//!   registering again (2.x, 3.x). On 1.4 that changes nothing of an instance that is there: the detail is looked at, which is up
+//!   to date there, and a wrong health is set by `PUT health/instance`; where that is denied (1.4.8 with authentication
+//!   denies it to everybody, `resource name invalid!`), the instance is taken out and registered anew. To publish the same instance
+//!   again means that the registry lost or changed it: then all of that is done again, because a service that was empty for a
+//!   minute has lost its settings.
 //! - At most [`AT_ONCE`] calls are under way, and at most `write_rate` writes begin in a second; taking out is not limited.
 
-use super::model::{Instance, InstanceKey, ServiceList, Standing, heartbeat, preserved};
+use super::model::{Instance, InstanceKey, Listed, ServiceList, Standing, heartbeat, preserved};
 use super::{Error, Retry, calls, wire};
 use crate::backoff::Backoff;
 use crate::backoff::Dice;
@@ -64,6 +66,8 @@ pub enum Said {
     Beat(wire::BeatAnswer),
     /// The answer to [`Say::Kind`].
     List(ServiceList),
+    /// The answer to [`Say::Detail`].
+    Detail(Option<Listed>),
     /// Health is not set by hand here, but by registering again.
     NotByHand,
 }
@@ -90,6 +94,8 @@ pub enum Say {
     CreateService(Instance),
     /// Switch the server's own checker off for its cluster.
     NoChecker(Instance),
+    /// Look at what the server has of it.
+    Detail(Instance),
     /// Set its health by hand.
     Health(Instance),
 }
@@ -111,6 +117,7 @@ impl Say {
             Self::NoChecker(instance) => {
                 calls::no_checker(&instance.key.service, &instance.cluster)
             }
+            Self::Detail(instance) => calls::detail(instance),
             Self::Health(instance) => calls::health_by_hand(instance),
         }
     }
@@ -128,6 +135,7 @@ impl Say {
             Self::Kind(_) => Said::List(answer.list()?),
             Self::CreateService(_) => answer.made().map(|()| Said::Done)?,
             Self::NoChecker(_) => answer.checked_no_more().map(|()| Said::Done)?,
+            Self::Detail(_) => Said::Detail(answer.detail()?),
             Self::Health(_) => {
                 if answer.set_by_hand()? {
                     Said::Done
@@ -142,7 +150,7 @@ impl Say {
     fn writes(&self) -> bool {
         !matches!(
             self,
-            Self::Beat { .. } | Self::Kind(_) | Self::Deregister(_)
+            Self::Beat { .. } | Self::Kind(_) | Self::Detail(_) | Self::Deregister(_)
         )
     }
 }
@@ -179,19 +187,23 @@ enum Doing {
     Beat,
     /// A registration that nobody asked for just now: after a 20404, or instead of a beat.
     Renew,
-    /// One step of a publication; what is still to be said after it.
-    Publish(Ticket, Instance, Vec<Step>),
+    /// One step of a publication, and what is still to be done after it, the last of it first.
+    Publish(Ticket, Instance, Step, Vec<Step>),
     Withdraw(Ticket),
 }
 
-/// The steps of publishing a persistent instance; the last one of a list comes first.
+/// The steps of publishing an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Kind,
     CreateService,
     NoChecker,
     Register,
+    /// Whether the health is what was registered; the next three mend it where it is not.
+    Detail,
     Health,
+    Deregister,
+    RegisterAnew,
 }
 
 impl Step {
@@ -200,8 +212,10 @@ impl Step {
             Self::Kind => Say::Kind(instance),
             Self::CreateService => Say::CreateService(instance),
             Self::NoChecker => Say::NoChecker(instance),
-            Self::Register => Say::Register(instance),
+            Self::Register | Self::RegisterAnew => Say::Register(instance),
+            Self::Detail => Say::Detail(instance),
             Self::Health => Say::Health(instance),
+            Self::Deregister => Say::Deregister(instance),
         }
     }
 }
@@ -313,15 +327,16 @@ impl BeatBook {
                 let mut steps = vec![Step::Register];
                 if !instance.ephemeral {
                     if generation.is_none_or(|major| major < 2) {
-                        steps.insert(0, Step::Health);
+                        steps.insert(0, Step::Detail);
                     }
                     let known = entry.prepared.take();
                     if known.is_none_or(|known| known == instance) {
                         steps.extend([Step::NoChecker, Step::CreateService, Step::Kind]);
                     }
                 }
-                let say = steps.pop()?.say(instance.clone());
-                (Doing::Publish(ticket, instance, steps), say)
+                let step = steps.pop()?;
+                let say = step.say(instance.clone());
+                (Doing::Publish(ticket, instance, step, steps), say)
             }
             None => {
                 let kept = entry.kept.as_mut().filter(|kept| kept.due.is_none())?;
@@ -447,17 +462,13 @@ impl BeatBook {
                 let answer = outcome.map(|_| ());
                 self.due.push_back(Effect::Answer(ticket, answer));
             }
-            Doing::Publish(ticket, instance, mut steps) => {
-                let refusal = match &outcome {
-                    Ok(Said::List(list)) => self.other_kind(&instance, list),
-                    _ => None,
-                };
-                match (outcome, refusal) {
-                    (Ok(_), None) => match steps.pop() {
+            Doing::Publish(ticket, instance, step, mut steps) => {
+                match self.follow(&instance, step, outcome, &mut steps) {
+                    Ok(()) => match steps.pop() {
                         Some(step) => {
                             let say = step.say(instance.clone());
                             if let Some(entry) = self.entries.get_mut(key) {
-                                entry.doing = Some(Doing::Publish(ticket, instance, steps));
+                                entry.doing = Some(Doing::Publish(ticket, instance, step, steps));
                             }
                             self.say(now, key.clone(), say);
                         }
@@ -466,9 +477,7 @@ impl BeatBook {
                             self.due.push_back(Effect::Answer(ticket, Ok(())));
                         }
                     },
-                    (Ok(_), Some(error)) | (Err(error), _) => {
-                        self.due.push_back(Effect::Answer(ticket, Err(error)));
-                    }
+                    Err(error) => self.due.push_back(Effect::Answer(ticket, Err(error))),
                 }
             }
         }
@@ -478,16 +487,45 @@ impl BeatBook {
         }
     }
 
-    /// Whether a persistent instance must not even be prepared: on 2.x and 3.x, beside ephemeral ones it would be refused, and a
-    /// service whose checker was set is listed by other rules afterwards.
-    fn other_kind(&self, instance: &Instance, list: &ServiceList) -> Option<Error> {
-        let mixes = self.generation.is_some_and(|major| major < 2);
-        if mixes || !calls::is_of_another_kind(list, instance.ephemeral) {
-            return None;
+    /// What one step of a publication came to: its end, or what is still to be done.
+    fn follow(
+        &self,
+        instance: &Instance,
+        step: Step,
+        outcome: Result<Said, Error>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Error> {
+        let registered = matches!(
+            step,
+            Step::Detail | Step::Health | Step::Deregister | Step::RegisterAnew
+        );
+        match (step, outcome) {
+            // On 2.x and 3.x it would be refused beside ephemeral ones; and a service whose checker was set is listed by other rules
+            // afterwards, so not even that is done.
+            (Step::Kind, Ok(Said::List(list)))
+                if self.generation.is_none_or(|major| major >= 2)
+                    && calls::is_of_another_kind(&list, instance.ephemeral) =>
+            {
+                let service = instance.key.service.clone();
+                return Err(Error::WrongKind { service });
+            }
+            (Step::Detail, Ok(Said::Detail(Some(listed))))
+                if listed.healthy != instance.healthy =>
+            {
+                steps.push(Step::Health);
+            }
+            (Step::Health, Err(Error::Denied { .. })) => {
+                steps.extend([Step::RegisterAnew, Step::Deregister]);
+            }
+            (_, Ok(_)) => {}
+            // It is listed: a no to what comes after is none to the instance.
+            (_, Err(error)) if registered => {
+                let why = error.to_string();
+                return Err(Error::HealthNotTold { why });
+            }
+            (_, Err(error)) => return Err(error),
         }
-        Some(Error::WrongKind {
-            service: instance.key.service.clone(),
-        })
+        Ok(())
     }
 
     /// The end of a beat, or of a registration in its place.
@@ -835,9 +873,23 @@ mod tests {
         }
     }
 
+    fn listed(instance: &Instance, healthy: bool) -> Listed {
+        Listed {
+            ip: instance.key.ip.to_string().into(),
+            port: instance.key.port.into(),
+            cluster: "DEFAULT".into(),
+            weight: 1.0,
+            healthy,
+            enabled: true,
+            ephemeral: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+
     fn willing(say: &Say) -> Said {
         match say {
             Say::Kind(_) => Said::List(nothing_listed()),
+            Say::Detail(instance) => Said::Detail(Some(listed(instance, instance.healthy))),
             Say::Health(_) => Said::NotByHand,
             _ => Said::Done,
         }
@@ -845,8 +897,8 @@ mod tests {
 
     #[test]
     fn the_service_and_its_checker_are_settled_before_the_first_persistent_instance() {
-        let all = ["list", "service", "checker", "register", "health"];
-        // Of an unknown version it is tried by hand as well.
+        let all = ["list", "service", "checker", "register", "detail"];
+        // Of an unknown version it is looked at as well.
         for (generation, steps) in [(None, &all[..]), (Some(1), &all[..]), (Some(2), &all[..4])] {
             let mut book = BeatBook::new(20, 1);
             book.handle(secs(0), Event::Generation(generation));
@@ -865,14 +917,8 @@ mod tests {
         let other = |say: &Say| match say {
             Say::Kind(instance) => Said::List(ServiceList {
                 hosts: vec![Listed {
-                    ip: "10.0.0.9".into(),
-                    port: 1,
-                    cluster: "DEFAULT".into(),
-                    weight: 1.0,
-                    healthy: true,
-                    enabled: true,
                     ephemeral: Some(!instance.ephemeral),
-                    metadata: BTreeMap::new(),
+                    ..listed(instance, true)
                 }],
                 ..nothing_listed()
             }),
@@ -885,8 +931,52 @@ mod tests {
         assert_eq!(said(&mut book, 2, &persistent(true), other).len(), 5);
     }
 
+    /// What a book says to publish an instance whose health 1.4 does not take over, when setting it by hand ends so.
+    fn said_to_1_4(
+        by_hand: &Result<Said, Error>,
+    ) -> (Vec<&'static str>, Option<Result<(), Error>>) {
+        let mut book = BeatBook::new(20, 1);
+        book.handle(secs(0), Event::Generation(Some(1)));
+        book.handle(secs(1), Event::Publish(1, persistent(false)));
+        let (mut words, mut end) = (Vec::new(), None);
+        while let Some(effect) = book.effect() {
+            match effect {
+                Effect::Call(key, say) => {
+                    words.push(say.call().what);
+                    let outcome = match &say {
+                        Say::Detail(instance) => Ok(Said::Detail(Some(listed(instance, true)))),
+                        Say::Health(_) => by_hand.clone(),
+                        say => Ok(willing(say)),
+                    };
+                    book.handle(secs(1), Event::Called(key, outcome));
+                }
+                Effect::Answer(_, outcome) => end = Some(outcome),
+                Effect::Tell(..) => {}
+            }
+        }
+        (words.split_off(3), end)
+    }
+
+    #[test]
+    fn a_health_that_1_4_did_not_take_over_is_set_by_hand_or_by_registering_anew() {
+        let mut words = vec!["register", "detail", "health"];
+        assert_eq!(said_to_1_4(&Ok(Said::Done)), (words.clone(), Some(Ok(()))));
+        // With authentication on, 1.4.8 denies it to everybody.
+        let denied = Error::Denied {
+            server: "a".to_owned(),
+            message: "resource name invalid!".into(),
+        };
+        let (_, end) = said_to_1_4(&Err(busy()));
+        assert!(
+            matches!(end, Some(Err(Error::HealthNotTold { .. }))),
+            "{end:?}"
+        );
+        words.extend(["deregister", "register"]);
+        assert_eq!(said_to_1_4(&Err(denied)), (words, Some(Ok(()))));
+    }
+
     #[derive(Clone, Debug)]
-    enum Step2 {
+    enum Happening {
         Publish(u16, bool),
         Withdraw(u16),
         Answer(u16, u8),
@@ -894,13 +984,13 @@ mod tests {
         Sleep(u64),
     }
 
-    fn step() -> impl Strategy<Value = Step2> {
+    fn step() -> impl Strategy<Value = Happening> {
         prop_oneof![
-            2 => (1_u16..4, prop::bool::weighted(0.8)).prop_map(|(port, kind)| Step2::Publish(port, kind)),
-            1 => (1_u16..4).prop_map(Step2::Withdraw),
-            6 => (1_u16..4, 0_u8..5).prop_map(|(port, how)| Step2::Answer(port, how)),
-            1 => Just(Step2::Back),
-            3 => (0_u64..20_000).prop_map(Step2::Sleep),
+            2 => (1_u16..4, prop::bool::weighted(0.8)).prop_map(|(port, kind)| Happening::Publish(port, kind)),
+            1 => (1_u16..4).prop_map(Happening::Withdraw),
+            6 => (1_u16..4, 0_u8..5).prop_map(|(port, how)| Happening::Answer(port, how)),
+            1 => Just(Happening::Back),
+            3 => (0_u64..20_000).prop_map(Happening::Sleep),
         ]
     }
 
@@ -915,22 +1005,22 @@ mod tests {
             let mut waiting: BTreeSet<Ticket> = BTreeSet::new();
             let mut wanted: BTreeMap<u16, bool> = BTreeMap::new();
             let mut ticket = 0;
-            let drain = Step2::Answer(0, 0);
+            let drain = Happening::Answer(0, 0);
             for step in steps.into_iter().chain(std::iter::repeat_n(drain, 300)) {
                 match step {
-                    Step2::Publish(port, ephemeral) => {
+                    Happening::Publish(port, ephemeral) => {
                         ticket += 1;
                         waiting.insert(ticket);
                         wanted.insert(port, true);
                         book.handle(now, Event::Publish(ticket, Instance { ephemeral, ..instance(port) }));
                     }
-                    Step2::Withdraw(port) => {
+                    Happening::Withdraw(port) => {
                         ticket += 1;
                         waiting.insert(ticket);
                         wanted.insert(port, false);
                         book.handle(now, Event::Withdraw(ticket, instance(port)));
                     }
-                    Step2::Answer(port, how) => {
+                    Happening::Answer(port, how) => {
                         let port = if port == 0 { open.keys().next().copied().unwrap_or(0) } else { port };
                         if let Some(say) = open.remove(&port) {
                             let outcome = match (how, &say) {
@@ -946,8 +1036,8 @@ mod tests {
                             book.wake(now);
                         }
                     }
-                    Step2::Back => book.handle(now, Event::Back),
-                    Step2::Sleep(ms) => {
+                    Happening::Back => book.handle(now, Event::Back),
+                    Happening::Sleep(ms) => {
                         now += Duration::from_millis(ms);
                         book.wake(now);
                         prop_assert!(book.deadline().is_none_or(|next| next > now));

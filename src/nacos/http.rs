@@ -12,7 +12,7 @@ use super::model::{
 use super::route::{Judged, Route, Whom};
 use super::servers::Order;
 use super::{
-    Error, Reply, Standings, Transport, beats, calls, poll, route, servers, session, wire,
+    Error, Reply, Standings, Transport, answer, beats, calls, poll, route, servers, session, wire,
 };
 use crate::descriptor;
 use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
@@ -61,6 +61,12 @@ pub enum StartError {
     /// The CA bundle is none, or no TLS client can be made.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
+    /// The system's CA store cannot be used, most likely because there is none.
+    #[cfg(feature = "tls")]
+    #[error(
+        "https:// needs the system's CA store; install it, or name a bundle in registry.tls.ca"
+    )]
+    Store(#[source] reqwest::Error),
 }
 
 /// A token and its number.
@@ -260,7 +266,8 @@ pub fn start(
 fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
     let https = match &settings.servers {
         Servers::List(list) => list.iter().any(|server| server.starts_with("https:")),
-        Servers::Endpoint { .. } => true,
+        // Its servers are spoken to as it is itself.
+        Servers::Endpoint { url, .. } => url.starts_with("https:"),
     };
     let builder = wire::http_client(settings.connect_timeout, https);
     #[cfg(feature = "tls")]
@@ -270,6 +277,7 @@ fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
             let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
             builder.tls_certs_only(roots)
         }
+        None if https => return builder.build().map_err(StartError::Store),
         None => builder,
     };
     builder.build().map_err(StartError::Client)
@@ -317,7 +325,8 @@ impl Client {
         let token = self.token_after(0).await;
         let serial = token.as_ref().map_or(0, |token| token.serial);
         let outcome = self.asked(call, whom, token).await;
-        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403));
+        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403)
+            && answer::is_about_the_token(&answer.body));
         if !denied {
             return outcome;
         }

@@ -435,7 +435,7 @@ mod tests {
             .map(|tenth| {
                 let from = back + Duration::from_millis(tenth * 100);
                 let slot = from..from + Duration::from_millis(100);
-                returns.iter().filter(|at| slot.contains(at)).count()
+                returns.iter().filter(|at| slot.contains(*at)).count()
             })
             .max()
             .unwrap();

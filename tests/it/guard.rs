@@ -282,6 +282,38 @@ fn the_tcp_listener_has_no_route_that_changes_anything() {
 }
 
 #[test]
+fn the_tcp_listener_names_no_place_of_credentials() {
+    let port = free_port();
+    let file = "/run/secrets/canary";
+    let mut agent = Agent::prepare(
+        &[format!("http://127.0.0.1:{}", free_port())],
+        &format!("  auth: {{ username: canary-user, password_file: {file} }}\n"),
+    )
+    .env("OUTRIGGER_ADMIN_LISTEN", &format!("127.0.0.1:{port}"))
+    .env("OUTRIGGER_ADMIN_ALLOW_HOSTS", "node-7.example.com");
+    agent.start();
+    let inside = until("the socket answers", LONG, || agent.admin("GET", "/status"));
+    assert!(
+        inside.contains(file) && inside.contains("canary-user"),
+        "{inside}"
+    );
+    let asked = |host: &str| {
+        said(
+            port,
+            &format!("GET /status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+        )
+    };
+    let outside = asked("node-7.example.com:9901");
+    assert!(
+        outside.starts_with("HTTP/1.1 200") && outside.contains("registry.servers"),
+        "{outside}"
+    );
+    let settings = outside.split("\"settings\"").nth(1).unwrap();
+    assert!(!settings.contains("canary"), "{outside}");
+    assert!(asked("node-8.example.com").starts_with("HTTP/1.1 421"));
+}
+
+#[test]
 fn heads_and_bodies_end_at_their_limits_at_either_door() {
     let (agent, port) = listening();
     let socket = agent.path("admin.sock");

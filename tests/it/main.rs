@@ -13,6 +13,7 @@
 mod agent;
 mod answers;
 mod bad;
+mod bare;
 mod cluster;
 mod edits;
 mod facts;

@@ -867,7 +867,7 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
     }
     assert_eq!(
         status["settings"].as_array().unwrap().len(),
-        25,
+        26,
         "one line of docs/settings.md each"
     );
     assert!(!status.to_string().contains("canary"), "{status}");
