@@ -30,7 +30,7 @@ use world::{End, World};
 /// Rounds of an hour.
 const HOUR: u32 = 3;
 /// So many seeds without `SIM_SEEDS`: what an unoptimised build plays in half a minute.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 25;
 
 /// A number from the environment.
 fn variable(name: &str) -> Option<u64> {
