@@ -1033,7 +1033,9 @@ impl Cluster {
                 node.desk = Desk::new(self.like);
                 node.records = BTreeMap::new();
                 // It has its own log.
-                for letter in self.decided[..node.applied].to_vec() {
+                let known = self.decided.iter().take(node.applied);
+                let known: Vec<Rc<Letter>> = known.cloned().collect();
+                for letter in known {
                     self.ask(wire, n, &letter.request);
                 }
                 let configs: Vec<usize> = self.nodes[n].configs.values().copied().collect();

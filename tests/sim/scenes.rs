@@ -17,12 +17,14 @@ const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Each scene is played with these.
-const SEEDS: std::ops::Range<u64> = 0..20;
+/// Each scene is played with these: more where more seeds are asked for.
+fn seeds() -> std::ops::Range<u64> {
+    0..(crate::variable("SIM_SEEDS").unwrap_or(0) / 50).clamp(5, 20)
+}
 
 #[test]
 fn a_rolling_restart_of_the_servers_hides_no_instance_for_a_moment() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 3, 2, seed % 2 == 0, 0);
         world.pass(s(20));
         assert!(world.is_whole());
@@ -54,7 +56,7 @@ fn a_rolling_restart_of_the_servers_hides_no_instance_for_a_moment() {
 #[test]
 fn after_a_split_every_instance_is_listed_everywhere_soon_after_it_heals() {
     let mut longest = Duration::ZERO;
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 3, 2, seed % 2 == 0, 1);
         world.pass(s(20));
         let apart = world.wire.dice.below(3);
@@ -81,7 +83,7 @@ fn after_a_split_every_instance_is_listed_everywhere_soon_after_it_heals() {
 #[test]
 fn a_registry_that_is_absent_at_the_start_has_everything_a_moment_after_it_comes() {
     let mut took = Vec::new();
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 1, 2, false, 1);
         world.step(Step::Kill(0));
         world.step(Step::Publish(0));
@@ -105,7 +107,7 @@ fn a_registry_that_is_absent_at_the_start_has_everything_a_moment_after_it_comes
 #[test]
 fn a_registry_that_returns_empty_is_told_everything_within_one_beat() {
     let mut took = Vec::new();
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 1, 2, false, 0);
         world.pass(s(20) + ms(211 * seed));
         world.step(Step::Kill(0));
@@ -127,7 +129,7 @@ fn tell(what: &str, mut took: Vec<Duration>) {
 
 #[test]
 fn the_health_of_persistent_instances_that_a_restart_lost_is_told_again() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let nodes = if seed % 2 == 0 { 1 } else { 3 };
         let mut world = World::staged(seed, nodes, 2, true, 0);
         world.pass(s(20));
@@ -146,7 +148,7 @@ fn the_health_of_persistent_instances_that_a_restart_lost_is_told_again() {
 
 #[test]
 fn whose_probe_never_passed_is_never_listed() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 3, 1, true, 0);
         world.hosts[0].crash(&mut world.wire);
         for wanted in &mut world.hosts[0].services {
@@ -164,7 +166,7 @@ fn whose_probe_never_passed_is_never_listed() {
 
 #[test]
 fn whoever_leaves_in_order_is_gone_at_once_and_whoever_is_killed_when_the_servers_miss_it() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 3, 2, false, 0);
         world.pass(s(20));
         world.step(Step::Leave(0));
@@ -186,7 +188,7 @@ fn whoever_leaves_in_order_is_gone_at_once_and_whoever_is_killed_when_the_server
 
 #[test]
 fn a_reload_that_fails_is_due_until_it_succeeds() {
-    for seed in SEEDS {
+    for seed in seeds() {
         let mut world = World::staged(seed, 1, 1, false, 3);
         for file in 0..3 {
             world.step(Step::Publish(file));
