@@ -42,7 +42,10 @@ fn like(generation: &str) -> Registry {
 fn the_verdict_of_the_probe_is_the_health_on_1_4() {
     // There registering again does not change the health: it is set by hand.
     let by_hand = lives_and_leaves("1.4");
-    assert_eq!(by_hand, 2, "once for each change, and not for what was registered so");
+    assert_eq!(
+        by_hand, 2,
+        "once for each change, and not for what was registered so"
+    );
 }
 
 #[test]
