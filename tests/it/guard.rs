@@ -223,6 +223,7 @@ fn only_a_dead_socket_of_our_own_is_taken_away() {
 #[test]
 fn the_tcp_listener_has_no_route_that_changes_anything() {
     let (agent, port) = listening();
+    until("it is ready", LONG, || agent.admin("GET", "/readyz"));
     let status = |head: &str| {
         let answer = said(port, &format!("{head}Connection: close\r\n\r\n"));
         answer.split(' ').nth(1).unwrap_or("none").to_owned()
