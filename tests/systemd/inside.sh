@@ -44,6 +44,9 @@ publish() { ask POST /nacos/v1/cs/configs "dataId=$1&group=DEFAULT_GROUP&content
 said() { journalctl -b -o cat -u "$1" | tail -n "${3:-1}" | grep -qF "$2"; }
 is() { [ "$(systemctl show -P "$2" "$1")" = "$3" ]; }
 
+# The end number N of an application: the registry listed nothing of it.
+is_end() { journalctl -b -o cat -u "$1" | grep -F 'told to stop' | sed -n "$2p" | grep -qF 'lists 0'; }
+
 # What seed.service calls before anything that needs a configuration starts.
 if [ "${1:-}" = seed ]; then
     until_seen 'the registry has a configuration for each application' publish legacy.conf first
@@ -74,7 +77,7 @@ must_not 'the application may not ask the agent to do anything' \
     setpriv --reuid legacy --regid legacy --clear-groups test -w /run/outrigger/legacy/admin.sock
 
 systemctl restart legacy
-until_seen 'a restart takes it out of the registry first' said legacy.service 'told to stop while the registry lists 0' 5
+until_seen 'a restart takes it out of the registry first' is_end legacy.service 1
 until_seen 'and begins with the newest content' said legacy.service 'starts with: second' 5
 until_seen 'then it is registered again' listed legacy
 
@@ -84,7 +87,7 @@ until_seen 'systemd starts it again, and its agent beside it' is $agent ActiveSt
 until_seen 'it is registered again' listed legacy
 
 systemctl stop legacy
-until_seen 'a stop takes it out of the registry first' said legacy.service 'told to stop while the registry lists 0' 5
+until_seen 'a stop takes it out of the registry first' is_end legacy.service 2
 must 'the agent has ended in order' is $agent Result success
 must 'and is not running' is $agent ActiveState inactive
 must 'its files stay' test -s $file
@@ -111,7 +114,9 @@ restarts=$(systemctl show -P NRestarts $agent)
 systemctl kill --signal STOP --kill-whom main $agent
 until_seen 'an agent that hangs is ended by the watchdog' bash -c "journalctl -b -o cat -u $agent | grep -q 'Watchdog timeout'"
 until_seen 'and started again' bash -c "[ \"\$(systemctl show -P NRestarts $agent)\" -gt $restarts ]"
-until_seen 'and keeps the application registered' listed legacy
+# By itself, not by what its predecessor left there.
+until_seen 'and keeps the application registered' bash -c \
+    'OUTRIGGER_ADMIN_SOCKET=/run/outrigger/legacy/admin.sock outrigger status | grep -q " registered "'
 
 until_seen 'an agent of the same user as its application has registered it' listed signalled
 publish signalled.conf second
