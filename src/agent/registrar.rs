@@ -10,7 +10,7 @@
 //! back often. One that an earlier run left listed is ours too: its health is set right before the probe ever passed.
 //!
 //! Leaving: withdraw, ask until no server has it (reads lag writes by 0.6 s, other nodes by more), stay for the drain delay, say
-//! [`Effect::Left`].
+//! [`Effect::Left`]. Whoever never published looks once whether an agent before it, which was killed, left the instance there.
 
 use super::view::ServiceState;
 use crate::backoff::Backoff;
@@ -34,6 +34,8 @@ const RESYNC_PERSISTENT: Duration = Duration::from_secs(10);
 const SPREAD: Duration = Duration::from_secs(1);
 /// Between the first looks whether a withdrawn instance is gone; the longer it takes, the longer the next pause.
 const GONE: Duration = Duration::from_millis(250);
+/// Whoever leaves right after its start waits so long for its address, to see what is left there.
+const ADDRESS: Duration = Duration::from_secs(1);
 /// A withdrawn instance that is still listed after this long is withdrawn again.
 const AGAIN: Duration = Duration::from_secs(5);
 /// After a refusal that will not change by itself: an operator may mend the registry, so it is asked again, slowly.
@@ -126,11 +128,15 @@ enum Leaving {
 pub struct Registrar {
     spec: Service,
     address: Result<IpAddr, String>,
+    /// The address, or why there is none, was told.
+    located: bool,
     healthy: Option<bool>,
     probe_why: Option<String>,
     passed_once: bool,
-    /// It was looked whether an earlier run left the persistent instance listed.
+    /// It was looked whether an earlier run left the instance listed.
     looked: bool,
+    /// Something was published, or tried to be, in this run.
+    ever_sent: bool,
     /// What may be listed: everything ever sent and not withdrawn.
     sent: Option<Instance>,
     /// What `sent` was before the last publication: that is listed where the registry said no to it.
@@ -162,10 +168,12 @@ impl Registrar {
         let mut machine = Self {
             spec,
             address: Err("no address yet".to_owned()),
+            located: false,
             healthy: None,
             probe_why: None,
             passed_once: false,
             looked: false,
+            ever_sent: false,
             sent: None,
             before: None,
             former_weight: None,
@@ -209,6 +217,14 @@ impl Registrar {
         }
         match (self.leaving, &self.sent) {
             (Leaving::Withdrawing, None) => {
+                if let Some(left) = self.perhaps_left_by_an_earlier_run() {
+                    self.under_way = true;
+                    self.due.push_back(Effect::ReadBack(left));
+                    return;
+                }
+                if !self.located && now < self.not_before {
+                    return;
+                }
                 self.leaving = Leaving::Lingering(now);
             }
             (Leaving::Confirming(since), Some(sent)) => {
@@ -252,6 +268,7 @@ impl Registrar {
                 self.under_way = true;
                 self.accepted = false;
                 self.read_at = None;
+                self.ever_sent = true;
                 self.before = self.sent.replace(wanted.clone());
                 if let Some(before) = &self.before
                     && before.weight != wanted.weight
@@ -271,14 +288,16 @@ impl Registrar {
         }
     }
 
-    /// A persistent instance that may be listed as healthy though the probe says otherwise.
+    /// An instance that may be listed though we never sent it, because an agent before us was killed: a persistent one as healthy
+    /// though the probe says otherwise, or any that must not stay when we leave.
     fn perhaps_left_by_an_earlier_run(&self) -> Option<Instance> {
-        let asks = !self.spec.ephemeral
-            && !self.looked
-            && self.healthy == Some(false)
-            && self.leaving == Leaving::No;
+        let asks = match self.leaving {
+            Leaving::No => !self.spec.ephemeral && self.healthy == Some(false),
+            Leaving::Withdrawing => !self.ever_sent,
+            _ => false,
+        };
         let ip = *self.address.as_ref().ok()?;
-        asks.then(|| instance(&self.spec, ip, false))
+        (asks && !self.looked).then(|| instance(&self.spec, ip, false))
     }
 
     fn resync(&mut self) -> Duration {
@@ -404,12 +423,18 @@ impl Registrar {
 
     fn read(&mut self, now: Moment, outcome: Result<Option<Listed>, Failure>) {
         if self.sent.is_none() {
+            let leaves = self.leaving != Leaving::No;
             match outcome {
                 Ok(listed) => {
+                    if leaves && listed.is_some() {
+                        self.sent = self.perhaps_left_by_an_earlier_run();
+                    }
                     self.looked = true;
                     // Whoever listed it had seen it pass.
                     self.passed_once |= listed.is_some();
                 }
+                // Asked once: a registry that does not answer must not hold up who has nothing of its own there.
+                Err(_) if leaves => self.looked = true,
                 Err(_) => self.not_before = now + self.failures.next_wait(),
             }
             return;
@@ -516,6 +541,7 @@ impl Machine for Registrar {
             }
             Event::Located(address) => {
                 self.looked &= self.address == address;
+                self.located = true;
                 self.address = address;
             }
             Event::Probed(healthy, why) => {
@@ -606,7 +632,7 @@ impl Machine for Registrar {
             Event::Leave => {
                 if self.leaving == Leaving::No {
                     self.leaving = Leaving::Withdrawing;
-                    self.not_before = now;
+                    self.not_before = if self.located { now } else { now + ADDRESS };
                     self.trouble = None;
                 }
             }
@@ -966,6 +992,37 @@ mod tests {
         assert_eq!(world.held[&ip(1)].weight, 1.0);
         let reason = world.last.unwrap().reason.unwrap();
         assert!(reason.contains("weight 1 instead of 3"), "{reason}");
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_taken_out_by_the_next_one_even_before_its_probe_passed() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1))]);
+        let left = instance(&world.machine.spec, ip(1), true);
+        world.held.insert(ip(1), left.clone());
+        world.tell(Event::Leave);
+        world.calm(Duration::from_secs(2));
+        assert!(world.left && world.held.is_empty());
+        // Its address may be known only a moment later.
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.held.insert(ip(1), left);
+        world.tell(Event::Leave);
+        world.play(vec![Step::Sleep(100), Step::Located(Some(1))]);
+        world.calm(Duration::from_secs(2));
+        assert!(world.left && world.held.is_empty());
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.tell(Event::Leave);
+        world.calm(Duration::from_secs(2));
+        assert!(world.left, "without an address there is nothing to see");
+    }
+
+    #[test]
+    fn a_registry_that_does_not_answer_holds_up_nobody_who_never_published() {
+        let mut world = World::new(OnFailure::Deregister, 1);
+        world.play(vec![Step::Located(Some(1))]);
+        world.tell(Event::Leave);
+        world.answer(false, false);
+        assert!(world.left, "asked once");
     }
 
     #[test]

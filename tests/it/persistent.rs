@@ -124,6 +124,23 @@ fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
 }
 
 #[test]
+fn what_a_killed_agent_left_is_taken_out_when_the_next_one_leaves_before_its_probe_passed() {
+    let (registry, app) = (Registry::start(), App::start());
+    let port = app.port;
+    let mut agent = prepare(registry.port, port);
+    agent.start();
+    until_health(&registry, port, Some(true));
+    agent.signal(nix::sys::signal::Signal::SIGKILL);
+    agent.ended(LONG);
+    drop(app);
+    agent.start();
+    until("the next one lives", LONG, || agent.admin("GET", "/readyz"));
+    agent.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(agent.ended(LONG).code(), Some(0));
+    assert_eq!(health(&registry, port), None);
+}
+
+#[test]
 fn a_service_that_never_passed_is_not_made() {
     let registry = Registry::start();
     let port = free_port();
