@@ -234,8 +234,8 @@ impl Voice {
                 "启动应用，或在描述文件中修正探测（端口、主机、路径）；若与地址有关，见 `outrigger explain address`",
             ),
             "unhealthy" => self.say(
-                "look at the application: it comes back into the registry by itself once its probe passes",
-                "请检查应用：探测恢复通过后会自动重新注册",
+                "look at the application: the registry is told by itself once its probe passes",
+                "请检查应用：探测恢复通过后会自动通知注册中心",
             ),
             "refused" => self.say(
                 "the registry's words say what it will not have; change the descriptor, or the service in the console; it is asked again slowly meanwhile",
