@@ -28,6 +28,7 @@ mod long_poll;
 mod naming;
 mod naming_calls;
 mod refusal;
+mod state;
 
 pub use call::Answer;
 pub use call::Request;

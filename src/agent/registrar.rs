@@ -19,6 +19,8 @@ use crate::backoff::Pace;
 use crate::descriptor::spec::{OnFailure, Service};
 use crate::machine::Machine;
 use crate::machine::Moment;
+use crate::nacos::Error;
+use crate::nacos::Retry;
 use crate::nacos::model::{
     Instance, InstanceKey, Listed, Namespace, ServiceKey, Standing, preserved,
 };
@@ -54,6 +56,19 @@ pub struct Failure {
     pub for_good: bool,
     /// The registry answered no: what it lists is what it listed before.
     pub untouched: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            why: error.to_string(),
+            for_good: error.retry() == Retry::Never && error != Error::Stopped,
+            untouched: matches!(
+                error,
+                Error::Denied { .. } | Error::Refused { .. } | Error::WrongKind { .. }
+            ),
+        }
+    }
 }
 
 /// What happened.

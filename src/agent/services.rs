@@ -13,8 +13,6 @@ use crate::backoff::Dice;
 use crate::descriptor::spec::{Address, AddressRules, Probe, Service};
 use crate::machine::Moment;
 use crate::machine::drive;
-use crate::nacos::Error;
-use crate::nacos::Retry;
 use crate::nacos::model::{InstanceKey, Namespace, ServiceKey, Standing};
 use crate::os::address;
 use crate::tasks::Tasks;
@@ -602,16 +600,16 @@ impl Shell {
         self.parts.tasks.spawn("registry-call", async move {
             let event = match effect {
                 Effect::Publish(instance) => {
-                    Event::Published(transport.publish(instance).await.map_err(failure))
+                    Event::Published(transport.publish(instance).await.map_err(Failure::from))
                 }
                 Effect::Withdraw(instance) => {
-                    Event::Withdrawn(transport.withdraw(instance).await.map_err(failure))
+                    Event::Withdrawn(transport.withdraw(instance).await.map_err(Failure::from))
                 }
                 Effect::ReadBack(instance) => {
-                    Event::ReadBack(transport.read_back(instance).await.map_err(failure))
+                    Event::ReadBack(transport.read_back(instance).await.map_err(Failure::from))
                 }
                 Effect::ConfirmGone(instance) => {
-                    Event::Gone(transport.is_gone(instance).await.map_err(failure))
+                    Event::Gone(transport.is_gone(instance).await.map_err(Failure::from))
                 }
                 Effect::Show(_) | Effect::Left => return,
             };
@@ -641,16 +639,5 @@ impl Shell {
             shown.since = now;
         }
         shown.report = Some(report);
-    }
-}
-
-fn failure(error: Error) -> Failure {
-    Failure {
-        why: error.to_string(),
-        for_good: matches!(error.retry(), Retry::Never) && error != Error::Stopped,
-        untouched: matches!(
-            error,
-            Error::Denied { .. } | Error::Refused { .. } | Error::WrongKind { .. }
-        ),
     }
 }

@@ -377,7 +377,7 @@ service billing
   wanted    listed as PAYMENTS@@billing in namespace public on port 9090 while its probe passes
   actual    unhealthy for 40 s
   why       nothing listens on 127.0.0.1:9090
-  next      look at the application: it comes back into the registry by itself once its probe passes
+  next      look at the application: the registry is told by itself once its probe passes
   address   10.0.3.7:9090 (route to nacos-1:8848)
   probe     tcp refused x 3
 "#);
@@ -401,7 +401,7 @@ service billing
   期望      探测通过期间，以 PAYMENTS@@billing 注册在命名空间 public，端口 9090
   现状      unhealthy，已持续 40 s
   原因      nothing listens on 127.0.0.1:9090
-  下一步    请检查应用：探测恢复通过后会自动重新注册
+  下一步    请检查应用：探测恢复通过后会自动通知注册中心
   地址      10.0.3.7:9090 (route to nacos-1:8848)
   探测      tcp refused x 3
 

@@ -256,7 +256,7 @@ mod tests {
             .map(|second| {
                 let slot =
                     back + Duration::from_secs(second)..back + Duration::from_secs(second + 1);
-                logins.iter().filter(|at| slot.contains(at)).count()
+                logins.iter().filter(|at| slot.contains(*at)).count()
             })
             .max()
             .unwrap();

@@ -6,11 +6,11 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::console_calls;
-use crate::registry::desk::State;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::state::State;
 use serde_json::{Value, json};
 
 /// Answers a call whose route begins with `/v3/`.

@@ -13,7 +13,6 @@ use crate::registry::config;
 use crate::registry::config::Config;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Publish;
-use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::like;
@@ -25,6 +24,7 @@ use crate::registry::long_poll::Watched;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
+use crate::registry::state::State;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::time::Duration;
 

@@ -3,10 +3,10 @@
 use crate::nacos::wire;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::desk::State;
 use crate::registry::like;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
+use crate::registry::state::State;
 use serde_json::{Map, Value, json};
 
 /// What every login is given: the registry asks for no token, so this opens nothing. The word 3.x uses with authentication off.

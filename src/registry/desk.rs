@@ -7,7 +7,6 @@
 
 use crate::machine::Machine;
 use crate::machine::Moment;
-use crate::nacos::model::ServiceKey;
 use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
@@ -17,25 +16,19 @@ use crate::registry::call::Call;
 use crate::registry::call::Request;
 use crate::registry::call::Time;
 use crate::registry::config::ConfigKey;
-use crate::registry::config::Configs;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
 use crate::registry::like::Like;
 use crate::registry::long_poll;
-use crate::registry::long_poll::LongPoll;
-use crate::registry::naming::Naming;
-use crate::registry::naming::Place;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
+use crate::registry::state::State;
 use std::{
     collections::{BTreeMap, VecDeque},
     time::{Duration, SystemTime},
 };
-
-/// The port that a desk says it is reached at, unless told another.
-const PORT: u16 = 8848;
 
 /// Which request; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,20 +81,6 @@ pub enum Effect {
     Answer(Ticket, Answer),
 }
 
-/// An ephemeral instance, for the beat check.
-pub(crate) type Who = (ServiceKey, Place);
-
-/// What the registry knows.
-#[derive(Clone, Debug)]
-pub(crate) struct State {
-    pub(crate) like: Like,
-    pub(crate) port: u16,
-    pub(crate) naming: Naming,
-    pub(crate) beats: BeatCheck<Who>,
-    pub(crate) configs: Configs,
-    pub(crate) polls: LongPoll,
-}
-
 /// A listener who has not been answered yet.
 #[derive(Clone, Debug)]
 struct Listener {
@@ -122,14 +101,7 @@ impl Desk {
     #[must_use]
     pub fn new(like: Like) -> Self {
         Self {
-            state: State {
-                like,
-                port: PORT,
-                naming: Naming::new(like),
-                beats: BeatCheck::new(),
-                configs: Configs::default(),
-                polls: LongPoll::default(),
-            },
+            state: State::new(like),
             listeners: BTreeMap::new(),
             effects: VecDeque::new(),
         }
@@ -292,6 +264,7 @@ impl Machine for Desk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nacos::model::ServiceKey;
     use proptest::prelude::*;
     use std::{
         collections::BTreeSet,

@@ -12,7 +12,6 @@ use crate::registry::beat_check::Event;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
-use crate::registry::desk::State;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::like;
@@ -29,6 +28,7 @@ use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
 use crate::registry::refusal::Refusal;
+use crate::registry::state::State;
 use serde_json::json;
 use std::sync::Arc;
 

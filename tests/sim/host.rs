@@ -11,6 +11,7 @@ use outrigger::agent::registrar::{self, Failure, Registrar};
 use outrigger::backoff::Dice;
 use outrigger::descriptor::spec::{Address, AddressRules, Heartbeat, OnAbsent, OnFailure, Service};
 use outrigger::machine::{Machine, Moment};
+use outrigger::nacos::Error;
 use outrigger::nacos::beats::{self, BeatBook, Say, Ticket};
 use outrigger::nacos::calls::{self, Answer};
 use outrigger::nacos::model::{
@@ -20,7 +21,6 @@ use outrigger::nacos::poll::{self, Poll};
 use outrigger::nacos::route::{self, Judged, Route, Whom};
 use outrigger::nacos::servers::{self, Order, Servers};
 use outrigger::nacos::wire::md5_hex;
-use outrigger::nacos::{Error, Retry};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -240,18 +240,6 @@ pub(crate) fn service(name: &str, port: u16, ephemeral: bool, on_failure: OnFail
         probe: None,
         on_failure,
         drain_delay: Duration::ZERO,
-    }
-}
-
-/// As `agent/services.rs` tells a registrar.
-fn failure(error: Error) -> Failure {
-    Failure {
-        why: error.to_string(),
-        for_good: matches!(error.retry(), Retry::Never) && error != Error::Stopped,
-        untouched: matches!(
-            error,
-            Error::Denied { .. } | Error::Refused { .. } | Error::WrongKind { .. }
-        ),
     }
 }
 
@@ -854,7 +842,7 @@ impl Host {
 
     fn read(&mut self, wire: &mut Wire, detail: Detail, read: Result<Option<Listed>, Error>) {
         let Some(gone) = detail.gone else {
-            let event = registrar::Event::ReadBack(read.map_err(failure));
+            let event = registrar::Event::ReadBack(read.map_err(Failure::from));
             return self.tell(wire, detail.service, event);
         };
         let (found, outcome) = match read {
@@ -871,7 +859,7 @@ impl Host {
             };
             return self.ask_gone(wire, detail.service, detail.instance, gone);
         }
-        let event = registrar::Event::Gone(outcome.map_err(failure));
+        let event = registrar::Event::Gone(outcome.map_err(Failure::from));
         self.tell(wire, detail.service, event);
     }
 
@@ -945,7 +933,7 @@ impl Host {
                 let Some((service, publishes, ip)) = agent.waiting.remove(&ticket) else {
                     return wire.broke(|| format!("ticket {ticket} is answered twice"));
                 };
-                let outcome = outcome.map_err(failure);
+                let outcome = outcome.map_err(Failure::from);
                 if !publishes && outcome.is_ok() {
                     self.services[service].held.remove(&ip);
                 }
