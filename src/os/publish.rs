@@ -929,7 +929,8 @@ mod tests {
         // As in a directory of the application's own: whoever swaps may do so.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         let target = app.join("conf");
-        let (over, swaps) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+        let over = AtomicBool::new(false);
+        let [swaps, attempts] = [0, 0].map(std::sync::atomic::AtomicU64::new);
         let (mut published, mut refused, mut unexpected) = (0_u32, 0_u32, None);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -938,11 +939,20 @@ mod tests {
                     symlink(&outside, &app).unwrap();
                     fs::remove_file(&app).unwrap();
                     fs::rename(&aside, &app).unwrap();
-                    swaps.fetch_add(1, Ordering::Relaxed);
+                    let swapped = swaps.fetch_add(1, Ordering::Relaxed);
+                    // Now and then a rest of a whole attempt: how the two are scheduled decides nothing.
+                    let seen = attempts.load(Ordering::Relaxed);
+                    while swapped % 16 == 0
+                        && attempts.load(Ordering::Relaxed) < seen + 2
+                        && !over.load(Ordering::Relaxed)
+                    {
+                        std::thread::yield_now();
+                    }
                 }
             });
             // Enough of both, so that neither outcome can be luck; a slow machine takes a little longer.
             for _ in 0..100_000 {
+                attempts.fetch_add(1, Ordering::Relaxed);
                 match put(&target, b"ours") {
                     Ok(()) => published += 1,
                     Err(
