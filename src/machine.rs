@@ -41,6 +41,10 @@ pub struct Epoch {
 impl Epoch {
     /// Starts counting now.
     #[must_use]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "read once: what follows from it is only shown"
+    )]
     pub fn start() -> Self {
         Self {
             began: time::Instant::now(),

@@ -4,7 +4,7 @@
 //! one table each, side by side, so that a state without advice cannot be added in one language alone.
 
 use super::args::{Lang, Subject};
-use super::text::{Paint, WIDTH, ago, pad, wrap};
+use super::text::{Paint, WIDTH, ago, now, pad, wrap};
 use super::{End, ask, colour, complain, print};
 use crate::agent::locate::Considered;
 use crate::agent::status::{Config, Happened, Service, Status};
@@ -26,7 +26,7 @@ pub(super) fn explain(
     let voice = Voice {
         lang: lang.unwrap_or_else(|| spoken(around)),
         paint: Paint(colour(&io::stdout(), around)),
-        now: SystemTime::now(),
+        now: now(),
     };
     if let Some(Subject::Address) = what {
         return match ask::addresses(&socket) {

@@ -1,6 +1,6 @@
 //! `outrigger status`: what is true now, in columns that do not wrap.
 
-use super::text::{Paint, WIDTH, ago, columns, fit, pad, wrap};
+use super::text::{Paint, WIDTH, ago, columns, fit, now, pad, wrap};
 use super::{End, ask, colour, fail, print};
 use crate::agent::status::Status;
 use crate::descriptor::{Flags, Surroundings};
@@ -30,7 +30,7 @@ pub(super) fn status(flags: &Flags, around: &Surroundings, json: bool, watch: bo
             }
         } else {
             match ask::status(&socket) {
-                Ok(status) => table(&status, SystemTime::now(), paint),
+                Ok(status) => table(&status, now(), paint),
                 Err(end) => return end,
             }
         };

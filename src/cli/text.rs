@@ -1,10 +1,17 @@
 //! Laying words out for a terminal: columns, spans of time, lines that do not wrap.
 
 use crate::dates;
+use crate::machine::Epoch;
+use crate::machine::Moment;
 use std::time::{Duration, SystemTime};
 
 /// No line is wider.
 pub(super) const WIDTH: usize = 100;
+
+/// What the wall clock shows, for spans of time that a person reads.
+pub(super) fn now() -> SystemTime {
+    Epoch::start().wall(Moment::ZERO)
+}
 
 /// Colours, or none.
 #[derive(Clone, Copy, Debug)]

@@ -103,8 +103,8 @@ fn lives_and_leaves(generation: &str) -> usize {
     proxy.count(&["PUT", "/v1/ns/health/instance"])
 }
 
-#[test]
-fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
+/// A registry in which a killed agent left its application listed as healthy, which has died since.
+fn left_behind() -> (Registry, Agent, u16) {
     let (registry, app) = (Registry::start(), App::start());
     let port = app.port;
     let mut agent = prepare(registry.port, port);
@@ -113,11 +113,14 @@ fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
     agent.signal(nix::sys::signal::Signal::SIGKILL);
     agent.ended(LONG);
     drop(app);
-    assert_eq!(
-        health(&registry, port),
-        Some(true),
-        "nobody told the registry"
-    );
+    let left = health(&registry, port);
+    assert_eq!(left, Some(true), "nobody told the registry");
+    (registry, agent, port)
+}
+
+#[test]
+fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
+    let (registry, mut agent, port) = left_behind();
     agent.start();
     until_health(&registry, port, Some(false));
     agent.until_state("services", "orders", "unhealthy");
@@ -125,14 +128,7 @@ fn what_a_killed_agent_left_healthy_is_set_right_by_the_next_one() {
 
 #[test]
 fn what_a_killed_agent_left_is_taken_out_when_the_next_one_leaves_before_its_probe_passed() {
-    let (registry, app) = (Registry::start(), App::start());
-    let port = app.port;
-    let mut agent = prepare(registry.port, port);
-    agent.start();
-    until_health(&registry, port, Some(true));
-    agent.signal(nix::sys::signal::Signal::SIGKILL);
-    agent.ended(LONG);
-    drop(app);
+    let (registry, mut agent, port) = left_behind();
     agent.start();
     until("the next one lives", LONG, || agent.admin("GET", "/readyz"));
     agent.signal(nix::sys::signal::Signal::SIGTERM);

@@ -1065,6 +1065,13 @@ impl Cluster {
         }
     }
 
+    /// Steps the wall clocks of all nodes, by so many milliseconds.
+    pub(crate) fn step_clocks(&mut self, by: i64) {
+        for node in &mut self.nodes {
+            node.off += by;
+        }
+    }
+
     /// Cuts a node off from the others.
     pub(crate) fn split(&mut self, wire: &mut Wire, n: usize) {
         if self.size() < 2 || self.apart.is_some() {

@@ -212,6 +212,33 @@ fn a_reload_that_fails_is_due_until_it_succeeds() {
 }
 
 #[test]
+fn a_step_of_the_wall_clock_hides_no_instance_and_holds_up_no_file() {
+    const DAY: i64 = 86_400_000;
+    for seed in seeds() {
+        let nodes = if seed % 2 == 0 { 1 } else { 3 };
+        let mut world = World::staged(seed, nodes, 2, false, 1);
+        world.step(Step::Publish(0));
+        world.pass(s(20));
+        assert!(world.is_whole(), "seed {seed}");
+        // Back twice: what is published then is older than what every agent has.
+        for by in [DAY, -2 * DAY, -DAY, 3 * DAY] {
+            world.cluster.step_clocks(by);
+            let before = world.hosts[0].files[0].content.clone();
+            world.step(Step::Publish(0));
+            world.until(s(30), |world| {
+                let file = &world.hosts[0].files[0];
+                file.content != before && file.loaded == file.content
+            });
+            let end = world.wire.now + s(40);
+            while world.wire.now < end {
+                world.pass(ms(100));
+                assert!(world.is_whole(), "seed {seed}, after a step of {by} ms");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_thousand_agents_do_not_return_in_the_same_moment() {
     const AGENTS: usize = 1_000;
     let mut wire = Wire::new(1, AGENTS, false);
