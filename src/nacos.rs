@@ -11,6 +11,7 @@ pub mod http;
 pub mod model;
 pub mod poll;
 pub mod route;
+pub mod rpc;
 pub mod servers;
 pub mod session;
 pub mod wire;

@@ -137,8 +137,10 @@ pub struct Host {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
     /// Address; any text.
+    #[serde(default, deserialize_with = "null_is_default")]
     pub ip: Foreign,
     /// Port.
+    #[serde(default)]
     pub port: i64,
     /// Weight.
     #[serde(default = "one")]
@@ -424,7 +426,7 @@ fn one() -> f64 {
 }
 
 /// For fields that some server writes as `null` where it means "nothing".
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     from: D,
 ) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
