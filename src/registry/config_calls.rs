@@ -1,7 +1,6 @@
 //! The calls of `/v1/cs`: publish, get, delete and the listener's long poll.
 
 use crate::dates;
-use crate::machine::Machine;
 use crate::nacos::wire;
 use crate::nacos::wire::LINE_SEPARATOR;
 use crate::nacos::wire::Listening;
@@ -119,7 +118,7 @@ fn yes() -> Answer {
 }
 
 /// `NamespaceUtil.processNamespaceParameter`, where a call asks it.
-fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
+pub(crate) fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
     let public = tenant.eq_ignore_ascii_case("null") || tenant.eq_ignore_ascii_case("public");
     if public_is_empty && public {
         ""
@@ -154,9 +153,7 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
             .filter(|md5| !md5.trim().is_empty() && manners.cas == Cas::Refused)
             .map(str::to_owned),
     };
-    if state.configs.publish(time, &key, publish)? {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
+    state.configs.publish(time, &key, publish)?;
     Ok(yes())
 }
 
@@ -231,9 +228,7 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal>
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    if state.configs.delete(time.now, &key) {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
+    state.configs.delete(time.now, &key);
     Ok(yes())
 }
 

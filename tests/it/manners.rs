@@ -42,10 +42,13 @@ impl Registry {
                 request,
             },
         );
-        self.desk.effect().map(|Effect::Answer(answered, answer)| {
-            assert_eq!(answered, ticket);
-            answer
-        })
+        match self.desk.effect()? {
+            Effect::Answer(answered, answer) => {
+                assert_eq!(answered, ticket);
+                Some(answer)
+            }
+            other => panic!("nobody is connected over gRPC: {other:?}"),
+        }
     }
 
     /// Asks what is answered at once: status and body.
