@@ -27,6 +27,7 @@ mod hostile;
 mod manners;
 mod persistent;
 mod recorded;
+mod recorded_rpc;
 mod rpc;
 mod scenes;
 mod support;

@@ -241,6 +241,8 @@ fn every_recorded_exchange_is_played_or_has_its_reason() {
         let files: Vec<String> = fs::read_dir(&folder)
             .unwrap()
             .map(|file| file.unwrap().file_name().into_string().unwrap())
+            // Those are played by `recorded_rpc`.
+            .filter(|name| !name.starts_with("grpc-"))
             .collect();
         for (begins, why) in server.not_played {
             let unplayed = |file: &String| {
