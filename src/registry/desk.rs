@@ -741,6 +741,10 @@ mod tests {
             (lag, any::<bool>()).prop_map(|(lag, busy)| Fault::ConfigLag { lag, busy }),
             Just(Fault::Amnesia),
             Just(Fault::Restart),
+            (0..9_u64).prop_map(|time| Fault::Starting(s(time))),
+            (0..9_u64).prop_map(|time| Fault::Mute(s(time))),
+            (0..9_usize).prop_map(Fault::Clients),
+            Just(Fault::Reset { to: None }),
         ]
     }
 

@@ -2,20 +2,22 @@
 //!
 //! Two sorts. What the registry itself does wrong (late reads, forgetting) goes to the desk as [`desk::Fault`](Fault). What happens
 //! to requests at the door is kept here as rules, each perhaps for some paths, some times, some time: of those that fit a request
-//! the one that was set first strikes, alone. Nothing is kept beyond the process, and a word that is not known is refused.
+//! the one that was set first strikes, alone. Over gRPC a request has the name of its class for a path. Nothing is kept beyond the
+//! process, and a word that is not known is refused.
 
 use crate::machine::Moment;
 use crate::registry::desk::Fault;
 use crate::registry::forms::Params;
+use crate::registry::links::CLIENTS;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 /// Rules at most.
 const RULES: usize = 100;
 /// The longest time that can be asked for.
 const LONGEST: Duration = Duration::from_secs(3_600);
 /// All words that are known.
-const WORDS: &str = "lag, config_lag, config_busy, amnesia, restart, delay, status, body, hang, reset, garbage, drop, big, path, times, for, clear";
+const WORDS: &str = "lag, config_lag, config_busy, amnesia, restart, starting, mute, clients, connect_reset, goaway, delay, status, body, hang, reset, garbage, drop, big, path, times, for, clear";
 
 /// What happens to a request at the door.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +68,11 @@ pub(crate) struct Faults {
     rules: Vec<Rule>,
     lag: Duration,
     config_lag: Duration,
+    /// Until when.
+    starting: Moment,
+    /// Until when.
+    mute: Moment,
+    clients: Option<usize>,
 }
 
 impl Faults {
@@ -89,6 +96,14 @@ impl Faults {
             return Err("'config_busy' says how 'config_lag' looks, which is not there".to_owned());
         }
         let (amnesia, restart) = (flag(params, "amnesia")?, flag(params, "restart")?);
+        let (starting, mute) = (time(params, "starting")?, time(params, "mute")?);
+        let clients = params.raw("clients").map(|text| {
+            let number = text.parse::<usize>().ok().filter(|n| *n <= CLIENTS);
+            number.ok_or_else(|| format!("'clients' is a number, {CLIENTS} at most"))
+        });
+        let clients = clients.transpose()?;
+        let reset = reset(params)?;
+        let goaway = flag(params, "goaway")?;
         let clear = flag(params, "clear")?;
         if rule.is_some() && self.rules.len() >= RULES && !clear {
             return Err(format!("there are {RULES} faults already; clear them"));
@@ -102,6 +117,25 @@ impl Faults {
                 lag: Duration::ZERO,
                 busy: false,
             });
+            told.push(Fault::Starting(Duration::ZERO));
+            told.push(Fault::Mute(Duration::ZERO));
+            told.push(Fault::Clients(CLIENTS));
+        }
+        if let Some(time) = starting {
+            self.starting = now.saturating_add(time);
+            told.push(Fault::Starting(time));
+        }
+        if let Some(time) = mute {
+            self.mute = now.saturating_add(time);
+            told.push(Fault::Mute(time));
+        }
+        if let Some(most) = clients {
+            self.clients = Some(most);
+            told.push(Fault::Clients(most));
+        }
+        told.extend(reset.map(|to| Fault::Reset { to }));
+        if goaway {
+            told.push(Fault::GoAway);
         }
         if let Some(lag) = lag {
             self.lag = lag;
@@ -154,9 +188,13 @@ impl Faults {
                 })
             })
             .collect();
+        let left = |until: Moment| format!("{}ms", until.saturating_sub(now).as_millis());
         json!({
             "lag": format!("{}ms", self.lag.as_millis()),
             "config_lag": format!("{}ms", self.config_lag.as_millis()),
+            "starting": left(self.starting),
+            "mute": left(self.mute),
+            "clients": self.clients.unwrap_or(CLIENTS),
             "faults": rules,
         })
     }
@@ -209,6 +247,17 @@ fn rule(now: Moment, params: &Params) -> Result<Option<Rule>, String> {
             left: times.transpose()?,
             until: time(params, "for")?.map(|time| now.saturating_add(time)),
         })),
+    }
+}
+
+/// `connect_reset`, alone or with where to go.
+fn reset(params: &Params) -> Result<Option<Option<SocketAddr>>, String> {
+    match params.raw("connect_reset") {
+        None => Ok(None),
+        Some("" | "true") => Ok(Some(None)),
+        Some(to) => (to.parse().map(|to| Some(Some(to)))).map_err(|_| {
+            format!("'connect_reset' takes an address such as 127.0.0.1:8848, and was given '{to}'")
+        }),
     }
 }
 
@@ -287,11 +336,34 @@ mod tests {
             ("hang&times=0", "'times' is a number"),
             ("hang&reset", "one of"),
             ("config_busy", "'config_busy' says how"),
+            ("clients=many", "'clients' is a number"),
+            ("connect_reset=there", "'connect_reset' takes an address"),
+            ("mute=1", "'mute' is a time"),
         ] {
             let refused = order(&mut faults, query).unwrap_err();
             assert!(refused.starts_with(words), "{query}: {refused}");
         }
         assert!(faults.rules.is_empty() && faults.lag.is_zero());
+    }
+
+    #[test]
+    fn what_is_wrong_with_grpc_goes_to_the_desk() {
+        let mut faults = Faults::default();
+        let query = "starting=1s&mute=2s&clients=3&connect_reset=10.0.0.1:8848&goaway";
+        assert_eq!(
+            order(&mut faults, query).unwrap(),
+            [
+                Fault::Starting(Duration::from_secs(1)),
+                Fault::Mute(Duration::from_secs(2)),
+                Fault::Clients(3),
+                Fault::Reset {
+                    to: Some(([10, 0, 0, 1], 8848).into())
+                },
+                Fault::GoAway,
+            ]
+        );
+        let told = order(&mut faults, "connect_reset").unwrap();
+        assert_eq!(told, [Fault::Reset { to: None }]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The registry's gRPC door over real sockets: how libraries of the field come in, what HTTP and gRPC see of each other, faults, bounds.
 
 use crate::rpc::Client;
-use crate::support::LONG;
+use crate::support::{LONG, free_port};
 use outrigger::{
     machine::Epoch,
     registry::{self, Like, Options, Running},
@@ -117,4 +117,383 @@ async fn before_the_setup_only_the_server_check_is_answered() {
     client.ok("HealthCheckRequest", json!({})).await;
     let garbled = client.call_raw("HealthCheckRequest", "no JSON").await;
     assert_eq!(garbled.unwrap().1["errorCode"], 502);
+}
+
+#[tokio::test]
+async fn every_library_comes_in_in_its_own_order() {
+    let registry = Registry::like(Like::V3_0).await;
+    // Rust: the stream first, then health checks until they are answered well, and no table of abilities.
+    let mut rust = registry.connect().await;
+    let (_, early) = rust
+        .call("HealthCheckRequest", json!({"requestId": null}))
+        .await;
+    assert_eq!(early["errorCode"], 301);
+    let mut stream = rust.open().await;
+    stream.set_up("naming", None).await;
+    while rust.call("HealthCheckRequest", json!({})).await.1["resultCode"] != 200 {}
+    rust.ok("ServerCheckRequest", json!({})).await;
+    rust.register("orders", 1).await;
+    // Go: no table either; metadata null and heartbeats 0 in what it registers; acknowledges with whatever class.
+    let mut go = registry.connect().await;
+    go.ok("ServerCheckRequest", json!({})).await;
+    let mut pushes = go.open().await;
+    pushes.set_up("naming", None).await;
+    while go.call("HealthCheckRequest", json!({})).await.1["resultCode"] != 200 {}
+    let mut register = crate::rpc::instance("registerInstance", "orders", 2);
+    register["requestId"] = "".into();
+    for (key, value) in [
+        ("metadata", Value::Null),
+        ("instanceHeartBeatInterval", 0.into()),
+        ("clusterName", "".into()),
+        ("instanceId", Value::Null),
+    ] {
+        register["instance"][key] = value;
+    }
+    go.ok("InstanceRequest", register).await;
+    assert_eq!(go.subscribe("orders").await, [1, 2]);
+    assert_eq!(pushes.pushed().await, [1, 2], "no SetupAck came before it");
+    // A second instance takes the place of the first; the list of another connection is no matter.
+    go.register("orders", 3).await;
+    assert_eq!(pushes.pushed().await, [1, 3]);
+    go.deregister("orders", 999).await;
+    assert_eq!(pushes.pushed().await, [1]);
+    drop(stream);
+}
+
+#[tokio::test]
+async fn http_and_grpc_see_each_other_and_each_changes_only_its_own() {
+    let registry = Registry::start().await;
+    let mut client = registry.connect().await;
+    let mut pushes = client.set_up("naming").await;
+    client.register("mixed", 1).await;
+    assert_eq!(client.subscribe("mixed").await, [1]);
+    assert_eq!(pushes.pushed().await, [1]);
+    let it = "serviceName=mixed&ip=10.0.0.1&port";
+    registry
+        .http("POST", &format!("/v1/ns/instance?{it}=2"))
+        .await;
+    assert_eq!(pushes.pushed().await, [1, 2]);
+    let gone = registry
+        .http("DELETE", &format!("/v1/ns/instance?{it}=1"))
+        .await;
+    assert_eq!(gone, "ok");
+    assert_eq!(
+        registry.ports("mixed").await,
+        [1, 2],
+        "it is the connection's"
+    );
+    let beat = registry
+        .http("PUT", &format!("/v1/ns/instance/beat?{it}=1"))
+        .await;
+    assert!(beat.contains("20404"), "{beat}");
+    registry
+        .http("POST", &format!("/v1/ns/instance?{it}=1"))
+        .await;
+    assert_eq!(
+        registry.ports("mixed").await,
+        [1, 2],
+        "the same twice is one"
+    );
+    registry
+        .http("POST", &format!("/v1/ns/instance?{it}=1&weight=5"))
+        .await;
+    assert_eq!(
+        registry.ports("mixed").await,
+        [1, 1, 2],
+        "what differs is two"
+    );
+    client.close().await;
+    registry.until_ports("mixed", &[1, 2]).await;
+}
+
+#[tokio::test]
+async fn a_listener_is_woken_by_whoever_publishes() {
+    let registry = Registry::start().await;
+    let mut client = registry.connect().await;
+    let mut stream = client.set_up("config").await;
+    let key = json!({"dataId": "a", "group": "g", "md5": "", "tenant": ""});
+    let listen = json!({"listen": true, "configListenContexts": [key]});
+    let listened = client.ok("ConfigBatchListenRequest", listen).await;
+    assert_eq!(listened["changedConfigs"], json!([]));
+    registry
+        .http("POST", "/v1/cs/configs?dataId=a&group=g&content=x")
+        .await;
+    let (kind, told) = stream.next().await;
+    assert_eq!(
+        (kind.as_str(), &told["dataId"]),
+        ("ConfigChangeNotifyRequest", &json!("a"))
+    );
+    let query = json!({"dataId": "a", "group": "g"});
+    let read = client.ok("ConfigQueryRequest", query.clone()).await;
+    assert_eq!(
+        (&read["content"], &read["contentType"]),
+        (&json!("x"), &json!("text"))
+    );
+    // The other way round: a long poll is answered by a publish over gRPC.
+    let md5 = read["md5"].as_str().unwrap();
+    let body = format!("Listening-Configs=a%02g%02{md5}%01");
+    let poll = reqwest::Client::new()
+        .post(format!(
+            "http://{}/v1/cs/configs/listener",
+            registry.running.address()
+        ))
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .header("Long-Pulling-Timeout", "30000")
+        .body(body)
+        .send();
+    let publish = async {
+        let content = json!({"dataId": "a", "group": "g", "content": "y"});
+        client.ok("ConfigPublishRequest", content).await;
+    };
+    let (polled, ()) = tokio::join!(poll, publish);
+    assert_eq!(polled.unwrap().text().await.unwrap(), "a%02g%01\n");
+    assert_eq!(stream.next().await.0, "ConfigChangeNotifyRequest");
+    client.ok("ConfigRemoveRequest", query.clone()).await;
+    assert_eq!(stream.next().await.0, "ConfigChangeNotifyRequest");
+    let (_, missing) = client.call("ConfigQueryRequest", query).await;
+    assert_eq!(
+        (&missing["resultCode"], &missing["errorCode"]),
+        (&json!(500), &json!(300))
+    );
+    let stop = json!({"listen": false, "configListenContexts": [key]});
+    client.ok("ConfigBatchListenRequest", stop).await;
+    registry
+        .http("POST", "/v1/cs/configs?dataId=a&group=g&content=z")
+        .await;
+    let silence = stream.next_within(Duration::from_millis(200)).await;
+    assert!(silence.is_err(), "{silence:?}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cancelled_ends_pushes_and_keeps_instances() {
+    let registry = Registry::start().await;
+    let mut client = registry.connect().await;
+    let stream = client.set_up("naming").await;
+    client.register("kept", 1).await;
+    drop(stream);
+    client.ok("HealthCheckRequest", json!({})).await;
+    assert_eq!(registry.ports("kept").await, [1]);
+    let mut again = client.set_up("naming").await;
+    client.subscribe("kept").await;
+    assert_eq!(again.pushed().await, [1], "another stream takes its place");
+    client.close().await;
+    registry.until_ports("kept", &[]).await;
+}
+
+#[tokio::test]
+async fn who_may_not_come_in_is_told_so() {
+    let registry = Registry::start().await;
+    let stranger = Client::connect(registry.grpc).await;
+    let refused = stranger
+        .named("evil.example:80")
+        .try_call("ServerCheckRequest", &json!({}))
+        .await;
+    assert_eq!(refused.unwrap_err().0, 7, "permission denied");
+    let mut client = registry.connect().await;
+    let _stream = client.set_up("config").await;
+    let (class, no) = client
+        .call(
+            "InstanceRequest",
+            crate::rpc::instance("registerInstance", "s", 1),
+        )
+        .await;
+    assert_eq!(
+        (class.as_str(), &no["resultCode"]),
+        ("ErrorResponse", &json!(-401))
+    );
+    let large = vec![b' '; outrigger::nacos::rpc::MESSAGE_LIMIT + 1];
+    let refused = client.call_raw("HealthCheckRequest", large).await;
+    assert_eq!(refused.unwrap_err().0, 8, "resource exhausted");
+    let nearly = format!(
+        "{}{{}}",
+        " ".repeat(outrigger::nacos::rpc::MESSAGE_LIMIT - 100)
+    );
+    let taken = client.call_raw("HealthCheckRequest", nearly).await;
+    assert_eq!(taken.unwrap().1["resultCode"], 200);
+}
+
+#[tokio::test]
+async fn a_stop_ends_streams_and_a_registry_like_1_4_has_no_such_port() {
+    let registry = Registry::start().await;
+    let mut client = registry.connect().await;
+    let mut stream = client.set_up("naming").await;
+    let began = std::time::Instant::now();
+    tokio::join!(registry.running.stop(), stream.ended());
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(Client::try_connect(registry.grpc).await.is_err());
+    let options = Options {
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        open: false,
+        allow_hosts: Vec::new(),
+        like: Like::V1_4,
+        push_delay: registry::PUSH_DELAY,
+        faults: false,
+    };
+    let old = registry::start(options, &Tasks::new(), Epoch::start())
+        .await
+        .unwrap();
+    assert_eq!(old.grpc(), None);
+}
+
+#[tokio::test]
+async fn a_grpc_port_that_is_taken_or_does_not_exist_is_said_with_both_ports() {
+    let port = free_port();
+    let _taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port + 1000)).unwrap();
+    for (port, also) in [(port, port + 1000), (64_536, 64_535)] {
+        let options = Options {
+            listen: (Ipv4Addr::LOCALHOST, port).into(),
+            open: false,
+            allow_hosts: Vec::new(),
+            like: Like::V2_5,
+            push_delay: registry::PUSH_DELAY,
+            faults: false,
+        };
+        let refused = registry::start(options, &Tasks::new(), Epoch::start()).await;
+        let words = refused.unwrap_err().to_string();
+        assert!(
+            words.contains(&port.to_string()) && words.contains(&also.to_string()),
+            "{words}"
+        );
+        assert!(words.contains("--like 1.4"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn faults_of_the_connection_happen_as_they_are_asked_for() {
+    let registry = Registry::start().await;
+    let at = registry.running.address();
+    let fault = async |query: &str| {
+        registry_post(at, &format!("/outrigger/faults?{query}")).await;
+    };
+    let mut client = registry.connect().await;
+    let mut stream = client.set_up("naming").await;
+    client.register("f", 1).await;
+    client.subscribe("f").await;
+    assert_eq!(stream.pushed().await, [1]);
+
+    fault("connect_reset=10.0.0.9:8848").await;
+    let (kind, reset) = stream.next().await;
+    assert_eq!(
+        (kind.as_str(), &reset["serverIp"]),
+        ("ConnectResetRequest", &json!("10.0.0.9"))
+    );
+    fault("connect_reset").await;
+    assert_eq!(stream.next().await.1.get("serverIp"), None);
+    assert_eq!(client.ports("f").await, [1], "nothing is closed");
+
+    fault("mute=60s").await;
+    client.register("f", 2).await;
+    assert!(
+        stream
+            .next_within(Duration::from_millis(200))
+            .await
+            .is_err(),
+        "silent"
+    );
+    fault("mute=0s").await;
+    client.register("f", 3).await;
+    assert_eq!(stream.pushed().await, [3]);
+
+    fault("starting=60s").await;
+    let (_, no) = client.call("HealthCheckRequest", json!({})).await;
+    assert_eq!(no["errorCode"], 300);
+    is_turned_away(&registry).await;
+    fault("clear").await;
+    client.ok("HealthCheckRequest", json!({})).await;
+
+    fault("clients=1").await;
+    is_turned_away(&registry).await;
+    client.ok("HealthCheckRequest", json!({})).await;
+
+    fault("clear&goaway").await;
+    eventually_closed(&client).await;
+    assert_eq!(registry.ports("f").await, [3], "its stream is open yet");
+    drop(stream);
+    client.close().await;
+
+    let mut client = registry.connect().await;
+    let mut stream = client.set_up("naming").await;
+    client.register("f", 4).await;
+    fault("restart").await;
+    stream.ended().await;
+    eventually_closed(&client).await;
+    assert_eq!(registry.ports("f").await, Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn faults_of_requests_strike_by_the_name_of_their_class() {
+    let registry = Registry::start().await;
+    let at = registry.running.address();
+    let mut client = registry.connect().await;
+    let _stream = client.set_up("naming").await;
+    let fault = async |query: &str| {
+        let target = format!("/outrigger/faults?path=InstanceRequest&times=1&{query}");
+        registry_post(at, &target).await;
+    };
+    let register = crate::rpc::instance("registerInstance", "h", 1);
+    fault("status=503&body=busy").await;
+    client.ok("HealthCheckRequest", json!({})).await;
+    let (_, no) = client.call("InstanceRequest", register.clone()).await;
+    assert_eq!(
+        (&no["errorCode"], &no["message"]),
+        (&json!(503), &json!("busy"))
+    );
+    fault("delay=200ms").await;
+    let began = std::time::Instant::now();
+    client.ok("InstanceRequest", register.clone()).await;
+    assert!(began.elapsed() >= Duration::from_millis(200));
+    client.deregister("h", 1).await;
+    fault("hang").await;
+    let hung = client.call_raw("InstanceRequest", register.to_string());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), hung)
+            .await
+            .is_err()
+    );
+    fault("drop").await;
+    assert!(client.try_call("InstanceRequest", &register).await.is_err());
+    assert_eq!(client.ports("h").await, [1], "it was carried out");
+    for harm in ["reset", "garbage"] {
+        let mut client = registry.connect().await;
+        let _stream = client.set_up("naming").await;
+        fault(harm).await;
+        assert!(
+            client.try_call("InstanceRequest", &register).await.is_err(),
+            "{harm}"
+        );
+        eventually_closed(&client).await;
+    }
+}
+
+/// A new connection cannot be set up: its stream is ended.
+async fn is_turned_away(registry: &Registry) {
+    let mut client = registry.connect().await;
+    let mut stream = client.open().await;
+    stream.set_up("naming", Some(json!({}))).await;
+    stream.ended().await;
+}
+
+async fn registry_post(at: SocketAddr, target: &str) {
+    let answer = reqwest::Client::new()
+        .post(format!("http://{at}{target}"))
+        .send()
+        .await
+        .unwrap();
+    let status = answer.status();
+    assert_eq!(status, 200, "{}", answer.text().await.unwrap());
+}
+
+/// Waits until no request can be sent.
+async fn eventually_closed(client: &Client) {
+    let closed = async {
+        while client.is_open() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(LONG, closed).await;
+    assert!(waited.is_ok(), "it takes requests yet");
 }

@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -62,10 +62,23 @@ pub(crate) fn eventually<T>(
     until(what, within, || condition().ok_or_else(String::new))
 }
 
-/// A port of 127.0.0.1 that nobody listens on now.
+/// A port of 127.0.0.1 that nobody listens on now, nor on the one for gRPC above it; none that was given out before. They are
+/// below those that the system gives to connections.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 12_000;
+    const MANY: u32 = 18_000;
+    let begin = std::process::id().wrapping_mul(1_231);
+    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    for _ in 0..MANY {
+        let step = NEXT.fetch_add(1, Ordering::SeqCst);
+        let port = FIRST + begin.wrapping_add(step) % MANY;
+        let port = u16::try_from(port).unwrap();
+        if free(port) && free(port + 1000) {
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
 
 /// The program under test with a clean environment.
