@@ -5,8 +5,11 @@
 //! should be listed is the registrar's.
 
 pub mod answer;
+pub mod auto;
 pub mod beats;
+mod book;
 pub mod calls;
+pub mod client;
 pub mod http;
 pub mod model;
 pub mod poll;
@@ -14,6 +17,8 @@ pub mod route;
 pub mod rpc;
 pub mod servers;
 pub mod session;
+mod tickets;
+mod watching;
 pub mod wire;
 
 use crate::foreign::Foreign;
