@@ -34,6 +34,10 @@ use tokio::{
     time::timeout,
 };
 
+/// How the transport over HTTP v1 is called.
+pub(super) const HTTP: &str = "http";
+/// How the transport over gRPC is called.
+pub(super) const GRPC: &str = "grpc";
 /// How much longer than its hold a long poll is waited for.
 const POLL_GRACE: Duration = Duration::from_secs(5);
 /// A CA bundle is not longer; bytes.
@@ -64,9 +68,10 @@ pub enum StartError {
 }
 
 /// A token and its number.
-struct Token {
-    serial: u64,
-    text: Secret,
+pub(super) struct Token {
+    /// Later ones have greater numbers.
+    pub(super) serial: u64,
+    pub(super) text: Secret,
 }
 
 /// What an address server has named.
@@ -85,7 +90,7 @@ pub(super) struct Client {
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
     pub(super) order: watch::Receiver<Order>,
-    servers: mpsc::Sender<servers::Event>,
+    pub(super) servers: mpsc::Sender<servers::Event>,
     session: Option<mpsc::Sender<session::Event>>,
     token: watch::Sender<Option<Arc<Token>>>,
     pub(super) connection: watch::Sender<Connection>,
@@ -134,7 +139,7 @@ pub(super) fn start(
         connection: watch::Sender::new(Connection {
             up: false,
             server: None,
-            transport: "http",
+            transport: HTTP,
             version: None,
             reason: Some("not asked yet".to_owned()),
             since: epoch.now(),
@@ -269,23 +274,37 @@ impl Client {
     }
 
     async fn signed_call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
-        let Some(session) = self.session.as_ref().filter(|_| call.signed) else {
+        if !call.signed {
             return self.asked(call, whom, None).await;
-        };
-        let token = self.token_after(0).await;
+        }
+        let token = self.token().await;
         let serial = token.as_ref().map_or(0, |token| token.serial);
         let outcome = self.asked(call, whom, token).await;
-        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403)
-            && answer::is_about_the_token(&answer.body));
-        if !denied {
-            return outcome;
-        }
-        // A closed or full queue: the session is ending, or knows already.
-        _ = session.try_send(session::Event::Denied { serial });
-        match self.token_after(serial).await {
+        let no = match &outcome {
+            Ok(answer) if matches!(answer.status, 401 | 403) => &answer.body,
+            _ => return outcome,
+        };
+        match self.token_in_place_of(serial, no).await {
             Some(token) => self.asked(call, whom, Some(token)).await,
             None => outcome,
         }
+    }
+
+    /// The token for a call; none where nobody logs in, or where the login takes longer than a call may.
+    pub(super) async fn token(&self) -> Option<Arc<Token>> {
+        self.session.as_ref()?;
+        self.token_after(0).await
+    }
+
+    /// Another token than the one that was denied with these words, if another one may help.
+    pub(super) async fn token_in_place_of(&self, serial: u64, no: &[u8]) -> Option<Arc<Token>> {
+        let session = self.session.as_ref()?;
+        if !answer::is_about_the_token(no) {
+            return None;
+        }
+        // A closed or full queue: the session is ending, or knows already.
+        _ = session.try_send(session::Event::Denied { serial });
+        self.token_after(serial).await
     }
 
     /// A token newer than `serial`, waited for as long as one call may take.
@@ -325,7 +344,11 @@ impl Client {
             last = self.ask(&server, call, token.as_deref()).await;
             match route::judge(call, &server, &last) {
                 Judged::Answered => {
-                    self.is_up(&server, whom);
+                    let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
+                    self.answered.store(now.max(1), Ordering::Relaxed);
+                    if self.is_ours_to_show() {
+                        self.is_up(&server, whom);
+                    }
                     return last;
                 }
                 Judged::Elsewhere(error, event) => {
@@ -343,15 +366,45 @@ impl Client {
         if let Some((error, event)) = why
             && servers::is_away(&event, since)
         {
-            self.is_down(&error);
+            if self.is_ours_to_show() {
+                self.is_down(&error);
+            }
             // A full queue is full of failures; the next call tells it again.
             _ = self.servers.try_send(servers::Event::Away);
         }
         last
     }
 
-    /// Asks one server once.
+    /// Whether the connection that `status` shows is that of these calls.
+    fn is_ours_to_show(&self) -> bool {
+        self.connection.borrow().transport != GRPC
+    }
+
+    /// The server that is asked first, or what stands for it while none is known; for messages.
+    pub(super) fn first_server(&self) -> String {
+        let order = self.order.borrow();
+        let first = order.servers.first();
+        first.map_or_else(|| "the registry".to_owned(), ToString::to_string)
+    }
+
+    /// Asks one server.
     async fn ask(
+        &self,
+        server: &Arc<str>,
+        call: &Call,
+        token: Option<&Token>,
+    ) -> Result<Answer, Error> {
+        if call.what == "state" {
+            // Each generation has its own path for this, and 404 or 410 for the other's.
+            let answer = self.ask_once(server, &calls::state_v3(), None).await;
+            if !matches!(&answer, Ok(answer) if matches!(answer.status, 404 | 410 | 501)) {
+                return answer;
+            }
+        }
+        self.ask_once(server, call, token).await
+    }
+
+    async fn ask_once(
         &self,
         server: &Arc<str>,
         call: &Call,
@@ -413,9 +466,7 @@ impl Client {
     }
 
     /// Notes an answer. Reads that go round the servers do not change which one is shown as the one in use.
-    fn is_up(&self, server: &Arc<str>, whom: Whom) {
-        let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
-        self.answered.store(now.max(1), Ordering::Relaxed);
+    pub(super) fn is_up(&self, server: &Arc<str>, whom: Whom) {
         let news = self.connection.send_if_modified(|connection| {
             let is_in_use = connection.server.as_deref() == Some(server);
             if connection.up && (is_in_use || whom != Whom::Preferred) {
@@ -467,7 +518,7 @@ impl Client {
         }
     }
 
-    fn is_down(&self, error: &Error) {
+    pub(super) fn is_down(&self, error: &Error) {
         let reason = error.to_string();
         let mut was_up = false;
         self.connection.send_if_modified(|connection| {
@@ -604,7 +655,7 @@ impl Client {
         Ok((Secret::new(login.access_token), ttl))
     }
 
-    fn count(&self, what: &'static str, outcome: &'static str) {
+    pub(super) fn count(&self, what: &'static str, outcome: &'static str) {
         self.metrics
             .registry_calls
             .get_or_create(&Outcome { what, outcome })
@@ -623,19 +674,47 @@ impl Client {
     }
 
     /// The place of the next read that must not depend on one node.
-    fn next_read(&self) -> Whom {
+    pub(super) fn next_read(&self) -> Whom {
         Whom::Other(self.reads.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The first three numbers of the registry's version, where it is known.
+    pub(super) fn version(&self) -> Option<(u32, u32, u32)> {
+        calls::numbers(self.connection.borrow().version.as_ref()?)
+    }
+
+    /// Whether the registry may still serve HTTP v1.
+    pub(super) fn has_v1(&self) -> bool {
+        self.version().is_none_or(|version| version < (3, 2, 0))
     }
 
     // -- instances
 
+    /// The instance as a server has it.
     pub(super) async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+        let service = &instance.key.service;
+        // From 3.2 on there is no v1; the detail of 3.x is for administrators.
+        if !self.has_v1() {
+            let call = calls::list_v3(service, &instance.cluster);
+            let hosts = self.call(&call, whom).await?.list_v3()?;
+            let masked = ServiceList {
+                hosts,
+                protected: true,
+                cache: Duration::ZERO,
+            };
+            return Ok(calls::among(masked, instance));
+        }
         let detail = self.call(&calls::detail(instance), whom).await;
         match detail.and_then(Answer::detail) {
             Err(Error::Refused { status: 410, .. }) => {
-                let call = calls::list(&instance.key.service, &[], false);
-                let list = self.call(&call, whom).await?.list()?;
-                Ok(calls::among(list, instance))
+                let list = self.call(&calls::list(service, &[], false), whom).await?;
+                let list = list.list()?;
+                if !list.protected {
+                    return Ok(calls::among(list, instance));
+                }
+                // Who asks for the healthy ones alone is told the truth.
+                let healthy = self.call(&calls::list(service, &[], true), whom).await?;
+                Ok(calls::unmasked(list, healthy.list()?, instance))
             }
             other => other,
         }

@@ -35,7 +35,12 @@ pub(super) async fn say_over_http(
     client: &Client,
     say: &beats::Say,
 ) -> Result<beats::Said, Error> {
-    let answer = client.call(&say.call(), Whom::Preferred).await?;
+    let call = if client.version().is_some_and(|version| version >= (3, 0, 0)) {
+        say.call_v3()
+    } else {
+        say.call()
+    };
+    let answer = client.call(&call, Whom::Preferred).await?;
     say.read(answer)
 }
 
