@@ -10,6 +10,7 @@ pub mod beats;
 mod book;
 pub mod calls;
 mod channel;
+pub mod choice;
 pub mod client;
 mod grpc;
 mod http;

@@ -140,6 +140,7 @@ pub(super) fn start(
             up: false,
             server: None,
             transport: HTTP,
+            chosen: None,
             version: None,
             reason: Some("not asked yet".to_owned()),
             since: epoch.now(),
@@ -373,6 +374,22 @@ impl Client {
             _ = self.servers.try_send(servers::Event::Away);
         }
         last
+    }
+
+    /// Notes which transport was chosen, and why.
+    pub(super) fn chosen(&self, transport: &'static str, why: String) {
+        self.connection.send_modify(|connection| {
+            connection.transport = transport;
+            connection.chosen = Some(why);
+        });
+    }
+
+    /// Asks what the registry is: the numbers of its version, if it says them.
+    pub(super) async fn what_is_it(&self) -> Result<Option<(u32, u32, u32)>, Error> {
+        let call = calls::state();
+        let outcome = self.asked(&call, Whom::Preferred, None).await;
+        route::who_answered(&call, &outcome).ok_or(Error::Stopped)?;
+        Ok(outcome.ok().and_then(Answer::version).as_ref().and_then(calls::numbers))
     }
 
     /// Whether the connection that `status` shows is that of these calls.

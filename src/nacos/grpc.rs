@@ -8,7 +8,7 @@
 use super::beats::{Said, Say};
 use super::book::Book;
 use super::channel::{Channel, Push, Trouble};
-use super::client::{Client, GRPC, HTTP, QUEUE, Token};
+use super::client::{Client, QUEUE, Token};
 use super::model::{
     ConfigKey, ConfigState, Connection, Content, Instance, Listed, Namespace, ServiceKey,
     ServiceList, Standing,
@@ -44,6 +44,17 @@ struct Parked {
     tell: oneshot::Sender<Vec<ConfigKey>>,
 }
 
+/// How the connection is; for who chooses between transports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// There is one.
+    Connected,
+    /// There is none, or none yet.
+    Lost,
+    /// No server can be reached; why the last one could not.
+    Unreachable(String),
+}
+
 struct Shell {
     client: Arc<Client>,
     link: mpsc::Sender<link::Event>,
@@ -53,6 +64,7 @@ struct Shell {
     channels: Mutex<BTreeMap<u64, Arc<Channel>>>,
     current: watch::Sender<Current>,
     parked: Mutex<Option<Parked>>,
+    news: watch::Sender<News>,
     /// Whether the state of the connection is ours to show.
     shown: watch::Sender<bool>,
 }
@@ -75,6 +87,7 @@ pub(super) fn start(client: &Arc<Client>, standings: Standings) -> Arc<Grpc> {
         channels: Mutex::default(),
         current: watch::Sender::new(None),
         parked: Mutex::default(),
+        news: watch::Sender::new(News::Lost),
         shown: watch::Sender::new(false),
     });
     let tasks = &client.tasks;
@@ -173,18 +186,23 @@ impl Shell {
                 self.parked().take();
                 _ = self.roll.send(roll::Event::Connected(number)).await;
                 self.show_up(&server);
+                self.news.send_replace(News::Connected);
                 _ = client.servers.send(servers::Event::Answered(server)).await;
             }
             link::Effect::Lost(number, why) => {
                 self.current.send_replace(None);
                 self.parked().take();
+                self.news.send_replace(News::Lost);
                 tracing::debug!(connection = number, %why, "connection lost");
                 _ = self.roll.send(roll::Event::Lost(number, why)).await;
             }
             link::Effect::Failed(server) => {
                 _ = client.servers.send(servers::Event::Failed(server)).await;
             }
-            link::Effect::Away(why) => self.show_down(&why),
+            link::Effect::Away(why) => {
+                self.show_down(&why);
+                self.news.send_replace(News::Unreachable(why));
+            }
             link::Effect::Back => {
                 if *self.shown.borrow() {
                     client
@@ -664,17 +682,14 @@ impl Source for Listened {
 }
 
 impl Grpc {
-    /// Whether there is a connection; tells of each change.
-    pub(super) fn is_connected(&self) -> watch::Receiver<Current> {
-        self.shell.current.subscribe()
+    /// How the connection is.
+    pub(super) fn news(&self) -> watch::Receiver<News> {
+        self.shell.news.subscribe()
     }
 
     /// Whether this transport does the work: then its connection is what `status` shows, else it is looked for at leisure.
     pub(super) async fn works(&self, works: bool) {
         self.shell.shown.send_replace(works);
-        self.shell.client.connection.send_modify(|connection| {
-            connection.transport = if works { GRPC } else { HTTP };
-        });
         let current = self.shell.current.borrow().clone();
         if let (true, Some((_, channel))) = (works, current) {
             self.shell.show_up(&channel.server);
