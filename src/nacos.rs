@@ -10,6 +10,7 @@ pub mod calls;
 pub mod http;
 pub mod model;
 pub mod poll;
+pub mod roll;
 pub mod route;
 pub mod rpc;
 pub mod servers;
