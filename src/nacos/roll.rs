@@ -1129,7 +1129,7 @@ mod tests {
         assert_eq!(said, [Effect::Call(1, Say::Register(bad(1)))]);
         let said = does(&mut roll, secs(1), called(1, Err(no())));
         let answer = Effect::Answer(1, Err(no()));
-        // The first one is found, and nothing speaks against the two others.
+        // It is found; the others are not said together either before one of them was accepted.
         assert_eq!(said, [answer, Effect::Call(1, Say::Register(instance(2)))]);
         let said = does(&mut roll, secs(1), called(1, Ok(())));
         let call = Effect::Call(1, batch(&[2, 3]));
@@ -1186,6 +1186,52 @@ mod tests {
         roll.wake(next);
         let said = effects(&mut roll);
         assert_eq!(said, [Effect::Call(1, Say::Deregister(instance(1)))]);
+    }
+
+    #[test]
+    fn who_asks_while_a_failed_call_waits_for_its_next_try_is_heard_at_once() {
+        let mut roll = holding(&[1]);
+        roll.handle(secs(1), Event::Withdraw(2, instance(1)));
+        effects(&mut roll);
+        roll.handle(secs(1), called(1, Err(busy())));
+        effects(&mut roll);
+        let said = does(&mut roll, secs(1), Event::Withdraw(3, instance(1)));
+        assert_eq!(said, [Effect::Call(1, Say::Deregister(instance(1)))]);
+        // So is who asked during a call that failed, and it is not answered with that failure.
+        roll.handle(secs(1), Event::Publish(4, instance(4)));
+        let said = does(&mut roll, secs(1), called(1, Err(busy())));
+        let again = Effect::Call(1, Say::Deregister(instance(1)));
+        assert_eq!(said, [Effect::Answer(3, Err(busy())), again]);
+    }
+
+    #[test]
+    fn a_withdrawal_takes_no_kept_instance_along_that_may_be_there() {
+        let mut roll = holding(&[1, 2]);
+        roll.handle(secs(1), Event::Lost(1, "reset".to_owned()));
+        roll.handle(secs(1), Event::Connected(2));
+        // It may have been heard.
+        roll.handle(secs(1), called(2, Err(busy())));
+        effects(&mut roll);
+        let said = does(&mut roll, secs(1), Event::Withdraw(3, instance(2)));
+        assert_eq!(said, [Effect::Call(2, Say::Register(instance(1)))]);
+    }
+
+    #[test]
+    fn what_is_unwanted_goes_even_if_the_rest_is_refused_now() {
+        let mut roll = holding(&[1, 2, 3]);
+        let said = does(&mut roll, secs(1), Event::Withdraw(4, instance(3)));
+        assert_eq!(said, [Effect::Call(1, batch(&[1, 2]))]);
+        let said = does(&mut roll, secs(1), called(1, Err(no())));
+        assert_eq!(said, [Effect::Call(1, Say::Deregister(instance(1)))]);
+        // Then each shows whether it is still taken.
+        let said = does(&mut roll, secs(1), called(1, Ok(())));
+        let one = Effect::Call(1, Say::Register(instance(1)));
+        assert_eq!(said, [Effect::Answer(4, Ok(())), one]);
+        let said = does(&mut roll, secs(1), called(1, Ok(())));
+        assert_eq!(said, [Effect::Call(1, batch(&[1, 2]))]);
+        let told = does(&mut roll, secs(1), called(1, Err(no())));
+        let refused = Standing::Refused(no().to_string());
+        assert_eq!(told, [Effect::Tell(instance(2).key, refused)]);
     }
 
     #[test]
