@@ -439,7 +439,9 @@ impl Answer {
         // 3.0.3: code 21007 in an envelope.
         let envelope = self.envelope();
         if answer::words(&self.body).raw().contains("already exists")
-            || envelope.as_ref().is_some_and(|envelope| envelope.code == 21_007)
+            || envelope
+                .as_ref()
+                .is_some_and(|envelope| envelope.code == 21_007)
         {
             return Ok(());
         }
@@ -625,7 +627,10 @@ pub fn major(version: &Foreign) -> Option<u32> {
 /// The first three numbers of a version.
 #[must_use]
 pub fn numbers(version: &Foreign) -> Option<(u32, u32, u32)> {
-    let mut numbers = version.raw().split(['.', '-']).map(|part| part.trim().parse().ok());
+    let mut numbers = version
+        .raw()
+        .split(['.', '-'])
+        .map(|part| part.trim().parse().ok());
     let major = numbers.next()??;
     let mut further = || numbers.next().flatten().unwrap_or(0);
     Some((major, further(), further()))

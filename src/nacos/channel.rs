@@ -4,11 +4,11 @@
 //! replaced silently: it is opened, set up and given up as one thing, and when its stream ends all of it is closed (a connection
 //! without its stream keeps its instances and gets no pushes). Pushes are acknowledged here, as soon as they are read.
 
+use super::Error;
 use super::answer;
 use super::client::Client;
 use super::model::Namespace;
 use super::rpc::{self, Message, Outcome, Payload};
-use super::Error;
 use crate::descriptor::settings::Registry;
 use crate::foreign::Foreign;
 use crate::tasks::Tasks;
@@ -172,7 +172,10 @@ fn place(server: &str, offset: u16) -> Result<(String, u16, bool), String> {
         .parse()
         .map_err(|_| format!("{server} is not an address"))?;
     let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let http = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
     let port = http
         .checked_add(offset)
@@ -199,7 +202,9 @@ impl Channel {
         let stream = within(settings.connect_timeout, connect).await;
         let stream = stream.map_err(|why| format!("port {port}: {why}"))?;
         // Without it a request of two segments waits for a delayed acknowledgement, 40 ms.
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        stream
+            .set_nodelay(true)
+            .map_err(|error| error.to_string())?;
         let local = stream.local_addr().map_err(|error| error.to_string())?;
         let authority = match host.parse::<IpAddr>() {
             Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
@@ -208,7 +213,16 @@ impl Channel {
         if tls {
             return Err("gRPC over TLS is not there yet".to_owned());
         }
-        Self::over(client, server, "http", &authority, local.ip(), stream, pushes).await
+        Self::over(
+            client,
+            server,
+            "http",
+            &authority,
+            local.ip(),
+            stream,
+            pushes,
+        )
+        .await
     }
 
     async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -105,7 +105,9 @@ impl Choice {
     }
 
     fn is_using(&self, which: Which) -> bool {
-        self.using.as_ref().is_some_and(|(using, _)| *using == which)
+        self.using
+            .as_ref()
+            .is_some_and(|(using, _)| *using == which)
     }
 
     /// How long HTTP must have answered alone to be taken.

@@ -389,7 +389,11 @@ impl Client {
         let call = calls::state();
         let outcome = self.asked(&call, Whom::Preferred, None).await;
         route::who_answered(&call, &outcome).ok_or(Error::Stopped)?;
-        Ok(outcome.ok().and_then(Answer::version).as_ref().and_then(calls::numbers))
+        Ok(outcome
+            .ok()
+            .and_then(Answer::version)
+            .as_ref()
+            .and_then(calls::numbers))
     }
 
     /// Whether the connection that `status` shows is that of these calls.
@@ -708,7 +712,11 @@ impl Client {
     // -- instances
 
     /// The instance as a server has it.
-    pub(super) async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
+    pub(super) async fn detail(
+        &self,
+        instance: &Instance,
+        whom: Whom,
+    ) -> Result<Option<Listed>, Error> {
         let service = &instance.key.service;
         // From 3.2 on there is no v1; the detail of 3.x is for administrators.
         if !self.has_v1() {

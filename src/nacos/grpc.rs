@@ -146,9 +146,7 @@ pub(super) fn start(client: &Arc<Client>, standings: Standings) -> Arc<Grpc> {
 impl Shell {
     // After a panic these are plain data and go on.
     fn channels(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Channel>>> {
-        self.channels
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn parked(&self) -> MutexGuard<'_, Option<Parked>> {
@@ -348,7 +346,11 @@ impl Shell {
         let Err(Error::Denied { message, .. }) = &outcome else {
             return outcome;
         };
-        match self.client.token_in_place_of(serial, message.raw().as_bytes()).await {
+        match self
+            .client
+            .token_in_place_of(serial, message.raw().as_bytes())
+            .await
+        {
             Some(token) => self.ask_once(number, channel, request, Some(token)).await,
             None => outcome,
         }
@@ -495,7 +497,11 @@ impl Shell {
         let whom = self.client.next_read();
         match whom {
             Whom::Other(place) if servers > 1 && place % 2 == 1 => {
-                match self.client.detail(instance, Whom::Other(place / 2 + 1)).await {
+                match self
+                    .client
+                    .detail(instance, Whom::Other(place / 2 + 1))
+                    .await
+                {
                     // It serves no such path, or nobody but this node answers.
                     Err(_) => self.detail(instance).await,
                     told => told,
@@ -535,7 +541,9 @@ impl Shell {
         };
         let (answer, server) = match self.ask("config_get", &request).await {
             // The code of a server that is starting means something else to this request.
-            Err(Error::Busy { message, .. }) if message.raw().contains(NO_CONFIG) => return Ok(None),
+            Err(Error::Busy { message, .. }) if message.raw().contains(NO_CONFIG) => {
+                return Ok(None);
+            }
             answered => answered?,
         };
         let garbage = |what: &str| Error::Garbage {
@@ -550,7 +558,9 @@ impl Shell {
         // Of an encrypted one it is that of another text.
         let encrypted = answer.encrypted_data_key.is_some_and(|key| !key.is_empty());
         if sealed.is_empty() || sealed != md5 && !encrypted {
-            return Err(garbage("a configuration with another MD5 than its content has"));
+            return Err(garbage(
+                "a configuration with another MD5 than its content has",
+            ));
         }
         let modified = u64::try_from(answer.last_modified / 1000).ok();
         let content = Content {

@@ -31,10 +31,7 @@ pub(super) fn start(client: &Arc<Client>, standings: Standings) -> Arc<Http> {
 }
 
 /// Makes a call of the book over HTTP v1.
-pub(super) async fn say_over_http(
-    client: &Client,
-    say: &beats::Say,
-) -> Result<beats::Said, Error> {
+pub(super) async fn say_over_http(client: &Client, say: &beats::Say) -> Result<beats::Said, Error> {
     let call = if client.version().is_some_and(|version| version >= (3, 0, 0)) {
         say.call_v3()
     } else {

@@ -284,7 +284,9 @@ impl Link {
         self.moving = true;
         self.named = named.and_then(|named| {
             let same = |server: &&Arc<str>| {
-                let place = server.split_once("://").map_or(&***server, |(_, rest)| rest);
+                let place = server
+                    .split_once("://")
+                    .map_or(&***server, |(_, rest)| rest);
                 place.split('/').next() == Some(&*named)
             };
             self.servers.iter().find(same).cloned()

@@ -226,7 +226,8 @@ impl Poll {
                 room -= 1;
                 entry.fetching = true;
                 // Doubts are put to the next server, and the next.
-                let mut further = entry.missing + entry.doubt.as_ref().map_or(0, |doubt| doubt.asked);
+                let mut further =
+                    entry.missing + entry.doubt.as_ref().map_or(0, |doubt| doubt.asked);
                 if self.stays && !entry.dirty {
                     self.tour = self.tour.wrapping_add(1);
                     further = further.wrapping_add(self.tour);
