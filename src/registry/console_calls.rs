@@ -77,8 +77,14 @@ pub(crate) fn server_state(state: &State) -> Value {
 }
 
 fn namespaces(state: &State) -> Answer {
+    let public = public(state, "");
+    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
+}
+
+/// The one namespace that is listed, under the id that a call knows it by.
+pub(crate) fn public(state: &State, id: &str) -> Map<String, Value> {
     let mut public = Map::new();
-    public.insert("namespace".into(), "".into());
+    public.insert("namespace".into(), id.into());
     public.insert("namespaceShowName".into(), "public".into());
     if state.like != Like::V1_4 {
         public.insert("namespaceDesc".into(), "Default Namespace".into());
@@ -86,5 +92,5 @@ fn namespaces(state: &State) -> Answer {
     public.insert("quota".into(), 200.into());
     public.insert("configCount".into(), state.configs.count("").into());
     public.insert("type".into(), 0.into());
-    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
+    public
 }
