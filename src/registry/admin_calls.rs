@@ -31,7 +31,7 @@ const CORE: &[Row] = &[
     ("GET", "/v3/admin/core/state/liveness", ok),
     ("GET", "/v3/admin/core/state/readiness", ok),
     ("GET", "/v3/admin/core/cluster/node/self", |state, _, _| {
-        Ok(node(state))
+        Ok(console_calls::node(state))
     }),
     ("GET", "/v3/admin/core/cluster/node/list", nodes),
     ("GET", "/v3/admin/core/namespace/list", |state, _, _| {
@@ -118,29 +118,6 @@ impl Page {
     }
 }
 
-/// Where the registry says it is, for whoever asks which node to talk to.
-pub(crate) fn own_address(state: &State) -> String {
-    format!("127.0.0.1:{}", state.port)
-}
-
-/// The registry as a node of a cluster of one, which has no other to report to.
-fn node(state: &State) -> Value {
-    json!({
-        "ip": "127.0.0.1",
-        "port": state.port,
-        "state": "UP",
-        "extendInfo": {"version": state.like.manners().version},
-        "address": own_address(state),
-        "abilities": {
-            "remoteAbility": {"supportRemoteConnection": false, "grpcReportEnabled": false},
-            "configAbility": {"supportRemoteMetrics": false},
-            "namingAbility": {"supportJraft": false},
-        },
-        "grpcReportEnabled": false,
-        "failAccessCnt": 0,
-    })
-}
-
 fn nodes(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let params = &call.params;
     let up = match params.get("state").map(str::to_ascii_uppercase).as_deref() {
@@ -153,6 +130,9 @@ fn nodes(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
         }
     };
     let begins = params.get("address").unwrap_or_default();
-    let meant = up && own_address(state).starts_with(begins);
-    Ok(meant.then(|| node(state)).into_iter().collect())
+    let meant = up && console_calls::own_address(state).starts_with(begins);
+    Ok(meant
+        .then(|| console_calls::node(state))
+        .into_iter()
+        .collect())
 }

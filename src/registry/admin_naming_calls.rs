@@ -2,12 +2,12 @@
 
 use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::ServiceKey;
-use crate::registry::admin_calls;
 use crate::registry::admin_calls::Page;
 use crate::registry::admin_calls::Row;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::client_calls;
+use crate::registry::console_calls;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::listing;
@@ -369,7 +369,7 @@ fn clients(state: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
 /// The node that is responsible for a client: there is but one.
 fn responsible(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     naming_calls::address(&call.params)?;
-    Ok(json!({"responsibleServer": admin_calls::own_address(state)}))
+    Ok(json!({"responsibleServer": console_calls::own_address(state)}))
 }
 
 /// The switches as 3.0.3 is delivered with them; nothing changes them here.

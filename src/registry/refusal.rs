@@ -3,7 +3,7 @@
 //! 2.5.1 has four shapes. A controller's refusal is a bare text under `/v1/ns` and `caused: …;` under `/v1/cs`; the parameter
 //! check ends its text with CRLF and names no content type under `/v1/ns`; filters answer the servlet's JSON page. 1.4.8 writes
 //! `caused: …;` everywhere, and 500 where its own exception was thrown, whatever status that names. 3.0.3 keeps to 2.5.1 but for
-//! what [`Refusal::in_3_0`] lists, and dresses everything under `/v3/` as JSON with a code. The variants below the line are our
+//! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
 use crate::registry::like::Like;
