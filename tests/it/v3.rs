@@ -602,6 +602,14 @@ fn an_operator_sees_a_configuration_before_its_readers_do() {
     assert_eq!(detail["content"], "one");
     registry.wait_ms(200);
     assert_eq!(registry.data("GET", client)["content"], "one");
+    registry.data(
+        "POST",
+        &format!("{CONFIG}?dataId=a&groupName=g&content=two"),
+    );
+    // One that is being modified is said not to be there, though there is an old content.
+    assert_eq!(registry.no("GET", client), (200, 20_004, Value::Null));
+    registry.wait_ms(200);
+    assert_eq!(registry.data("GET", client)["content"], "two");
 }
 
 #[test]
