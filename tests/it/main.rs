@@ -29,4 +29,5 @@ mod recorded;
 mod scenes;
 mod support;
 mod switches;
+mod v3;
 mod words;
