@@ -102,7 +102,7 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> 
     let key = key(&call.params)?;
     // There is no variant for a tag, and the formal content must stay.
     if call.params.get("tag").is_none() {
-        config_calls::remove(state, time, key);
+        config_calls::remove(state, time, &key);
     }
     Ok(true.into())
 }

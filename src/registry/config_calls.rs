@@ -1,7 +1,6 @@
 //! The calls of `/v1/cs`: publish, get, delete and the listener's long poll.
 
 use crate::dates;
-use crate::machine::Machine;
 use crate::nacos::wire;
 use crate::nacos::wire::LINE_SEPARATOR;
 use crate::nacos::wire::Listening;
@@ -171,17 +170,13 @@ pub(crate) fn put(
             .filter(|md5| !md5.trim().is_empty() && compares)
             .map(str::to_owned),
     };
-    if state.configs.publish(time, &key, publish)? {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
+    state.configs.publish(time, &key, publish)?;
     Ok(())
 }
 
 /// Deletes a configuration, and tells who waits for it.
-pub(crate) fn remove(state: &mut State, time: Time, key: ConfigKey) {
-    if state.configs.delete(time.now, &key) {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
+pub(crate) fn remove(state: &mut State, time: Time, key: &ConfigKey) {
+    state.configs.delete(time.now, key);
 }
 
 fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
@@ -255,7 +250,7 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal>
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    remove(state, time, key);
+    remove(state, time, &key);
     Ok(yes())
 }
 

@@ -300,7 +300,8 @@ pub(crate) fn check_grouped(service: &ServiceKey) -> Result<(), Refusal> {
     }
 }
 
-fn check_service(value: Option<&str>) -> Result<(), Refusal> {
+/// Services, without their group.
+pub(crate) fn check_service(value: Option<&str>) -> Result<(), Refusal> {
     check("serviceName", 512, value, |value| {
         !value.starts_with(['@', '\n', '\r'])
             && !value.chars().skip(1).any(cjk_or_space)
@@ -308,6 +309,7 @@ fn check_service(value: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
+/// One cluster.
 pub(crate) fn check_cluster(value: &str) -> Result<(), Refusal> {
     check("cluster", 64, Some(value), |value| {
         value

@@ -98,7 +98,11 @@ fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
 }
 
 /// What must be right about an instance: `NamingUtils.checkInstanceIsLegal`, on 1.4 the names.
-fn check_record(like: Like, service: &ServiceKey, record: &Record) -> Result<(), Refusal> {
+pub(crate) fn check_record(
+    like: Like,
+    service: &ServiceKey,
+    record: &Record,
+) -> Result<(), Refusal> {
     if !like.manners().parameter_check {
         forms::check_grouped(service)?;
     } else {
@@ -117,7 +121,7 @@ fn check_record(like: Like, service: &ServiceKey, record: &Record) -> Result<(),
 }
 
 /// Registers, and has the beat check watch an ephemeral one.
-fn take(
+pub(crate) fn take(
     state: &mut State,
     now: Moment,
     service: &ServiceKey,
@@ -701,7 +705,7 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,
-        "subscribeCount": 0,
-        "connectionBasedClientCount": 0,
+        "subscribeCount": state.subscribers.count(),
+        "connectionBasedClientCount": state.links.namers(),
     })))
 }

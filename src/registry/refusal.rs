@@ -307,6 +307,20 @@ impl Refusal {
         }
     }
 
+    /// What is said over gRPC, where 2.5.1 and 3.0.3 have the same words: status and text.
+    pub(crate) fn over_grpc(&self) -> (i64, String) {
+        let (status, dress) = self.in_2_5();
+        let words = match dress {
+            Dress::Words(words)
+            | Dress::Escaped(words)
+            | Dress::Caused(words)
+            | Dress::Checked(words)
+            | Dress::Page(words) => words,
+            Dress::Bare(words) | Dress::Line(words) => words.to_owned(),
+        };
+        (status.into(), words)
+    }
+
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
         match like {
             Like::V1_4 => self.in_1_4(),

@@ -42,10 +42,13 @@ impl Registry {
                 request,
             },
         );
-        self.desk.effect().map(|Effect::Answer(answered, answer)| {
-            assert_eq!(answered, ticket);
-            answer
-        })
+        match self.desk.effect()? {
+            Effect::Answer(answered, answer) => {
+                assert_eq!(answered, ticket);
+                Some(answer)
+            }
+            other => panic!("nobody is connected over gRPC: {other:?}"),
+        }
     }
 
     /// Asks what is answered at once: status and body.
@@ -106,7 +109,9 @@ impl Registry {
 
     /// The answer to somebody who was held.
     pub(crate) fn desk_answer(&mut self) -> String {
-        let Effect::Answer(_, answer) = self.desk.effect().unwrap();
+        let Some(Effect::Answer(_, answer)) = self.desk.effect() else {
+            panic!("nobody was answered");
+        };
         String::from_utf8(answer.body().to_vec()).unwrap()
     }
 

@@ -51,6 +51,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 open: false,
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
+                push_delay: registry::PUSH_DELAY,
                 faults: false,
             };
             let tasks = Tasks::new();
@@ -428,6 +429,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        push_delay: registry::PUSH_DELAY,
         faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
@@ -444,6 +446,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        push_delay: registry::PUSH_DELAY,
         faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;
