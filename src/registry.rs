@@ -12,8 +12,11 @@
 //! from elsewhere.
 
 mod admin_calls;
+mod admin_config_calls;
+mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod client_calls;
 mod config;
 mod config_calls;
 mod console_calls;

@@ -118,7 +118,7 @@ impl Payload {
     ///
     /// # Errors
     /// What is wrong with the JSON.
-    pub fn read<M: Message>(&self) -> Result<M, serde_json::Error> {
+    pub fn read<M: DeserializeOwned>(&self) -> Result<M, serde_json::Error> {
         serde_json::from_slice(self.body())
     }
 }

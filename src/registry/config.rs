@@ -35,6 +35,7 @@ pub(crate) struct Config {
     /// One of [`TYPES`].
     pub(crate) kind: &'static str,
     pub(crate) encrypted_data_key: String,
+    pub(crate) created: SystemTime,
     pub(crate) modified: SystemTime,
 }
 
@@ -117,6 +118,7 @@ impl Configs {
         if bytes > BYTES {
             return Err(Refusal::Full("bytes of configurations", BYTES));
         }
+        let created = old.map_or(time.at, |old| old.created);
         let md5 = md5_hex(publish.content.as_bytes());
         let changed = old_md5 != Some(md5.as_str());
         self.bytes = bytes;
@@ -125,6 +127,7 @@ impl Configs {
             md5,
             kind: publish.kind,
             encrypted_data_key: publish.encrypted_data_key,
+            created,
             modified: time.at,
         };
         let old = self.kept.insert(key.clone(), config);
@@ -210,6 +213,18 @@ impl Configs {
             Some(before) => before.as_ref(),
             None => self.kept.get(key),
         }
+    }
+
+    /// A configuration as it is stored, whatever readers see yet.
+    pub(crate) fn stored(&self, key: &ConfigKey) -> Option<&Config> {
+        self.kept.get(key)
+    }
+
+    /// All of a tenant as they are stored, in order.
+    pub(crate) fn of(&self, tenant: &str) -> impl Iterator<Item = (&ConfigKey, &Config)> {
+        self.kept
+            .iter()
+            .filter(move |(key, _)| key.tenant == tenant)
     }
 
     /// Whether readers are to come back later.

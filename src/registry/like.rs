@@ -264,6 +264,12 @@ const GONE: &[(&str, &str, &str, &str)] = &[
         "GET /v3/console/core/namespace/list",
         "console",
     ),
+    (
+        "GET",
+        "/v1/core/cluster/nodes",
+        "GET /v3/admin/core/cluster/node/list",
+        "console",
+    ),
 ];
 
 /// A call that a generation no longer takes: the `message` of the page that says so.

@@ -98,7 +98,7 @@ pub(crate) fn host(service: &ServiceKey, address: &Address, record: Record) -> w
         Some(i64::try_from(record.millis(key).unwrap_or(default)).unwrap_or(i64::MAX))
     };
     wire::Host {
-        instance_id: Some(instance_id(service, address, &record.cluster)),
+        instance_id: (!record.without_id).then(|| instance_id(service, address, &record.cluster)),
         ip: Foreign::from(&*address.ip),
         port: i64::from(address.port),
         weight: record.weight,

@@ -73,6 +73,8 @@ pub(crate) struct Record {
     pub(crate) said: bool,
     /// A beat brought it, without metadata: 1.4 lists them as null.
     pub(crate) bare: bool,
+    /// It was registered under `/v3/`, where instances get no id.
+    pub(crate) without_id: bool,
 }
 
 impl Record {
@@ -157,7 +159,15 @@ pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
     /// Clusters whose checker is NONE.
-    pub(crate) unchecked: BTreeSet<Arc<str>>,
+    pub(crate) unchecked: BTreeMap<Arc<str>, Unchecked>,
+}
+
+/// What was said of a cluster with the checker NONE; it is told again, and used for nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Unchecked {
+    pub(crate) port: i32,
+    pub(crate) instance_port: bool,
+    pub(crate) metadata: Metadata,
 }
 
 #[derive(Clone, Debug)]
@@ -831,7 +841,7 @@ impl Naming {
             .instances
             .values()
             .map(|record| &record.cluster)
-            .chain(&settings.unchecked)
+            .chain(settings.unchecked.keys())
             .cloned()
             .collect();
         Some((settings, clusters))
@@ -843,6 +853,7 @@ impl Naming {
         now: Moment,
         key: &ServiceKey,
         cluster: &str,
+        said: Unchecked,
     ) -> Result<(), Refusal> {
         let service =
             self.services
@@ -852,10 +863,10 @@ impl Naming {
                     name: key.name.to_string(),
                 })?;
         let settings = service.settings.get_or_insert_default();
-        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains(cluster) {
+        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains_key(cluster) {
             return Err(Refusal::Full("clusters with a checker", CLUSTERS));
         }
-        settings.unchecked.insert(cluster.into());
+        settings.unchecked.insert(cluster.into(), said);
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -877,7 +888,7 @@ impl Naming {
             return Err(Refusal::Null(NO_SERVICE));
         }
         let unchecked = service.and_then(|service| service.settings.as_ref());
-        if !unchecked.is_some_and(|settings| settings.unchecked.contains(cluster)) {
+        if !unchecked.is_some_and(|settings| settings.unchecked.contains_key(cluster)) {
             let known = |service: &Service| {
                 let mut records = service.instances.values();
                 records.any(|record| &*record.cluster == cluster)
@@ -913,6 +924,38 @@ impl Naming {
             .filter(|key| key.namespace == *namespace && &*key.group == group)
             .map(|key| key.name.to_string())
             .collect()
+    }
+
+    /// The services of a namespace, in order.
+    pub(crate) fn of(&self, namespace: &Namespace) -> impl Iterator<Item = &ServiceKey> {
+        self.services
+            .keys()
+            .filter(move |key| key.namespace == *namespace)
+    }
+
+    /// Whether the instances of a service are persistent; `None` for an unknown one.
+    pub(crate) fn is_persistent(&self, key: &ServiceKey) -> Option<bool> {
+        Some(self.services.get(key)?.persistent)
+    }
+
+    /// Whoever has an instance, as 2.x and 3.x count them: each address once for each kind, however many services it is in.
+    pub(crate) fn clients(&self) -> BTreeSet<(&Address, bool)> {
+        self.services
+            .values()
+            .flat_map(|service| &service.instances)
+            .map(|(place, record)| (&place.address, record.persistent))
+            .collect()
+    }
+
+    /// The metadata that an operator set for an instance.
+    pub(crate) fn overruled(
+        &self,
+        key: &ServiceKey,
+        address: &Address,
+        cluster: &Arc<str>,
+    ) -> Option<&Metadata> {
+        let place = (address.clone(), Arc::clone(cluster));
+        Some(&self.services.get(key)?.overrides.get(&place)?.metadata)
     }
 
     /// How many of what.
@@ -1035,6 +1078,14 @@ mod tests {
         }
     }
 
+    fn said() -> Unchecked {
+        Unchecked {
+            port: 80,
+            instance_port: true,
+            metadata: Metadata::new(),
+        }
+    }
+
     fn record(healthy: bool) -> Record {
         Record {
             persistent: false,
@@ -1045,6 +1096,7 @@ mod tests {
             metadata: Metadata::new(),
             said: healthy,
             bare: false,
+            without_id: false,
         }
     }
 
@@ -1140,7 +1192,7 @@ mod tests {
             let mut naming = Naming::new(like);
             let s = key("s");
             naming.create(NOW, &s, true, Settings::default()).unwrap();
-            naming.uncheck(NOW, &s, "DEFAULT").unwrap();
+            naming.uncheck(NOW, &s, "DEFAULT", said()).unwrap();
             naming
                 .register(NOW, &s, &address(0), persistent(true))
                 .unwrap();
@@ -1227,7 +1279,7 @@ mod tests {
         naming
             .create(NOW, &key("s"), true, Settings::default())
             .unwrap();
-        naming.uncheck(NOW, &key("s"), "DEFAULT").unwrap();
+        naming.uncheck(NOW, &key("s"), "DEFAULT", said()).unwrap();
         assert_eq!(by_hand(&mut naming), Ok(None));
         naming
             .register(NOW, &key("s"), &address(0), persistent(true))

@@ -191,6 +191,7 @@ fn legal(
         said: host.healthy,
         metadata: host.metadata,
         bare: false,
+        without_id: false,
     };
     check_record(state.like, service, &record)?;
     Ok((address, record))

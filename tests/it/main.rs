@@ -32,4 +32,5 @@ mod rpc;
 mod scenes;
 mod support;
 mod switches;
+mod v3;
 mod words;

@@ -128,8 +128,19 @@ fn essence(body: &str) -> Value {
             *field = Value::Null;
         }
     }
-    if let Some(count) = value.pointer_mut("/data/0/configCount") {
-        *count = Value::Null;
+    for path in [
+        "/data/0/configCount",
+        "/data/createTime",
+        "/data/modifyTime",
+        "/data/lastModified",
+        // Who published it from where, and in which row of a database it is.
+        "/data/createUser",
+        "/data/createIp",
+        "/data/id",
+    ] {
+        if let Some(field) = value.pointer_mut(path) {
+            *field = Value::Null;
+        }
     }
     if let Some(hosts) = value.get_mut("hosts").and_then(Value::as_array_mut) {
         hosts.sort_by_key(|host| host["instanceId"].to_string());
