@@ -8,6 +8,7 @@
 pub mod app;
 mod observe;
 
+use crate::nacos::rpc::PORT_OFFSET;
 use observe::{Instance, http};
 use std::{
     fmt::Write as _,
@@ -27,6 +28,8 @@ use std::{
 const LIMIT: Duration = Duration::from_secs(10);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often a pair of free ports is looked for.
+const PAIRS: usize = 64;
 /// How wide the middle column is, so that the times stand below one another.
 const TEXT_WIDTH: usize = 66;
 
@@ -126,7 +129,7 @@ impl Stage {
         Ok(Self {
             program: tour.program.clone(),
             folder,
-            registry_port: free_port()?,
+            registry_port: free_pair()?,
             app_port: free_port()?,
             began: Instant::now(),
             colour: tour.colour,
@@ -561,6 +564,19 @@ fn free_port() -> Result<u16, Error> {
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
         .map_err(|e| Error::Setup("find a free port on 127.0.0.1".into(), e))
+}
+
+/// The same for a registry, which listens for gRPC as well, 1000 above.
+fn free_pair() -> Result<u16, Error> {
+    let mut port = free_port()?;
+    for _ in 0..PAIRS {
+        let above = port.checked_add(PORT_OFFSET);
+        if above.is_some_and(|above| TcpListener::bind((Ipv4Addr::LOCALHOST, above)).is_ok()) {
+            break;
+        }
+        port = free_port()?;
+    }
+    Ok(port)
 }
 
 fn print(text: &str) {

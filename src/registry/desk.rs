@@ -721,6 +721,52 @@ mod tests {
         assert_eq!((told.len(), told[0].0, told[0].1.body().len()), (1, 2, 0));
     }
 
+    fn linked(desk: &mut Desk, now: Moment) -> (Link, Stream) {
+        let (link, stream, at) = (Link(1), Stream(1), UNIX_EPOCH);
+        let peer = ([127, 0, 0, 1], 4_000).into();
+        desk.handle(now, Event::Linked { link, peer, at });
+        let payload = Payload::raw(
+            "ConnectionSetupRequest",
+            r#"{"labels":{"module":"naming"}}"#,
+        );
+        let event = Event::Streamed {
+            link,
+            stream,
+            at,
+            payload,
+        };
+        desk.handle(now, event);
+        (link, stream)
+    }
+
+    #[test]
+    fn what_a_silent_connection_published_is_gone_after_28_s_at_most_and_no_beat_is_asked_of_it() {
+        let mut desk = Desk::new(Like::V2_5);
+        let (link, stream) = linked(&mut desk, s(1));
+        let body = r#"{"namespace":"public","serviceName":"orders","type":"registerInstance","instance":{"ip":"10.0.0.1","port":80,
+            "metadata":{"preserved.heart.beat.timeout":"5000","preserved.ip.delete.timeout":"5000"}}}"#;
+        let event = Event::Called {
+            link,
+            ticket: Ticket(1),
+            at: UNIX_EPOCH,
+            payload: Payload::raw("InstanceRequest", body),
+        };
+        desk.handle(s(1), event);
+        assert!(matches!(desk.effect(), Some(Effect::Reply(Ticket(1), _))));
+        let list = || plain("GET", "/v1/ns/instance/list?serviceName=orders");
+        assert!(answer(&mut desk, s(20), list()).contains("\"healthy\":true"));
+        while let Some(due) = desk.deadline().filter(|due| *due <= s(29)) {
+            desk.wake(due);
+        }
+        let said: Vec<Effect> = std::iter::from_fn(|| desk.effect()).collect();
+        assert!(
+            matches!(&said[..], [Effect::Push(_, _, detect), Effect::EndStream(..)] if detect.kind() == "ClientDetectionRequest"),
+            "{said:?}"
+        );
+        assert_eq!(desk.state.links.stream(link), None, "{stream:?} is ended");
+        assert!(answer(&mut desk, s(29), list()).contains("\"hosts\":[]"));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Wait(u64),

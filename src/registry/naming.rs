@@ -1207,6 +1207,40 @@ mod tests {
     }
 
     #[test]
+    fn what_connections_publish_lies_apart_and_equal_instances_are_listed_once() {
+        let mut naming = naming(Like::V2_5, &[true]);
+        let publish = |naming: &mut Naming, link, ports: &[u16]| {
+            let instances = ports.iter().map(|port| (address(*port), record(true)));
+            naming.publish(NOW, &key("s"), Link(link), instances.collect())
+        };
+        let ports = |naming: &mut Naming| {
+            let hosts = naming.list(&key("s"), &[], false).hosts;
+            hosts.iter().map(|(at, _)| at.port).collect::<Vec<_>>()
+        };
+        publish(&mut naming, 1, &[0, 1, 2]).unwrap();
+        publish(&mut naming, 2, &[2]).unwrap();
+        assert_eq!(ports(&mut naming), [0, 1, 2], "equal ones once");
+        assert_eq!(naming.counts().ephemeral, 5);
+        publish(&mut naming, 1, &[1]).unwrap();
+        assert_eq!(
+            ports(&mut naming),
+            [0, 1, 2],
+            "what is left of others stays"
+        );
+        let gone = naming.deregister(NOW, &key("s"), &address(1), "DEFAULT", false);
+        assert_eq!((gone, naming.counts().ephemeral), (None, 3));
+        let differs = vec![(address(1), record(false))];
+        naming.publish(NOW, &key("s"), Link(2), differs).unwrap();
+        assert_eq!(ports(&mut naming), [0, 1, 1], "what differs is two");
+        naming.unpublish(NOW, Link(1), None);
+        naming.unpublish(NOW, Link(2), Some(&key("s")));
+        assert_eq!(ports(&mut naming), [0]);
+        assert!(naming.published.is_empty());
+        publish(&mut naming, 3, &[]).unwrap();
+        assert!(naming.published.is_empty(), "nothing is published");
+    }
+
+    #[test]
     fn a_restart_keeps_persistent_instances_and_not_what_was_known_of_their_health() {
         for (like, health) in [(Like::V1_4, [true, false]), (Like::V2_5, [false, false])] {
             let mut naming = naming(like, &[true]);
