@@ -53,9 +53,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status, Streaming,
+    codec::{BufferSettings, Codec},
     server::{Grpc, StreamingService, UnaryService},
 };
-use tonic_prost::ProstCodec;
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Connections at most, a few more than may be clients; more wait in the system's queue.
 const CONNECTIONS: usize = super::links::CLIENTS + 200;
@@ -69,6 +70,10 @@ const STREAM_MESSAGE: usize = 64 * 1024;
 const PREFIX: usize = 5;
 /// Bytes that a stream may have written and not sent.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes that a stream's buffers begin with.
+const BUFFER: usize = 256;
+/// Bytes of messages that are sent together at most.
+const YIELD: usize = 32 * 1024;
 /// Messages that are taken from a stream before others have their turn.
 const TURN: usize = 32;
 
@@ -316,8 +321,9 @@ impl Caller {
     }
 
     async fn stream(&self, request: Request<Incoming>) -> Answered {
-        codec()
+        Grpc::new(Lean)
             .max_decoding_message_size(STREAM_MESSAGE)
+            .max_encoding_message_size(usize::MAX)
             .streaming(self.clone(), request)
             .await
     }
@@ -327,6 +333,24 @@ fn codec() -> Grpc<ProstCodec<Payload, Payload>> {
     Grpc::new(ProstCodec::default())
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(usize::MAX)
+}
+
+/// The codec of streams, which are many, stay, and are silent most of the time: it begins with small buffers.
+struct Lean;
+
+impl Codec for Lean {
+    type Encode = Payload;
+    type Decode = Payload;
+    type Encoder = ProstEncoder<Payload>;
+    type Decoder = ProstDecoder<Payload>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<Payload, Payload>::raw_encoder(BufferSettings::new(BUFFER, YIELD))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<Payload, Payload>::raw_decoder(BufferSettings::new(BUFFER, YIELD))
+    }
 }
 
 /// Answers the same to everything, as a fault asked for.

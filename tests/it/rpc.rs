@@ -54,6 +54,7 @@ impl Client {
 
     pub(crate) async fn try_connect(at: SocketAddr) -> Result<Self, String> {
         let stream = TcpStream::connect(at).await.map_err(|e| e.to_string())?;
+        stream.set_nodelay(true).map_err(|e| e.to_string())?;
         let alive = Tasks::default();
         let (send, connection) = http2::handshake(alive.clone(), TokioIo::new(stream))
             .await
