@@ -126,11 +126,11 @@ pub enum Fault {
     /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
     /// instances, and on 2.x and 3.x with the health of no instance; gRPC connections are cut.
     Restart,
-    /// Everything is forgotten, once.
+    /// Everything is forgotten, once; gRPC connections are cut.
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
-    /// For so long nothing goes out over the streams of gRPC connections, which stay open.
+    /// For so long nothing goes out over the streams of gRPC connections, and nothing that comes over them is heard; they stay open.
     Mute(Duration),
     /// So many gRPC connections are clients at most; those that are there stay.
     Clients(usize),
@@ -262,6 +262,9 @@ impl Desk {
 
     /// Takes note of what came over a stream: a setup, or an answer, which counts by its number whatever it is called.
     fn heard(&mut self, now: Moment, link: Link, stream: Stream, payload: &Payload) {
+        if now < self.muted {
+            return;
+        }
         let links = &mut self.state.links;
         if payload.kind() == "ConnectionSetupRequest" {
             if now < self.starting || self.stopping {
@@ -333,16 +336,13 @@ impl Desk {
             Fault::Restart => {
                 state.beats = BeatCheck::new();
                 state.naming.restart(now);
-                let all: Vec<Link> = state.links.all().collect();
-                for link in all {
-                    state.links.handle(now, links::Event::Closed(link));
-                    self.effects.push_back(Effect::Cut(link));
-                }
+                self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
                 state.beats = BeatCheck::new();
                 state.configs.forget();
+                self.cut_all(now);
             }
             Fault::Starting(time) => self.starting = now.saturating_add(time),
             Fault::Mute(time) => self.muted = now.saturating_add(time),
@@ -352,6 +352,15 @@ impl Desk {
                 let all = state.links.all().map(Effect::GoAway);
                 self.effects.extend(all);
             }
+        }
+    }
+
+    /// Cuts every gRPC connection, and forgets at once who was connected.
+    fn cut_all(&mut self, now: Moment) {
+        let all: Vec<Link> = self.state.links.all().collect();
+        for link in all {
+            self.state.links.handle(now, links::Event::Closed(link));
+            self.effects.push_back(Effect::Cut(link));
         }
     }
 
@@ -809,7 +818,193 @@ mod tests {
         proptest::collection::vec(step, 0..40)
     }
 
+    /// What happens to the connection that has a place, of which there are three.
+    #[derive(Clone, Debug)]
+    enum Happens {
+        Wait(u64),
+        Link(usize),
+        SetUp(usize),
+        Call(usize, &'static str, &'static str),
+        Acknowledge(usize, u64),
+        EndStream(usize),
+        Unlink(usize),
+        Fault(Fault),
+        Stop,
+    }
+
+    fn happens() -> impl Strategy<Value = Vec<Happens>> {
+        const REGISTER: &str = r#"{"namespace":"public","serviceName":"s","type":"registerInstance","instance":{"ip":"10.0.0.1","port":PLACE}}"#;
+        const DEREGISTER: &str = r#"{"namespace":"public","serviceName":"s","type":"deregisterInstance","instance":{"ip":"10.0.0.1","port":PLACE}}"#;
+        const SUBSCRIBE: &str = r#"{"namespace":"public","serviceName":"s","subscribe":true}"#;
+        const LISTEN: &str =
+            r#"{"listen":true,"configListenContexts":[{"dataId":"d","group":"g","md5":""}]}"#;
+        const PUBLISH: &str = r#"{"dataId":"d","group":"g","content":"c"}"#;
+        let place = 0..3_usize;
+        let call = proptest::sample::select(vec![
+            ("InstanceRequest", REGISTER),
+            ("InstanceRequest", REGISTER),
+            ("InstanceRequest", DEREGISTER),
+            ("SubscribeServiceRequest", SUBSCRIBE),
+            ("ConfigBatchListenRequest", LISTEN),
+            ("ConfigPublishRequest", PUBLISH),
+            ("ConfigRemoveRequest", PUBLISH),
+            ("HealthCheckRequest", "{}"),
+            ("HealthCheckRequest", "no JSON"),
+            ("NoSuchRequest", "{}"),
+        ]);
+        let fault = faults().prop_filter("lists are looked at", |f| !matches!(f, Fault::Lag(_)));
+        let step = prop_oneof![
+            4 => (0..20_u64).prop_map(Happens::Wait),
+            3 => place.clone().prop_map(Happens::Link),
+            4 => place.clone().prop_map(Happens::SetUp),
+            9 => (place.clone(), call).prop_map(|(place, (kind, body))| Happens::Call(place, kind, body)),
+            2 => (place.clone(), 0..20_u64).prop_map(|(place, number)| Happens::Acknowledge(place, number)),
+            1 => place.clone().prop_map(Happens::EndStream),
+            1 => place.prop_map(Happens::Unlink),
+            1 => fault.prop_map(Happens::Fault),
+            1 => Just(Happens::Stop),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    /// A desk, and who is connected with it: a link and its streams, by place.
+    struct Connected {
+        desk: Desk,
+        now: Moment,
+        next: u64,
+        links: BTreeMap<usize, (Link, Vec<Stream>)>,
+        replies: Vec<Ticket>,
+    }
+
+    impl Connected {
+        fn place(&self, link: Link) -> Option<usize> {
+            let mut all = self.links.iter();
+            all.find(|(_, (there, _))| *there == link)
+                .map(|(place, _)| *place)
+        }
+
+        fn happens(&mut self, event: Event) {
+            self.desk.handle(self.now, event);
+            self.carry_out();
+        }
+
+        fn unlink(&mut self, place: usize) {
+            if let Some((link, _)) = self.links.remove(&place) {
+                self.happens(Event::Unlinked(link));
+            }
+        }
+
+        /// Does what is wanted, and looks whether it may be.
+        fn carry_out(&mut self) {
+            while let Some(effect) = self.desk.effect() {
+                match effect {
+                    Effect::Reply(ticket, _) => self.replies.push(ticket),
+                    Effect::Push(link, stream, _) => {
+                        let place = self.place(link).expect("pushed to who is there");
+                        assert!(self.links[&place].1.contains(&stream), "over his stream");
+                    }
+                    Effect::EndStream(link, stream) => {
+                        let place = self.place(link).expect("ends a stream of who is there");
+                        let streams = &mut self.links.get_mut(&place).unwrap().1;
+                        let at = streams.iter().position(|there| *there == stream);
+                        streams.remove(at.expect("once"));
+                        self.happens(Event::StreamEnded { link, stream });
+                    }
+                    Effect::Cut(link) => {
+                        let place = self.place(link).expect("cuts who is there");
+                        self.unlink(place);
+                    }
+                    Effect::GoAway(_) | Effect::Answer(..) => {}
+                }
+            }
+        }
+
+        fn wait(&mut self, seconds: u64) {
+            let until = self.now + s(seconds);
+            while let Some(due) = self.desk.deadline().filter(|due| *due <= until) {
+                self.now = self.now.max(due);
+                self.desk.wake(self.now);
+                self.carry_out();
+                assert!(self.desk.deadline().is_none_or(|next| next > self.now));
+            }
+            self.now = until;
+        }
+
+        /// The places of those whose instances are listed.
+        fn listed(&mut self) -> Vec<usize> {
+            let list = plain("GET", "/v1/ns/instance/list?serviceName=s");
+            let list = answer(&mut self.desk, self.now, list);
+            let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+            let hosts = list["hosts"].as_array().unwrap().iter();
+            hosts
+                .map(|host| usize::try_from(host["port"].as_u64().unwrap()).unwrap() - 1)
+                .collect()
+        }
+    }
+
     proptest! {
+        #[test]
+        fn each_call_is_replied_to_at_once_and_nothing_is_listed_or_told_of_who_is_gone(steps in happens()) {
+            let mut it = Connected { desk: Desk::new(Like::V2_5), now: Moment::ZERO, next: 0, links: BTreeMap::new(), replies: Vec::new() };
+            for step in steps {
+                it.next += 1;
+                let at = UNIX_EPOCH + it.now;
+                match step {
+                    Happens::Wait(seconds) => it.wait(seconds),
+                    Happens::Link(place) => {
+                        if !it.links.contains_key(&place) {
+                            let link = Link(it.next);
+                            it.links.insert(place, (link, Vec::new()));
+                            it.happens(Event::Linked { link, peer: ([127, 0, 0, 1], 1).into(), at });
+                        }
+                    }
+                    Happens::SetUp(place) => {
+                        let stream = Stream(it.next);
+                        if let Some((link, streams)) = it.links.get_mut(&place) {
+                            streams.push(stream);
+                            let payload = Payload::raw("ConnectionSetupRequest", r#"{"labels":{"module":"naming"},"abilityTable":{}}"#);
+                            let event = Event::Streamed { link: *link, stream, at, payload };
+                            it.happens(event);
+                        }
+                    }
+                    Happens::Call(place, kind, body) => {
+                        if let Some((link, _)) = it.links.get(&place) {
+                            let ticket = Ticket(it.next);
+                            let payload = Payload::raw(kind, body.replace("PLACE", &(place + 1).to_string()));
+                            let event = Event::Called { link: *link, ticket, at, payload };
+                            it.happens(event);
+                            prop_assert_eq!(std::mem::take(&mut it.replies), [ticket]);
+                        }
+                    }
+                    Happens::Acknowledge(place, number) => {
+                        if let Some((link, streams)) = it.links.get(&place) && let Some(stream) = streams.last() {
+                            let payload = Payload::raw("AnyResponse", format!(r#"{{"resultCode":200,"requestId":"{number}"}}"#));
+                            let event = Event::Streamed { link: *link, stream: *stream, at, payload };
+                            it.happens(event);
+                        }
+                    }
+                    Happens::EndStream(place) => {
+                        if let Some((link, streams)) = it.links.get_mut(&place) && let Some(stream) = streams.pop() {
+                            let event = Event::StreamEnded { link: *link, stream };
+                            it.happens(event);
+                        }
+                    }
+                    Happens::Unlink(place) => it.unlink(place),
+                    Happens::Fault(fault) => it.happens(Event::Faulted(fault)),
+                    Happens::Stop => it.happens(Event::Stopping),
+                }
+                for place in it.listed() {
+                    prop_assert!(it.links.contains_key(&place), "{place} is gone");
+                }
+                prop_assert!(it.replies.is_empty(), "nobody is replied to twice");
+            }
+            // Left alone, everybody is silent and goes.
+            it.wait(1_000);
+            prop_assert!(it.links.is_empty() && it.listed().is_empty());
+            prop_assert_eq!(it.desk.deadline(), None);
+            prop_assert_eq!(it.desk.state.subscribers.count() + it.desk.state.listeners.count(), 0);
+        }
+
         #[test]
         fn each_ticket_is_answered_once_unless_it_left_and_deadlines_move_on(steps in steps()) {
             let (mut desk, mut now, mut next) = (Desk::new(Like::V2_5), Moment::ZERO, 0);

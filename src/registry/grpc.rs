@@ -24,6 +24,7 @@ use crate::registry::http::accept;
 use crate::registry::keeper::Ends;
 use crate::registry::keeper::Keeper;
 use crate::registry::keeper::Queued;
+use crate::registry::keeper::STREAMS as BOTH_WAYS;
 use crate::registry::rpc_calls;
 use crate::tasks::Tasks;
 use futures_util::Stream as Flow;
@@ -252,7 +253,10 @@ impl Caller {
                 let payload = rpc_calls::error(status.into(), words);
                 codec().unary(Fixed(payload), request).await
             }
-            Some(Harm::Hang) => std::future::pending().await,
+            Some(Harm::Hang) => {
+                drop(share);
+                return std::future::pending().await;
+            }
             Some(Harm::Big) => endless(),
             Some(Harm::Reset) => {
                 self.harmed.reset.store(true, Ordering::Relaxed);
@@ -385,7 +389,10 @@ impl StreamingService<Payload> for Caller {
     type Future = Ready<Result<tonic::Response<Both>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<Payload>>) -> Self::Future {
-        let (stream, outgoing) = self.door.keeper.open(self.link);
+        let Some((stream, outgoing)) = self.door.keeper.open(self.link) else {
+            let words = format!("a connection has {BOTH_WAYS} streams at most");
+            return ready(Err(Status::resource_exhausted(words)));
+        };
         ready(Ok(tonic::Response::new(Both {
             keeper: Arc::clone(&self.door.keeper),
             link: self.link,

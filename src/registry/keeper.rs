@@ -1,8 +1,9 @@
 //! Keeps the desk behind one lock, and wakes it when the next thing is due: nothing here is periodic.
 //!
 //! The lock is never held across an await. Whoever asks is answered through a channel of his own; one task sleeps until the next
-//! deadline and is told when it comes sooner. What goes out over gRPC streams waits in short queues, all together within
-//! [`QUEUED_KIB`]: what does not fit is left out, and told again because nobody acknowledged it.
+//! deadline and is told when it comes sooner. What goes out over gRPC streams waits in queues, each within [`QUEUE`] and
+//! [`STREAM_KIB`], all together within [`QUEUED_KIB`]: what does not fit is left out, and told again because nobody acknowledged
+//! it. Whose queue stays full for [`STUCK`] does not read, and is cut.
 
 use crate::machine::Epoch;
 use crate::machine::Machine;
@@ -21,20 +22,27 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot},
     time,
 };
 use tokio_util::sync::CancellationToken;
 
-/// What waits to go out over one stream at most.
-const QUEUE: usize = 16;
+/// Messages that wait to go out over one stream at most: one for each of many subscriptions that change together.
+const QUEUE: usize = 1024;
+/// Kibibytes that wait to go out over one stream; a message that is larger has all of them.
+const STREAM_KIB: u32 = 8 * 1024;
+/// Streams of one connection at most; one is enough, and its successor is there before it has ended.
+pub(crate) const STREAMS: usize = 8;
+/// How long nothing may leave a queue that is full.
+const STUCK: Duration = Duration::from_secs(30);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
 
-/// What waits to go out over a stream, and its share of the memory for that.
-pub(crate) type Queued = Box<(Payload, OwnedSemaphorePermit)>;
+/// What waits to go out over a stream, and its shares of the memory for that: the stream's and everybody's.
+pub(crate) type Queued = Box<(Payload, [OwnedSemaphorePermit; 2])>;
 
 /// What ends a connection.
 #[derive(Clone, Debug, Default)]
@@ -45,10 +53,49 @@ pub(crate) struct Ends {
     pub(crate) cut: CancellationToken,
 }
 
+/// The way out over a stream.
+#[derive(Debug)]
+struct Out {
+    stream: Stream,
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    /// Since when all that was to go out found it full.
+    stuck: Option<Moment>,
+}
+
+impl Out {
+    /// Puts a message into the queue, if it fits.
+    fn send(&mut self, now: Moment, all: &Arc<Semaphore>, payload: Payload) {
+        let kib = payload.body().len().div_ceil(1024) + 1;
+        let kib = u32::try_from(kib).unwrap_or(STREAM_KIB).min(STREAM_KIB);
+        let full = match Arc::clone(&self.room).try_acquire_many_owned(kib) {
+            Err(_) => true,
+            Ok(share) => match Arc::clone(all).try_acquire_many_owned(kib) {
+                // That is not his doing.
+                Err(_) => return tracing::debug!("a push finds no memory; it is told again"),
+                Ok(of_all) => {
+                    let queued = Box::new((payload, [share, of_all]));
+                    matches!(self.queue.try_send(queued), Err(TrySendError::Full(_)))
+                }
+            },
+        };
+        if full {
+            self.stuck.get_or_insert(now);
+        } else {
+            self.stuck = None;
+        }
+    }
+
+    fn is_stuck(&self, now: Moment) -> bool {
+        self.stuck
+            .is_some_and(|since| since.saturating_add(STUCK) <= now)
+    }
+}
+
 /// A gRPC connection.
 #[derive(Debug)]
 struct Wire {
-    streams: Vec<(Stream, mpsc::Sender<Queued>)>,
+    streams: Vec<Out>,
     ends: Ends,
 }
 
@@ -73,7 +120,7 @@ impl Inside {
         self.next
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn carry_out(&mut self, now: Moment, effect: Effect) {
         match effect {
             // Who does not listen any more is leaving, and his guard finds nothing to do.
             Effect::Answer(ticket, answer) => {
@@ -87,27 +134,24 @@ impl Inside {
                 }
             }
             Effect::Push(link, stream, payload) => {
-                let wire = self.wires.get(&link);
-                let out = wire.and_then(|wire| {
-                    let mut streams = wire.streams.iter();
-                    streams.find(|(there, _)| *there == stream)
-                });
-                let Some((_, out)) = out else {
+                let Some(wire) = self.wires.get_mut(&link) else {
                     return;
                 };
-                let share = u32::try_from(payload.body().len().div_ceil(1024) + 1)
-                    .unwrap_or(u32::MAX)
-                    .min(MOST_KIB);
-                let share = Arc::clone(&self.room).try_acquire_many_owned(share);
-                let sent =
-                    share.is_ok_and(|share| out.try_send(Box::new((payload, share))).is_ok());
-                if !sent {
-                    tracing::debug!("a push finds no room; it is told again");
+                let out = wire.streams.iter_mut().find(|out| out.stream == stream);
+                let Some(out) = out else {
+                    return;
+                };
+                out.send(now, &self.room, payload);
+                if out.is_stuck(now) {
+                    tracing::debug!(
+                        "a gRPC connection reads nothing of what is pushed, and is cut"
+                    );
+                    wire.ends.cut.cancel();
                 }
             }
             Effect::EndStream(link, stream) => {
                 if let Some(wire) = self.wires.get_mut(&link) {
-                    wire.streams.retain(|(there, _)| *there != stream);
+                    wire.streams.retain(|out| out.stream != stream);
                 }
             }
             Effect::GoAway(link) => {
@@ -123,10 +167,6 @@ impl Inside {
         }
     }
 }
-
-/// The whole room, for a push that is larger.
-#[expect(clippy::cast_possible_truncation, reason = "64 Ki")]
-const MOST_KIB: u32 = QUEUED_KIB as u32;
 
 /// Takes a client out when whoever waits for its answer goes away.
 struct Guard<'a> {
@@ -184,7 +224,7 @@ impl Keeper {
         let before = inside.desk.deadline();
         let done = work(&mut inside, now);
         while let Some(effect) = inside.desk.effect() {
-            inside.carry_out(effect);
+            inside.carry_out(now, effect);
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
@@ -272,17 +312,24 @@ impl Keeper {
         }
     }
 
-    /// Opens a stream of a connection: what goes out over it comes through the queue, whose end is the stream's.
-    pub(crate) fn open(&self, link: Link) -> (Stream, mpsc::Receiver<Queued>) {
-        let (send, receive) = mpsc::channel(QUEUE);
-        let stream = self.with(|inside, _| {
+    /// Opens a stream of a connection: what goes out over it comes through the queue, whose end is the stream's. `None` when the
+    /// connection has [`STREAMS`] already.
+    pub(crate) fn open(&self, link: Link) -> Option<(Stream, mpsc::Receiver<Queued>)> {
+        let (queue, receive) = mpsc::channel(QUEUE);
+        self.with(|inside, _| {
             let stream = Stream(inside.number());
-            if let Some(wire) = inside.wires.get_mut(&link) {
-                wire.streams.push((stream, send));
+            let wire = inside.wires.get_mut(&link)?;
+            if wire.streams.len() >= STREAMS {
+                return None;
             }
-            stream
-        });
-        (stream, receive)
+            wire.streams.push(Out {
+                stream,
+                queue,
+                room: Arc::new(Semaphore::new(STREAM_KIB as usize)),
+                stuck: None,
+            });
+            Some((stream, receive))
+        })
     }
 
     /// Something came over a stream.
@@ -302,7 +349,7 @@ impl Keeper {
     pub(crate) fn end_stream(&self, link: Link, stream: Stream) {
         self.with(|inside, now| {
             if let Some(wire) = inside.wires.get_mut(&link) {
-                wire.streams.retain(|(there, _)| *there != stream);
+                wire.streams.retain(|out| out.stream != stream);
             }
             let event = Event::StreamEnded { link, stream };
             inside.desk.handle(now, event);
@@ -342,7 +389,6 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::registry::like::Like;
-    use std::time::Duration;
 
     fn listen() -> Request {
         let headers = [
@@ -390,6 +436,50 @@ mod tests {
         let inside = keeper.inside.lock().unwrap();
         assert!(inside.waiting.is_empty());
         assert_eq!(inside.desk.deadline(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_nothing_of_what_is_pushed_is_cut_and_who_reads_late_is_not() {
+        for reads in [false, true] {
+            let keeper = keeper();
+            let (link, ends) = keeper.link(([127, 0, 0, 1], 4_000).into());
+            let (stream, mut queue) = keeper.open(link).unwrap();
+            let setup = r#"{"labels":{"module":"naming"}}"#;
+            keeper.hear(link, stream, Payload::raw("ConnectionSetupRequest", setup));
+            let call = async |kind: &str, body: String| {
+                keeper.call(link, Payload::raw(kind, body)).await.unwrap();
+            };
+            // One more than there is room for, each told in the first moment.
+            for service in 0..=QUEUE {
+                let body = format!(
+                    r#"{{"namespace":"public","serviceName":"s{service}","subscribe":true}}"#
+                );
+                call("SubscribeServiceRequest", body).await;
+            }
+            let mut seconds = 0;
+            beside(&keeper, async {
+                while !ends.cut.is_cancelled() && seconds < 60 {
+                    time::sleep(Duration::from_secs(1)).await;
+                    seconds += 1;
+                    call("HealthCheckRequest", "{}".to_owned()).await;
+                    while reads && seconds % 20 == 0 && queue.try_recv().is_ok() {}
+                }
+            })
+            .await;
+            assert_eq!(ends.cut.is_cancelled(), !reads, "{seconds} s");
+            assert!(seconds >= 30, "{seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_has_so_many_streams_and_another_one_when_one_has_ended() {
+        let keeper = keeper();
+        let (link, _) = keeper.link(([127, 0, 0, 1], 4_000).into());
+        let mut streams: Vec<_> = (0..STREAMS).map(|_| keeper.open(link).unwrap()).collect();
+        assert!(keeper.open(link).is_none());
+        let (stream, _) = streams.pop().unwrap();
+        keeper.end_stream(link, stream);
+        assert!(keeper.open(link).is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -281,6 +281,22 @@ async fn a_stream_that_is_cancelled_ends_pushes_and_keeps_instances() {
 }
 
 #[tokio::test]
+async fn a_connection_has_eight_streams_at_most() {
+    let registry = Registry::start().await;
+    let mut client = registry.connect().await;
+    let mut open = Vec::new();
+    for _ in 0..8 {
+        open.push(client.open().await);
+    }
+    client.open().await.ended().await;
+    assert!(
+        open[0].next_within(Duration::ZERO).await.is_err(),
+        "the others go on"
+    );
+    client.ok("ServerCheckRequest", json!({})).await;
+}
+
+#[tokio::test]
 async fn who_may_not_come_in_is_told_so() {
     let registry = Registry::start().await;
     let stranger = Client::connect(registry.grpc).await;
@@ -394,7 +410,15 @@ async fn faults_of_the_connection_happen_as_they_are_asked_for() {
             .is_err(),
         "silent"
     );
+    let mut unheard = registry.connect().await;
+    let mut other = unheard.open().await;
+    other.set_up("naming", None).await;
+    let (_, no) = unheard.call("HealthCheckRequest", json!({})).await;
+    assert_eq!(no["errorCode"], 301, "a setup is not heard");
     fault("mute=0s").await;
+    other.set_up("naming", None).await;
+    while unheard.call("HealthCheckRequest", json!({})).await.1["resultCode"] != 200 {}
+    unheard.close().await;
     client.register("f", 3).await;
     assert_eq!(stream.pushed().await, [3]);
 
@@ -419,13 +443,15 @@ async fn faults_of_the_connection_happen_as_they_are_asked_for() {
     drop(stream);
     client.close().await;
 
-    let mut client = registry.connect().await;
-    let mut stream = client.set_up("naming").await;
-    client.register("f", 4).await;
-    fault("restart").await;
-    stream.ended().await;
-    eventually_closed(&client).await;
-    assert_eq!(registry.ports("f").await, Vec::<u64>::new());
+    for cuts in ["restart", "amnesia"] {
+        let mut client = registry.connect().await;
+        let mut stream = client.set_up("naming").await;
+        client.register("f", 4).await;
+        fault(cuts).await;
+        assert_eq!(registry.ports("f").await, Vec::<u64>::new(), "{cuts}");
+        stream.ended().await;
+        eventually_closed(&client).await;
+    }
 }
 
 #[tokio::test]
