@@ -776,6 +776,60 @@ mod tests {
         assert!(answer(&mut desk, s(29), list()).contains("\"hosts\":[]"));
     }
 
+    #[test]
+    fn a_push_comes_again_until_its_number_comes_back_whatever_the_answer_is_called() {
+        for acknowledged in [false, true] {
+            let mut desk = Desk::new(Like::V2_5);
+            let (link, stream) = linked(&mut desk, s(0));
+            let call = |kind: &str, body: &str| Event::Called {
+                link,
+                ticket: Ticket(1),
+                at: UNIX_EPOCH,
+                payload: Payload::raw(kind, body.to_owned()),
+            };
+            let subscribe = r#"{"namespace":"public","serviceName":"orders","subscribe":true}"#;
+            let listen =
+                r#"{"listen":true,"configListenContexts":[{"dataId":"d","group":"g","md5":""}]}"#;
+            let publish = r#"{"dataId":"d","group":"g","content":"c"}"#;
+            desk.handle(s(0), call("SubscribeServiceRequest", subscribe));
+            desk.handle(s(0), call("ConfigBatchListenRequest", listen));
+            desk.handle(s(0), call("ConfigPublishRequest", publish));
+            let mut pushed = BTreeMap::new();
+            while let Some(due) = desk.deadline().filter(|due| *due <= s(19)) {
+                desk.wake(due);
+                while let Some(effect) = desk.effect() {
+                    let Effect::Push(_, _, push) = effect else {
+                        continue;
+                    };
+                    *pushed.entry(push.kind().to_owned()).or_insert(0) += 1;
+                    let number: serde_json::Value = push.read().unwrap();
+                    let answer = format!(
+                        r#"{{"resultCode":200,"requestId":{}}}"#,
+                        number["requestId"]
+                    );
+                    let event = Event::Streamed {
+                        link,
+                        stream,
+                        at: UNIX_EPOCH,
+                        payload: Payload::raw("ConnectResetResponse", answer),
+                    };
+                    if acknowledged {
+                        desk.handle(due, event);
+                    }
+                }
+            }
+            let pushed: Vec<(&str, i32)> = pushed.iter().map(|(kind, n)| (&**kind, *n)).collect();
+            let (listener, subscriber) = if acknowledged { (1, 1) } else { (3, 4) };
+            assert_eq!(
+                pushed,
+                [
+                    ("ConfigChangeNotifyRequest", listener),
+                    ("NotifySubscriberRequest", subscriber)
+                ]
+            );
+        }
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Wait(u64),

@@ -67,6 +67,9 @@ const STREAMS: u32 = 128;
 const HEADERS: u32 = 16 * 1024;
 /// Bytes of one message on a stream at most: a setup and acknowledgements are all that clients send there.
 const STREAM_MESSAGE: usize = 64 * 1024;
+/// Bytes that a request, and all requests of a connection, may have sent and nobody has read: there are many connections, and
+/// one request that waits for memory must not hold up the others.
+const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 /// Bytes that a stream may have written and not sent.
@@ -164,6 +167,8 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEADERS)
         .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
         .serve_connection(TokioIo::new(Impatient::new(stream, harmed)), service);
     let mut served = pin!(served);
     let mut leaves = false;

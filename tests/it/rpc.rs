@@ -151,7 +151,6 @@ impl Client {
             out,
             body: answer.into_body(),
             read: Vec::new(),
-            acknowledges: true,
         }
     }
 
@@ -201,7 +200,7 @@ pub(crate) fn instance(kind: &str, service: &str, port: u16) -> Value {
 }
 
 /// The ports of the hosts in an answer or a push.
-pub(crate) fn ports(answer: &Value) -> Vec<u64> {
+fn ports(answer: &Value) -> Vec<u64> {
     let hosts = answer["serviceInfo"]["hosts"].as_array().unwrap();
     hosts
         .iter()
@@ -214,17 +213,11 @@ pub(crate) struct Stream {
     out: mpsc::Sender<Bytes>,
     body: Incoming,
     read: Vec<u8>,
-    /// Whether what needs an acknowledgement is given one by [`Stream::next`].
-    pub(crate) acknowledges: bool,
 }
 
 impl Stream {
-    pub(crate) async fn send(&mut self, kind: &str, body: &Value) {
-        self.send_raw(kind, body.to_string()).await;
-    }
-
-    pub(crate) async fn send_raw(&mut self, kind: &str, body: impl Into<Bytes>) {
-        let frame = framed(&Payload::raw(kind, body));
+    async fn send(&mut self, kind: &str, body: &Value) {
+        let frame = framed(&Payload::raw(kind, body.to_string()));
         // Who has ended the stream is seen by what comes.
         _ = self.out.send(frame).await;
     }
@@ -249,9 +242,8 @@ impl Stream {
             if let Some((message, rest)) = unframed(&self.read) {
                 self.read = self.read.split_off(self.read.len() - rest);
                 let (kind, body) = message;
-                if self.acknowledges
-                    && let Some(id) = body["requestId"].as_str()
-                {
+                // What needs an acknowledgement is given one.
+                if let Some(id) = body["requestId"].as_str() {
                     let answer = json!({"resultCode": 200, "errorCode": 0, "requestId": id});
                     let class = kind.replace("Request", "Response");
                     self.send(&class, &answer).await;
