@@ -10,7 +10,7 @@
 use super::rights::privileged;
 use crate::secret::Secret;
 use rustix::{
-    fs::{FileType, Mode, OFlags, Stat, fstat, open},
+    fs::{FileType, Mode, OFlags, Stat, fstat, open, stat},
     io::Errno,
     process::geteuid,
 };
@@ -146,6 +146,35 @@ pub fn secret(path: &Path) -> Result<Secret, Error> {
         });
     }
     Ok(Secret::new(text))
+}
+
+/// What the system says of a file: another one once it was exchanged or written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    size: i64,
+    changed: (i64, u64),
+    mode: u32,
+}
+
+impl Stamp {
+    /// Whether everybody can read it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.mode & 0o004 != 0
+    }
+}
+
+/// The stamp of a file, or of what its links lead to; nothing where the system has none.
+#[must_use]
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let stat = stat(path).ok()?;
+    Some(Stamp {
+        file: (stat.st_dev, stat.st_ino),
+        size: stat.st_size,
+        changed: (stat.st_ctime, stat.st_ctime_nsec),
+        mode: stat.st_mode,
+    })
 }
 
 #[cfg(test)]
