@@ -133,10 +133,15 @@ fn grpc(sender: &SendRequest<Body>, origin: &Uri) -> Grpc {
 /// A status that is no answer of Nacos', in words.
 fn in_words(status: &tonic::Status) -> String {
     let words = status.message().trim();
-    if words.is_empty() {
-        return format!("gRPC status {:?}", status.code());
+    // What is ours to say when a connection breaks, hyper says from its own point of view.
+    let broke = std::error::Error::source(status).is_some();
+    match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled if broke => {
+            "the connection broke".to_owned()
+        }
+        _ if words.is_empty() => format!("gRPC status {:?}", status.code()),
+        _ => Foreign::new(words.to_owned()).to_string(),
     }
-    Foreign::new(words.to_owned()).to_string()
 }
 
 async fn within<T>(
@@ -274,11 +279,14 @@ impl Channel {
         let check = rpc::ServerCheckRequest {
             module: "internal".to_owned(),
         };
-        let check: rpc::ServerCheckResponse = channel.asked_plainly(&check).await?;
+        let check: rpc::ServerCheckResponse = channel
+            .asked_plainly(&check)
+            .await
+            .map_err(|trouble| trouble.to_string())?;
         let (outgoing, queue) = mpsc::channel(OUTGOING);
         let (acknowledge, acknowledged) = oneshot::channel();
         outgoing
-            .try_send(channel.signed(&setup(&client.settings), BTreeMap::new()))
+            .try_send(channel.signed(Payload::new(&setup(&client.settings)), BTreeMap::new()))
             .map_err(|_| "the stream has ended".to_owned())?;
         let reader = Reader {
             grpc: grpc(&channel.sender, &channel.origin),
@@ -322,11 +330,10 @@ impl Channel {
         let check = rpc::HealthCheckRequest {
             module: "internal".to_owned(),
         };
-        self.ask(&check, BTreeMap::new(), STEP).await.map(|_| ())
+        self.asked_plainly(&check).await.map(|_| ())
     }
 
-    fn signed<M: Message>(&self, message: &M, headers: BTreeMap<String, String>) -> Payload {
-        let mut payload = Payload::new(message);
+    fn signed(&self, mut payload: Payload, headers: BTreeMap<String, String>) -> Payload {
         if let Some(metadata) = &mut payload.metadata {
             metadata.headers = headers;
             metadata.client_ip.clone_from(&self.client_ip);
@@ -334,20 +341,22 @@ impl Channel {
         payload
     }
 
-    /// As [`Channel::ask`], with what went wrong in words.
-    async fn asked_plainly<R: rpc::Request>(&self, request: &R) -> Result<R::Answer, String> {
-        let asked = self.ask(request, BTreeMap::new(), STEP).await;
-        asked.map_err(|trouble| trouble.to_string())
+    /// Makes a request without a token.
+    async fn asked_plainly<R: rpc::Request>(&self, request: &R) -> Result<R::Answer, Trouble> {
+        let payload = Payload::new(request);
+        let answer = self.ask(payload, BTreeMap::new(), STEP).await?;
+        read::<R>(&self.server, &answer).map_err(Trouble::Said)
     }
 
-    /// Makes a request; `headers` carry the token.
-    pub(super) async fn ask<R: rpc::Request>(
+    /// Makes a request; `headers` carry the token. What comes back says that all is well.
+    pub(super) async fn ask(
         &self,
-        request: &R,
+        payload: Payload,
         headers: BTreeMap<String, String>,
         limit: Duration,
-    ) -> Result<R::Answer, Trouble> {
-        let payload = self.signed(request, headers);
+    ) -> Result<Payload, Trouble> {
+        let kind = payload.kind().to_owned();
+        let payload = self.signed(payload, headers);
         let mut grpc = grpc(&self.sender, &self.origin);
         let answer = match time::timeout(limit, unary(&mut grpc, payload)).await {
             Ok(Ok(answer)) => answer,
@@ -357,30 +366,35 @@ impl Channel {
         let outcome: Outcome = answer.read().map_err(|_| {
             Trouble::Said(Error::Garbage {
                 server: self.server.to_string(),
-                what: format!("no answer to {}", R::KIND),
+                what: format!("no answer to {kind}"),
             })
         })?;
-        if outcome.error_code == rpc::code::UNREGISTERED
-            || outcome.error_code == rpc::code::DISCONNECTED
-        {
+        if matches!(
+            outcome.error_code,
+            rpc::code::UNREGISTERED | rpc::code::DISCONNECTED
+        ) {
             let words = answer::words(outcome.message.unwrap_or_default().as_bytes());
             return Err(Trouble::Unregistered(words));
         }
-        if answer.kind() != R::Answer::KIND && outcome.is_ok() {
-            let (expected, kind) = (R::Answer::KIND, Foreign::new(answer.kind().to_owned()));
-            return Err(Trouble::Said(Error::Garbage {
-                server: self.server.to_string(),
-                what: format!("{kind} in place of {expected}"),
-            }));
-        }
-        answer::read_outcome(&self.server, R::KIND, &outcome).map_err(Trouble::Said)?;
-        answer.read().map_err(|error| {
-            Trouble::Said(Error::Garbage {
-                server: self.server.to_string(),
-                what: format!("{} of {}", Foreign::new(error.to_string()), R::Answer::KIND),
-            })
-        })
+        answer::read_outcome(&self.server, &kind, &outcome).map_err(Trouble::Said)?;
+        Ok(answer)
     }
+}
+
+/// Reads the answer of `server` to a request.
+pub(super) fn read<R: rpc::Request>(server: &str, answer: &Payload) -> Result<R::Answer, Error> {
+    let garbage = |what: String| Error::Garbage {
+        server: server.to_owned(),
+        what,
+    };
+    let expected = R::Answer::KIND;
+    if answer.kind() != expected {
+        let kind = Foreign::new(answer.kind().to_owned());
+        return Err(garbage(format!("{kind} in place of {expected}")));
+    }
+    answer
+        .read()
+        .map_err(|error| garbage(format!("{expected}: {}", Foreign::new(error.to_string()))))
 }
 
 /// Why a request has no answer.

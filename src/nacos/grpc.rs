@@ -17,7 +17,8 @@ use super::route::Whom;
 use super::tickets::Tickets;
 use super::watching::Source;
 use super::{
-    Error, Reply, Standings, Transport, calls, http, link, poll, roll, rpc, servers, watching, wire,
+    Error, Reply, Standings, Transport, calls, channel, http, link, poll, roll, rpc, servers,
+    watching, wire,
 };
 use crate::machine::drive;
 use std::{
@@ -192,6 +193,7 @@ impl Shell {
                 self.parked().take();
                 self.news.send_replace(News::Lost);
                 tracing::debug!(connection = number, %why, "connection lost");
+                let why = format!("{}: {why}", client.first_server());
                 _ = self.roll.send(roll::Event::Lost(number, why)).await;
             }
             link::Effect::Failed(server) => {
@@ -309,65 +311,64 @@ impl Shell {
         }
     }
 
-    /// Makes a request on the connection in use.
+    /// Makes a request on the connection in use; the answer and who gave it.
     async fn ask<R: rpc::Request>(
         &self,
         what: &'static str,
         request: &R,
     ) -> Result<(R::Answer, Arc<str>), Error> {
         let (number, channel) = self.current().await?;
-        let answer = self.ask_on(number, &channel, what, request).await?;
+        let payload = rpc::Payload::new(request);
+        let answer = self.ask_on(number, &channel, what, payload).await?;
+        let answer = channel::read::<R>(&channel.server, &answer)?;
         Ok((answer, Arc::clone(&channel.server)))
     }
 
     /// Makes a request on one connection: a new token once.
-    async fn ask_on<R: rpc::Request>(
+    async fn ask_on(
         &self,
         number: u64,
         channel: &Channel,
         what: &'static str,
-        request: &R,
-    ) -> Result<R::Answer, Error> {
-        let outcome = self.ask_signed(number, channel, request).await;
+        payload: rpc::Payload,
+    ) -> Result<rpc::Payload, Error> {
+        let outcome = self.ask_signed(number, channel, payload).await;
         self.client
             .count(what, outcome.as_ref().map_or_else(Error::word, |_| "ok"));
         outcome
     }
 
-    async fn ask_signed<R: rpc::Request>(
+    async fn ask_signed(
         &self,
         number: u64,
         channel: &Channel,
-        request: &R,
-    ) -> Result<R::Answer, Error> {
+        payload: rpc::Payload,
+    ) -> Result<rpc::Payload, Error> {
         let token = self.client.token().await;
         let serial = token.as_ref().map_or(0, |token| token.serial);
-        let outcome = self.ask_once(number, channel, request, token).await;
+        let outcome = self.ask_once(number, channel, payload.clone(), token).await;
         let Err(Error::Denied { message, .. }) = &outcome else {
             return outcome;
         };
-        match self
-            .client
-            .token_in_place_of(serial, message.raw().as_bytes())
-            .await
-        {
-            Some(token) => self.ask_once(number, channel, request, Some(token)).await,
+        let no = message.raw().as_bytes();
+        match self.client.token_in_place_of(serial, no).await {
+            Some(token) => self.ask_once(number, channel, payload, Some(token)).await,
             None => outcome,
         }
     }
 
-    async fn ask_once<R: rpc::Request>(
+    async fn ask_once(
         &self,
         number: u64,
         channel: &Channel,
-        request: &R,
+        payload: rpc::Payload,
         token: Option<Arc<Token>>,
-    ) -> Result<R::Answer, Error> {
+    ) -> Result<rpc::Payload, Error> {
         let headers = token.map_or_else(BTreeMap::new, |token| {
             BTreeMap::from([("accessToken".to_owned(), token.text.expose().to_owned())])
         });
         let within = self.client.settings.request_timeout;
-        let outcome = channel.ask(request, headers, within).await;
+        let outcome = channel.ask(payload, headers, within).await;
         let event = match &outcome {
             Ok(_) | Err(Trouble::Said(_)) => link::Event::Heard(number),
             Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Doubted(number),
@@ -409,30 +410,12 @@ impl Shell {
                 what: "the connection has ended".to_owned(),
             });
         };
-        match say {
-            roll::Say::Register(instance) => {
-                let request = about(instance, rpc::REGISTER);
-                let asked = self.ask_on(number, &channel, "register", &request).await;
-                asked.map(|_| ())
-            }
-            roll::Say::Deregister(instance) => {
-                let request = about(instance, rpc::DEREGISTER);
-                let asked = self.ask_on(number, &channel, "deregister", &request).await;
-                asked.map(|_| ())
-            }
-            roll::Say::Batch(service, instances) => {
-                let request = rpc::BatchInstanceRequest {
-                    namespace: Some(service.namespace.naming_id().to_owned()),
-                    service_name: service.name.to_string(),
-                    group_name: service.group.to_string(),
-                    r#type: rpc::BATCH_REGISTER.to_owned(),
-                    instances: instances.iter().map(wire::Host::from).collect(),
-                    module: NAMING.to_owned(),
-                };
-                let asked = self.ask_on(number, &channel, "register", &request).await;
-                asked.map(|_| ())
-            }
-        }
+        let what = match say {
+            roll::Say::Register(_) | roll::Say::Batch(..) => "register",
+            roll::Say::Deregister(_) => "deregister",
+        };
+        let asked = self.ask_on(number, &channel, what, say.payload()).await;
+        asked.map(|_| ())
     }
 
     /// Makes a call of the book, which keeps persistent instances here: over gRPC where that can be.
@@ -452,8 +435,8 @@ impl Shell {
                     Say::Register(_) => ("register", rpc::REGISTER),
                     _ => ("deregister", rpc::DEREGISTER),
                 };
-                let request = persistent(instance, kind);
-                let asked = self.ask_on(number, &channel, what, &request).await;
+                let payload = rpc::Payload::new(&persistent(instance, kind));
+                let asked = self.ask_on(number, &channel, what, payload).await;
                 asked.map(|_| Said::Done)
             }
             _ => http::say_over_http(&self.client, &say).await,
@@ -591,9 +574,11 @@ impl Shell {
             config_listen_contexts: contexts.collect(),
             module: CONFIG.to_owned(),
         };
+        let payload = rpc::Payload::new(&request);
         let answer = self
-            .ask_on(number, &channel, "config_listen", &request)
+            .ask_on(number, &channel, "config_listen", payload)
             .await?;
+        let answer = channel::read::<rpc::ConfigBatchListenRequest>(&channel.server, &answer)?;
         let changed: Vec<ConfigKey> = (answer.changed_configs.into_iter())
             .map(|changed| ConfigKey {
                 namespace: Namespace::new(changed.tenant.as_deref().unwrap_or_default()),
@@ -640,27 +625,15 @@ const CONFIG: &str = "config";
 /// Of the message that there is no such configuration.
 const NO_CONFIG: &str = "config data not exist";
 
-fn about(instance: &Instance, kind: &str) -> rpc::InstanceRequest {
+fn persistent(instance: &Instance, kind: &str) -> rpc::PersistentInstanceRequest {
     let service = &instance.key.service;
-    rpc::InstanceRequest {
+    rpc::PersistentInstanceRequest {
         namespace: Some(service.namespace.naming_id().to_owned()),
         service_name: service.name.to_string(),
         group_name: service.group.to_string(),
         r#type: kind.to_owned(),
         instance: Some(instance.into()),
         module: NAMING.to_owned(),
-    }
-}
-
-fn persistent(instance: &Instance, kind: &str) -> rpc::PersistentInstanceRequest {
-    let ephemeral = about(instance, kind);
-    rpc::PersistentInstanceRequest {
-        namespace: ephemeral.namespace,
-        service_name: ephemeral.service_name,
-        group_name: ephemeral.group_name,
-        r#type: ephemeral.r#type,
-        instance: ephemeral.instance,
-        module: ephemeral.module,
     }
 }
 

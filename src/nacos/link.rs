@@ -394,3 +394,344 @@ impl Machine for Link {
         self.due.pop_front()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const fn ms(ms: u64) -> Moment {
+        Duration::from_millis(ms)
+    }
+
+    fn name(server: &str) -> Arc<str> {
+        format!("http://{server}:8848").into()
+    }
+
+    fn of(servers: &str) -> Event {
+        let one = |server: char| name(&server.to_string());
+        Event::Order(servers.chars().map(one).collect())
+    }
+
+    fn effects(link: &mut Link) -> Vec<Effect> {
+        std::iter::from_fn(|| link.effect()).collect()
+    }
+
+    fn after(link: &mut Link, at: u64, event: Event) -> Vec<Effect> {
+        link.handle(ms(at), event);
+        effects(link)
+    }
+
+    /// Wakes until a connection is being made; when, its number and server.
+    fn next_open(link: &mut Link) -> (Moment, u64, String) {
+        for _ in 0..20 {
+            let due = link.deadline().unwrap();
+            link.wake(due);
+            for effect in effects(link) {
+                if let Effect::Open(number, server) = effect {
+                    let server = server.chars().nth(7).unwrap();
+                    return (due, number, server.to_string());
+                }
+            }
+        }
+        panic!("no connection is made");
+    }
+
+    /// A link to `a` of three that was made at 0.
+    fn linked() -> Link {
+        let mut link = Link::new(1);
+        assert_eq!(
+            after(&mut link, 0, of("abc")),
+            [Effect::Open(1, name("a"))],
+            "at once"
+        );
+        let expected = [Effect::Use(1, name("a"))];
+        assert_eq!(after(&mut link, 1, Event::Opened(1)), expected);
+        link
+    }
+
+    #[test]
+    fn a_lost_connection_is_followed_by_one_to_another_server_within_a_fifth_of_a_second() {
+        let mut link = linked();
+        let lost = after(&mut link, 60_000, Event::Ended(1, "reset".into()));
+        assert_eq!(
+            lost,
+            [
+                Effect::Close(1),
+                Effect::Lost(1, "reset".into()),
+                Effect::Failed(name("a"))
+            ]
+        );
+        let (at, number, server) = next_open(&mut link);
+        assert!(at <= ms(60_200), "{at:?}");
+        assert_eq!((number, &*server), (2, "b"));
+    }
+
+    #[test]
+    fn when_all_servers_have_failed_the_registry_is_away_and_it_is_told_once_that_it_is_back() {
+        let mut link = linked();
+        after(&mut link, 60_000, Event::Ended(1, "reset".into()));
+        let mut told = 0;
+        for _ in 0..9 {
+            let (at, number, _) = next_open(&mut link);
+            link.handle(at, Event::Ended(number, "refused".into()));
+            let away = |effect: &Effect| matches!(effect, Effect::Away(_));
+            told += effects(&mut link)
+                .iter()
+                .filter(|effect| away(effect))
+                .count();
+        }
+        assert_eq!(told, 1);
+        let (at, number, _) = next_open(&mut link);
+        link.handle(at, Event::Opened(number));
+        assert_eq!(effects(&mut link).last(), Some(&Effect::Back));
+    }
+
+    #[test]
+    fn a_registry_that_returns_is_tried_within_two_seconds_however_long_it_was_away() {
+        let mut link = Link::new(3);
+        after(&mut link, 0, of("a"));
+        let (mut number, mut last) = (1, Moment::ZERO);
+        for _ in 0..1_000 {
+            link.handle(last, Event::Ended(number, "refused".into()));
+            let (at, next, _) = next_open(&mut link);
+            assert!(at <= last + AGAIN.cap);
+            (number, last) = (next, at);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_may_be_done_without_is_looked_for_about_once_a_minute() {
+        let mut link = Link::new(3);
+        after(&mut link, 0, Event::Idle(true));
+        after(&mut link, 0, of("a"));
+        let (mut number, mut last) = (1, Moment::ZERO);
+        for tries in 0..20 {
+            link.handle(last, Event::Ended(number, "refused".into()));
+            let (at, next, _) = next_open(&mut link);
+            assert!(tries < 5 || at >= last + IDLY.floor && at <= last + IDLY.cap);
+            (number, last) = (next, at);
+        }
+        assert!(last > ms(120_000));
+        link.handle(last, Event::Ended(number, "refused".into()));
+        link.handle(last, Event::Idle(false));
+        let opens = |effect: &Effect| matches!(effect, Effect::Open(..));
+        assert!(effects(&mut link).iter().any(opens), "at once when needed");
+    }
+
+    #[test]
+    fn connections_that_do_not_last_are_made_less_and_less_often() {
+        let mut link = linked();
+        let (mut number, mut at, mut made) = (1, ms(2), 0);
+        while at < ms(120_000) {
+            link.handle(at, Event::Ended(number, "over the limit".into()));
+            let (then, next, _) = next_open(&mut link);
+            link.handle(then, Event::Opened(next));
+            (number, at, made) = (next, then, made + 1);
+        }
+        assert!(made < 40, "{made} in two minutes");
+    }
+
+    #[test]
+    fn a_silent_connection_is_asked_twice_and_given_up() {
+        let mut link = linked();
+        assert_eq!(link.deadline(), Some(ms(5_001)));
+        link.wake(ms(5_001));
+        assert_eq!(effects(&mut link), [Effect::Check(1)]);
+        let again = after(&mut link, 8_001, Event::Missed(1));
+        assert_eq!(again, [Effect::Check(1)]);
+        let gone = after(&mut link, 11_001, Event::Missed(1));
+        assert!(matches!(gone[..2], [Effect::Close(1), Effect::Lost(1, _)]));
+    }
+
+    #[test]
+    fn a_sign_of_life_ends_the_doubt() {
+        let mut link = linked();
+        let doubted = after(&mut link, 100, Event::Doubted(1));
+        assert_eq!(doubted, [Effect::Check(1)], "not only after the silence");
+        assert_eq!(after(&mut link, 110, Event::Doubted(1)), []);
+        after(&mut link, 200, Event::Missed(1));
+        after(&mut link, 300, Event::Heard(1));
+        assert_eq!(link.deadline(), Some(ms(5_300)));
+        link.wake(ms(5_300));
+        effects(&mut link);
+        let once = after(&mut link, 8_300, Event::Missed(1));
+        assert_eq!(once, [Effect::Check(1)], "counted from new");
+    }
+
+    #[test]
+    fn who_is_sent_elsewhere_keeps_the_old_connection_until_all_is_said_on_the_new_one() {
+        let mut link = linked();
+        let named = Some("c:8848".to_owned());
+        let moving = after(&mut link, 30_000, Event::Reset(1, named));
+        assert_eq!(moving, [Effect::Open(2, name("c"))]);
+        let moved = after(&mut link, 30_010, Event::Opened(2));
+        assert_eq!(moved, [Effect::Use(2, name("c"))]);
+        let settled = after(&mut link, 30_500, Event::Settled(2));
+        assert_eq!(settled, [Effect::Close(1)]);
+        assert_eq!(after(&mut link, 30_600, Event::Ended(1, "cut".into())), []);
+    }
+
+    #[test]
+    fn a_reset_to_an_unknown_server_leads_to_one_we_know() {
+        for named in ["evil:8848", "c:9999", "c", ""] {
+            let mut link = linked();
+            let moving = after(&mut link, 30_000, Event::Reset(1, Some(named.into())));
+            assert_eq!(moving, [Effect::Open(2, name("b"))], "{named}");
+        }
+        let mut link = Link::new(1);
+        after(&mut link, 0, of("a"));
+        after(&mut link, 1, Event::Opened(1));
+        let alone = after(&mut link, 30_000, Event::Reset(1, None));
+        assert_eq!(alone, [Effect::Open(2, name("a"))], "there is nobody else");
+    }
+
+    #[test]
+    fn a_move_that_fails_leaves_what_is_there() {
+        let mut link = linked();
+        after(&mut link, 30_000, Event::Reset(1, None));
+        let failed = after(&mut link, 30_010, Event::Ended(2, "refused".into()));
+        assert_eq!(failed, [Effect::Close(2), Effect::Failed(name("b"))]);
+        let (_, number, server) = next_open(&mut link);
+        assert_eq!((number, &*server), (3, "c"));
+    }
+
+    #[test]
+    fn a_server_that_is_listed_no_more_is_left() {
+        let mut link = linked();
+        let left = after(&mut link, 30_000, of("bc"));
+        assert_eq!(left, [Effect::Open(2, name("b"))]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Wait(u64),
+        Order(usize),
+        Opens(bool),
+        Ends,
+        OldEnds,
+        Heard,
+        Missed,
+        Doubted,
+        Reset(Option<char>),
+        Settled,
+        Idle(bool),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let named = prop_oneof![Just(None), proptest::char::range('a', 'e').prop_map(Some)];
+        let step = prop_oneof![
+            3 => (0..12_000_u64).prop_map(Step::Wait),
+            1 => (0..4_usize).prop_map(Step::Order),
+            4 => any::<bool>().prop_map(Step::Opens),
+            2 => Just(Step::Ends),
+            1 => Just(Step::OldEnds),
+            1 => Just(Step::Heard),
+            2 => Just(Step::Missed),
+            1 => Just(Step::Doubted),
+            2 => named.prop_map(Step::Reset),
+            1 => Just(Step::Settled),
+            1 => any::<bool>().prop_map(Step::Idle),
+        ];
+        proptest::collection::vec(step, 0..80)
+    }
+
+    /// What a shell around the link has.
+    #[derive(Default)]
+    struct Model {
+        opening: Option<u64>,
+        open: BTreeSet<u64>,
+        used: Option<u64>,
+        servers: BTreeSet<Arc<str>>,
+        away: bool,
+    }
+
+    impl Model {
+        fn take(&mut self, effects: Vec<Effect>) -> Result<(), TestCaseError> {
+            for effect in effects {
+                match effect {
+                    Effect::Open(number, server) => {
+                        prop_assert!(self.servers.contains(&server), "a stranger");
+                        prop_assert_eq!(self.opening.replace(number), None, "one at a time");
+                    }
+                    Effect::Close(number) => {
+                        self.open.remove(&number);
+                        self.opening.take_if(|opening| *opening == number);
+                    }
+                    Effect::Use(number, _) => {
+                        prop_assert!(self.open.contains(&number));
+                        self.used = Some(number);
+                        self.away = false;
+                    }
+                    Effect::Lost(number, _) => {
+                        prop_assert_eq!(self.used.take(), Some(number));
+                    }
+                    Effect::Check(number) => prop_assert_eq!(self.used, Some(number)),
+                    Effect::Away(_) => {
+                        prop_assert!(self.used.is_none() && !self.away, "told twice");
+                        self.away = true;
+                    }
+                    Effect::Failed(_) | Effect::Back => {}
+                }
+                // Opened and not told yet, used, and its predecessor.
+                prop_assert!(self.open.len() + usize::from(self.opening.is_some()) <= 3);
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn there_is_one_connection_or_one_is_being_made_or_waited_for(steps in steps(), seed: u64) {
+            let (mut link, mut model, mut now) = (Link::new(seed), Model::default(), Moment::ZERO);
+            for step in steps {
+                let event = match step {
+                    Step::Wait(wait) => {
+                        let until = now + ms(wait);
+                        while let Some(due) = link.deadline().filter(|due| *due <= until) {
+                            now = now.max(due);
+                            link.wake(now);
+                            model.take(effects(&mut link))?;
+                            prop_assert!(link.deadline().is_none_or(|next| next > now), "woken for nothing");
+                        }
+                        now = until;
+                        continue;
+                    }
+                    Step::Order(count) => {
+                        model.servers = ["a", "b", "c"].into_iter().take(count).map(name).collect();
+                        Event::Order(model.servers.iter().cloned().collect())
+                    }
+                    Step::Opens(well) => match model.opening.take() {
+                        Some(number) if well => {
+                            model.open.insert(number);
+                            Event::Opened(number)
+                        }
+                        Some(number) => Event::Ended(number, "refused".into()),
+                        None => continue,
+                    },
+                    Step::Ends => match model.used {
+                        Some(number) => Event::Ended(number, "reset".into()),
+                        None => continue,
+                    },
+                    Step::OldEnds => match model.open.first() {
+                        Some(number) => Event::Ended(*number, "reset".into()),
+                        None => continue,
+                    },
+                    Step::Heard => Event::Heard(model.used.unwrap_or(0)),
+                    Step::Missed => Event::Missed(model.used.unwrap_or(0)),
+                    Step::Doubted => Event::Doubted(model.used.unwrap_or(0)),
+                    Step::Reset(named) => {
+                        let named = named.map(|named| format!("{named}:8848"));
+                        Event::Reset(model.used.unwrap_or(0), named)
+                    }
+                    Step::Settled => Event::Settled(model.used.unwrap_or(0)),
+                    Step::Idle(idle) => Event::Idle(idle),
+                };
+                link.handle(now, event);
+                model.take(effects(&mut link))?;
+                let waits = link.deadline().is_some() || model.servers.is_empty();
+                prop_assert!(model.used.is_some() || model.opening.is_some() || waits, "nobody tries");
+            }
+        }
+    }
+}

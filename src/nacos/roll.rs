@@ -46,6 +46,7 @@ pub enum Event {
     /// The connection of this number is the one to speak on from now on, and holds nothing yet. One before it may live on.
     Connected(u64),
     /// That connection is gone, and all that it held; the server and what happened, in words.
+    /// One that never came to be may be told as well: whoever waits for a connection is given the last reason.
     Lost(u64, String),
     /// The one call under way about this service on that connection ended so.
     Called(ServiceKey, u64, Result<(), Error>),
@@ -212,6 +213,14 @@ impl Record {
         self.accepted.contains_key(key)
             || self.perhaps.contains_key(key)
             || self.doing.as_ref().is_some_and(under_way)
+    }
+
+    /// What a call said beyond what was accepted before it.
+    fn newcomers(&self, doing: &Doing) -> Vec<InstanceKey> {
+        let said = doing.said.iter();
+        said.filter(|(key, instance)| self.accepted.get(*key) != Some(*instance))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     fn is_free(&self) -> bool {
@@ -813,16 +822,6 @@ impl Roll {
     }
 }
 
-impl Record {
-    /// What a call said beyond what was accepted before it.
-    fn newcomers(&self, doing: &Doing) -> Vec<InstanceKey> {
-        let said = doing.said.iter();
-        said.filter(|(key, instance)| self.accepted.get(*key) != Some(*instance))
-            .map(|(key, _)| key.clone())
-            .collect()
-    }
-}
-
 /// Whether the registry will not have it, and wrote nothing.
 fn refuses(error: &Error) -> bool {
     error.retry() == Retry::Never && *error != Error::Stopped
@@ -1269,6 +1268,23 @@ mod tests {
     }
 
     #[test]
+    fn no_more_calls_are_under_way_than_are_allowed() {
+        let mut roll = Roll::new(1000, PATIENCE, 1);
+        for number in 1..300 {
+            let publish = Event::Publish(number.into(), of(number, 1, 1.0));
+            roll.handle(secs(1), publish);
+        }
+        assert_eq!(does(&mut roll, secs(1), Event::Connected(1)).len(), AT_ONCE);
+        assert_eq!(roll.deadline(), None, "the next answer is what matters");
+        let end = Event::Called(service(1), 1, Ok(()));
+        let told = does(&mut roll, secs(1), end);
+        assert!(matches!(
+            &told[..],
+            [Effect::Answer(1, Ok(())), Effect::Call(1, _)]
+        ));
+    }
+
+    #[test]
     fn a_call_is_written_with_namespace_group_and_module() {
         let body = |say: Say| {
             let payload = say.payload();
@@ -1340,7 +1356,9 @@ mod tests {
         current: Option<u64>,
         next_connection: u64,
         settled: BTreeSet<u64>,
-        open: BTreeMap<(u64, ServiceKey), Say>,
+        open: BTreeMap<(u64, ServiceKey), (Say, BTreeSet<Ticket>)>,
+        /// Who waited for a call that has just failed.
+        failed: BTreeSet<Ticket>,
         caller: BTreeMap<InstanceKey, Known>,
         next_ticket: Ticket,
         /// No call ended without a yes or a no, and no connection was lost before the next one was settled.
@@ -1371,6 +1389,7 @@ mod tests {
                 next_connection: 1,
                 settled: BTreeSet::new(),
                 open: BTreeMap::new(),
+                failed: BTreeSet::new(),
                 caller: BTreeMap::new(),
                 next_ticket: 1,
                 calm: true,
@@ -1431,12 +1450,16 @@ mod tests {
         }
 
         fn end(&mut self, connection: u64, service: ServiceKey, how: u8) {
-            let Some(say) = self.open.remove(&(connection, service.clone())) else {
+            let call = self.open.remove(&(connection, service.clone()));
+            let Some((say, waiting)) = call else {
                 return;
             };
             let said = text(&say);
             let outcome = if how < 2 {
                 self.calm = false;
+                if self.current == Some(connection) {
+                    self.failed = waiting;
+                }
                 Err(busy())
             } else if said.values().any(|instance| instance.weight == BAD) {
                 Err(no())
@@ -1526,24 +1549,37 @@ mod tests {
                             prop_assert!(list.iter().all(|i| i.key.service == *service));
                         }
                         let whose = (connection, say.service().clone());
-                        prop_assert!(
-                            self.open.insert(whose, say).is_none(),
-                            "two calls at a time"
-                        );
+                        let waiting = self.caller.iter().filter(|(key, _)| key.service == whose.1);
+                        let waiting = waiting.filter_map(|(_, known)| known.asked.as_ref());
+                        let waiting = waiting.filter(|(_, _, publish)| publish.is_some());
+                        let waiting = waiting.map(|(ticket, ..)| *ticket).collect();
+                        let other = self.open.insert(whose, (say, waiting));
+                        prop_assert!(other.is_none(), "two calls at a time");
                     }
                     Effect::Answer(ticket, outcome) => {
-                        let known = self.caller.values_mut().find(|known| {
-                            known
-                                .asked
-                                .as_ref()
-                                .is_some_and(|(asked, ..)| *asked == ticket)
+                        let asked = self.caller.iter().find(|(_, known)| {
+                            let asked = known.asked.as_ref();
+                            asked.is_some_and(|(asked, ..)| *asked == ticket)
                         });
-                        let Some(known) = known else {
-                            return Err(TestCaseError::fail(format!("{ticket} answered twice")));
+                        let Some(key) = asked.map(|(key, _)| key.clone()) else {
+                            let why = format!("{ticket} answered twice");
+                            return Err(TestCaseError::fail(why));
                         };
+                        let held: Vec<_> = (self.server.keys())
+                            .map(|number| (*number, self.held(*number, &key).cloned()))
+                            .collect();
+                        let known = self.caller.get_mut(&key).unwrap();
                         let (_, _, publish) = known.asked.take().unwrap();
                         match (outcome, publish) {
-                            (Ok(()), publish) => known.kept = publish,
+                            (Ok(()), None) => {
+                                let out = held.iter().all(|(_, held)| held.is_none());
+                                prop_assert!(out, "{key} is called out and is not");
+                            }
+                            (Ok(()), publish) => {
+                                let here = held.iter().find(|(n, _)| Some(*n) == self.current);
+                                prop_assert_eq!(here.map(|(_, held)| held), Some(&publish));
+                                known.kept = publish;
+                            }
                             (Err(error), Some(instance)) if refuses(&error) => {
                                 prop_assert_eq!(instance.weight, BAD, "a good one was refused");
                                 known.kept.take_if(|kept| *kept == instance);
@@ -1589,6 +1625,17 @@ mod tests {
                     }
                 }
             }
+            for (ticket, ..) in self
+                .caller
+                .values()
+                .filter_map(|known| known.asked.as_ref())
+            {
+                prop_assert!(
+                    !self.failed.contains(ticket),
+                    "{ticket} waits on after a failure"
+                );
+            }
+            self.failed.clear();
             self.look_inside()
         }
 
@@ -1685,8 +1732,6 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
-
         /// Under any order of events: every ticket is answered once and in time; one call about a service on a connection; nothing
         /// unwanted is said; no good one is refused; settled means that everything is there; and once calls work, the connection
         /// holds what was published and not withdrawn or refused, and no connection anything else.
