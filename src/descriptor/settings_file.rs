@@ -17,7 +17,8 @@ use super::settings::KEYS;
 use super::settings::crosses_in_clear;
 use super::settings::variable;
 use super::settings::{
-    Admin, Auth, Catalog, Identity, Log, Origin, PasswordSource, Registry, Servers, Settings, Speech, Tls,
+    Admin, Auth, Catalog, Identity, Log, Origin, PasswordSource, Registry, Servers, Settings,
+    Speech, Tls,
 };
 use super::url;
 use super::variables;
@@ -947,7 +948,35 @@ mod tests {
             with("https://a", "server_name: \"https://nacos:8848\""),
         ]
         .map(|text| shown(&text, &[]));
-        insta::assert_snapshot!(all.concat(), @"");
+        insta::assert_snapshot!(all.concat(), @r#"
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: a client certificate without its key
+           3 |   tls: { cert: /c.pem }
+             |                ^^^^^^
+          help: write `registry.tls.key` too
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:15: registry.tls.key: a key without its client certificate
+           3 |   tls: { key: /k.pem }
+             |               ^^^^^^
+          help: write `registry.tls.cert` too
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: a client certificate, and no server is asked over https://
+           3 |   tls: { cert: /c.pem, key: /k.pem }
+             |                ^^^^^^
+          help: write https:// in `registry.servers` or `registry.endpoint`
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: `c.pem` is not an absolute path
+           3 |   tls: { cert: c.pem, key: "-----BEGIN PRIVATE KEY" }
+             |                ^^^^^
+          help: begin it with /
+        /etc/outrigger/outrigger.yaml:3:28: registry.tls.key: not an absolute path
+          help: name a file that holds the certificate's key
+        2 errors in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:23: registry.tls.server_name: `https://nacos:8848` is not a host's name
+           3 |   tls: { server_name: "https://nacos:8848" }
+             |                       ^^^^^^^^^^^^^^^^^^^^
+          help: write the name the server's certificate has, without scheme and port
+        1 error in 1 of 1 file
+        "#);
         // What is wrong with the server is said; whether it is asked over TLS is not known.
         let unread = shown(&with("https://a:0", "cert: /c.pem, key: /k.pem"), &[]);
         assert!(unread.contains("1 error"), "{unread}");
@@ -1191,7 +1220,8 @@ shutdown_timout: 10s
           12 |   timeout: 3s
              |   ^^^^^^^
           help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_insecure,
-                endpoint_refresh, long_poll, namespace, request_timeout, servers, tls, write_rate
+                endpoint_refresh, grpc_offset, long_poll, namespace, request_timeout, servers, tls,
+                transport, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^
