@@ -220,7 +220,10 @@ impl Channel {
             return Self::over(client, server, scheme, &authority, ip, stream, pushes).await;
         }
         #[cfg(not(feature = "tls"))]
-        return Err("https:// is not spoken by this binary".to_owned());
+        return Err(
+            "https:// is not spoken by this binary, it was built without the feature `tls`"
+                .to_owned(),
+        );
         #[cfg(feature = "tls")]
         {
             let Some(tls) = &client.tls else {
