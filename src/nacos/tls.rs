@@ -58,6 +58,8 @@ const KEY: u64 = 64 * 1024;
 const LOOK: Duration = Duration::from_secs(1);
 /// Names of a certificate that are told.
 const NAMES: usize = 4;
+/// What is told of one; characters. The name of a host is not longer.
+const NAME: usize = 253;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +208,9 @@ impl Tls {
             Ok(made) => {
                 *self.made.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(made);
                 (seen.stamps, seen.told) = (stamps, false);
-                tracing::info!("registry.tls: the files have changed, the next connections use them");
+                tracing::info!(
+                    "registry.tls: the files have changed, the next connections use them"
+                );
             }
             Err(error) => {
                 if !seen.told {
@@ -235,6 +239,7 @@ impl Tls {
                 stream,
                 trouble: Trouble(Arc::default()),
                 settings: self.settings.clone(),
+                broken: None,
             }),
             Ok(Err(error)) => Err(match self.in_words(&error) {
                 Some(words) => words,
@@ -365,13 +370,8 @@ impl ServerCertVerifier for Named {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verifier.verify_server_cert(
-            end_entity,
-            intermediates,
-            &self.name,
-            ocsp_response,
-            now,
-        )
+        self.verifier
+            .verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -416,11 +416,56 @@ pub(super) struct Heard {
     stream: TlsStream<TcpStream>,
     settings: settings::Tls,
     trouble: Trouble,
+    /// What a write failed with.
+    broken: Option<io::Error>,
 }
 
 impl Heard {
     pub(super) fn trouble(&self) -> Trouble {
         self.trouble.clone()
+    }
+}
+
+impl Heard {
+    fn note(&self, error: &io::Error) {
+        if let Some(error) = cause(error) {
+            let words = || in_words(error, &self.settings);
+            self.trouble.0.get_or_init(words);
+        }
+    }
+
+    /// What a write failed with, once all that can still be read was: whoever refuses a connection says so and closes it, and
+    /// what is written meanwhile fails first.
+    fn poll_last_words(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let mut bytes = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(read) => {
+                    if let Err(error) = read {
+                        self.note(&error);
+                    }
+                    let broken = self.broken.take();
+                    return Poll::Ready(broken.unwrap_or(io::ErrorKind::BrokenPipe.into()));
+                }
+            }
+        }
+    }
+
+    fn poll_or_last_words<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        work: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.broken.is_none() {
+            match work(Pin::new(&mut self.stream), context) {
+                Poll::Ready(Err(error)) => self.broken = Some(error),
+                other => return other,
+            }
+        }
+        self.poll_last_words(context).map(Err)
     }
 }
 
@@ -431,12 +476,8 @@ impl AsyncRead for Heard {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Poll::Ready(Err(error)) = &read
-            && let Some(error) = cause(error)
-        {
-            self.trouble
-                .0
-                .get_or_init(|| in_words(error, &self.settings));
+        if let Poll::Ready(Err(error)) = &read {
+            self.note(error);
         }
         read
     }
@@ -448,11 +489,11 @@ impl AsyncWrite for Heard {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        self.poll_or_last_words(context, |stream, context| stream.poll_write(context, bytes))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        self.poll_or_last_words(context, |stream, context| stream.poll_flush(context))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -567,5 +608,100 @@ fn plain(name: &str) -> String {
         .split_once('(')
         .and_then(|(_, rest)| rest.strip_suffix(')'));
     let inside = inside.unwrap_or(name).trim_matches('"');
-    Foreign::new(inside).to_string()
+    Foreign::new(inside.chars().take(NAME).collect::<String>()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::{InvalidMessage, PeerIncompatible};
+
+    fn for_names(presented: &[&str]) -> rustls::Error {
+        rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("nacos.example").unwrap(),
+            presented: presented.iter().map(|name| (*name).to_owned()).collect(),
+        })
+    }
+
+    #[test]
+    fn what_tls_says_is_a_sentence_that_says_what_to_do() {
+        let of_certificate = rustls::Error::InvalidCertificate;
+        let alert = rustls::Error::AlertReceived;
+        let errors = [
+            of_certificate(CertificateError::UnknownIssuer),
+            for_names(&["DnsName(\"other.example\")", "IpAddress(10.0.0.7)"]),
+            for_names(&[]),
+            of_certificate(CertificateError::Expired),
+            of_certificate(CertificateError::NotValidYet),
+            of_certificate(CertificateError::Revoked),
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType),
+            rustls::Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon),
+            alert(AlertDescription::CertificateRequired),
+            alert(AlertDescription::HandshakeFailure),
+            alert(AlertDescription::UnknownCA),
+            alert(AlertDescription::ProtocolVersion),
+            alert(AlertDescription::NoApplicationProtocol),
+            alert(AlertDescription::UnrecognisedName),
+            alert(AlertDescription::InternalError),
+        ];
+        let bare = settings::Tls::default();
+        let full = settings::Tls {
+            ca: Some("/ca.pem".into()),
+            identity: Some(Identity {
+                cert: "/cert.pem".into(),
+                key: "/key.pem".into(),
+            }),
+            server_name: None,
+        };
+        let mut said = String::new();
+        for error in &errors {
+            let (with, without) = (in_words(error, &full), in_words(error, &bare));
+            said += &format!("{without}\n");
+            if with != without {
+                said += &format!("  else {with}\n");
+            }
+        }
+        insta::assert_snapshot!(said, @r"
+        the server's certificate is signed by nobody in the system's CA store; name its CA in registry.tls.ca
+          else the server's certificate is signed by nobody in registry.tls.ca; add its CA there
+        the server's certificate is for other.example, 10.0.0.7, not for nacos.example; ask it by a name it has, or write that into registry.tls.server_name
+        the server's certificate is for no name at all, not for nacos.example; ask it by a name it has, or write that into registry.tls.server_name
+        the server's certificate has expired; it needs a new one, unless the clock of this host is wrong
+        the server's certificate is not valid yet; is the clock of this host right, and the server's?
+        the server's certificate cannot be used: Revoked
+        the server does not speak TLS on this port; name its port for TLS, or write http://
+        the server and this agent have no TLS in common: NoCipherSuitesInCommon
+        the server demands a client certificate; name one in registry.tls.cert and registry.tls.key
+          else the server refuses the client certificate (CertificateRequired); name one in registry.tls.cert that it takes, with its intermediates
+        the server ended the handshake (HandshakeFailure); if it demands a client certificate, name one in registry.tls.cert and registry.tls.key
+          else the server ended TLS: HandshakeFailure
+        the server ended TLS: UnknownCA
+          else the server refuses the client certificate (UnknownCA); name one in registry.tls.cert that it takes, with its intermediates
+        the server speaks neither TLS 1.2 nor TLS 1.3; it needs one of them
+        the server does not speak this protocol over TLS on this port; is it the right one? gRPC needs HTTP/2 (ALPN h2)
+        the server has no certificate for the name it was asked by; write its name into the address
+        the server ended TLS: InternalError
+        ");
+    }
+
+    #[test]
+    fn names_of_a_certificate_are_shown_escaped_and_not_all_of_them() {
+        let long = format!("DnsName(\"{}\")", "a".repeat(5000));
+        let names = [&*long, "\u{1b}[2J", "c", "d", "never seen"];
+        let said = in_words(&for_names(&names), &settings::Tls::default());
+        assert!(said.contains(", c, d, …, not for"), "{said}");
+        assert!(
+            !said.contains(['\u{1b}']) && !said.contains("never seen") && said.len() < 600,
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_tls_says_is_found_below_what_others_wrapped_it_in() {
+        let error = || rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error()));
+        assert_eq!(cause(&wrapped), Some(&error()));
+        assert_eq!(cause(&Error::Store(error())), Some(&error()));
+        assert_eq!(cause(&io::Error::other("something else")), None);
+    }
 }

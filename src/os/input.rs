@@ -271,4 +271,35 @@ mod tests {
             "{said}"
         );
     }
+
+    #[test]
+    fn a_stamp_is_another_one_after_each_way_to_exchange_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (file(folder.path(), b"one"), folder.path().join("link"));
+        symlink("secret", &link).unwrap();
+        let mut before = stamp(&link);
+        assert!(before.is_some() && stamp(&path) == before);
+        let mut is_another = |what: &str| {
+            let now = stamp(&link);
+            assert_ne!(now, before, "{what}");
+            before = now;
+        };
+        let other = folder.path().join("other");
+        File::create(&other).unwrap().write_all(b"two").unwrap();
+        fs::rename(&other, &path).unwrap();
+        is_another("by rename");
+        File::create(&path).unwrap().write_all(b"three").unwrap();
+        is_another("in place");
+        File::create(&other).unwrap().write_all(b"three").unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink("other", &link).unwrap();
+        is_another("behind a link");
+        fs::remove_file(&other).unwrap();
+        is_another("gone");
+        assert_eq!(before, None);
+        for (mode, open) in [(0o644, true), (0o640, false), (0o602, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(stamp(&path).unwrap().is_open(), open, "{mode:o}");
+        }
+    }
 }
