@@ -471,16 +471,7 @@ impl<'a> Reading<'a> {
         let mut fields = Self::section(registry, "tls", "tls: { ca: /etc/ssl/ca.pem }");
         let ca = self.setting(&mut fields, "registry.tls.ca", tls_file);
         let cert = self.setting(&mut fields, "registry.tls.cert", tls_file);
-        let key = self.setting(&mut fields, "registry.tls.key", |value| {
-            // What is written here instead of a path may be the key itself.
-            if !value.text()?.starts_with('/') {
-                return value.wrong_unseen(
-                    "not an absolute path",
-                    "name a file that holds the certificate's key",
-                );
-            }
-            tls_file(value)
-        });
+        let key = self.setting(&mut fields, "registry.tls.key", tls_file);
         let server_name = self.setting(&mut fields, "registry.tls.server_name", |value| {
             spoken(value)?;
             let text = value.text()?;
@@ -537,6 +528,10 @@ fn spoken(value: &Value<'_>) -> Option<()> {
 
 fn tls_file(value: &Value<'_>) -> Option<PathBuf> {
     spoken(value)?;
+    // What is written here instead of a path may be the key itself.
+    if !value.text()?.starts_with('/') {
+        return value.wrong_unseen("not an absolute path", "name a file in PEM");
+    }
     value.path()
 }
 
@@ -964,12 +959,10 @@ mod tests {
              |                ^^^^^^
           help: write https:// in `registry.servers` or `registry.endpoint`
         1 error in 1 of 1 file
-        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: `c.pem` is not an absolute path
-           3 |   tls: { cert: c.pem, key: "-----BEGIN PRIVATE KEY" }
-             |                ^^^^^
-          help: begin it with /
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: not an absolute path
+          help: name a file in PEM
         /etc/outrigger/outrigger.yaml:3:28: registry.tls.key: not an absolute path
-          help: name a file that holds the certificate's key
+          help: name a file in PEM
         2 errors in 1 of 1 file
         /etc/outrigger/outrigger.yaml:3:23: registry.tls.server_name: `https://nacos:8848` is not a host's name
            3 |   tls: { server_name: "https://nacos:8848" }

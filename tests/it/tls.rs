@@ -283,6 +283,40 @@ fn what_is_wrong_with_a_servers_certificate_is_said_with_what_to_do() {
 }
 
 #[test]
+fn status_says_where_each_setting_of_tls_comes_from() {
+    let ours = Authority::new("ours");
+    let own = ours.sign("agent");
+    let files = [
+        ("ca.pem", &*ours.pem),
+        ("cert.pem", &*own.cert),
+        ("key.pem", &*own.key),
+    ];
+    let mut agent = asking("https://127.0.0.1:1", BOTH, &files)
+        .env("OUTRIGGER_REGISTRY_TLS_SERVER_NAME", "Nacos.example");
+    agent.start();
+    let status = until("it answers", LONG, || agent.status());
+    let at = agent.folder.path().display();
+    // The line of `BOTH` in the settings.
+    let file = format!("{at}/outrigger.yaml:5");
+    for (key, value, origin) in [
+        ("ca", format!("{at}/ca.pem"), &*file),
+        ("cert", format!("{at}/cert.pem"), &*file),
+        ("key", format!("{at}/key.pem"), &*file),
+        (
+            "server_name",
+            "nacos.example".to_owned(),
+            "variable OUTRIGGER_REGISTRY_TLS_SERVER_NAME",
+        ),
+    ] {
+        let key = format!("registry.tls.{key}");
+        let settings = status["settings"].as_array().unwrap();
+        let found = settings.iter().find(|one| one["key"] == *key).unwrap();
+        assert_eq!(found["value"], *value, "{found}");
+        assert_eq!(found["origin"], *origin, "{found}");
+    }
+}
+
+#[test]
 fn server_name_takes_the_place_of_the_host_and_of_nothing_else() {
     let (registry, ours, theirs) = (
         Registry::start(),
