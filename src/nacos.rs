@@ -23,6 +23,8 @@ pub mod rpc;
 pub mod servers;
 pub mod session;
 mod tickets;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod watching;
 pub mod wire;
 

@@ -400,6 +400,7 @@ service billing
         insta::assert_snapshot!(said(Lang::Zh, None), @r#"
 注册中心 http://nacos-1:8848
   现状      connected，已持续 3 d
+  协议      http: Nacos 1.4.8 has no gRPC
 
 服务 orders
   期望      探测通过期间，以 DEFAULT_GROUP@@orders 注册在命名空间 public，端口 8080

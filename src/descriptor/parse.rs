@@ -516,12 +516,15 @@ fn reserved(settings: &Settings) -> Vec<(PathBuf, &'static str)> {
             PasswordSource::File(path) => Some(path),
             PasswordSource::Inline(_) => None,
         });
+    let identity = registry.tls.identity.as_ref();
     [
         (Some(&settings.catalog.conf_dir), "catalog.conf_dir"),
         (Some(&settings.state_dir), "state_dir"),
         (Some(&settings.admin.socket), "admin.socket"),
         (password, "registry.auth.password_file"),
-        (registry.tls_ca.as_ref(), "registry.tls.ca"),
+        (registry.tls.ca.as_ref(), "registry.tls.ca"),
+        (identity.map(|files| &files.cert), "registry.tls.cert"),
+        (identity.map(|files| &files.key), "registry.tls.key"),
     ]
     .into_iter()
     .filter_map(|(path, key)| Some((std::path::absolute(path?).ok()?, key)))

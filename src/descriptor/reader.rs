@@ -831,11 +831,12 @@ fn is_secret(key: &str) -> bool {
     !names_file && (secret || distance(&key, "password") <= 2)
 }
 
-/// Whether the password itself was written where something about it belongs.
+/// Whether the password or the key itself was written where something about it belongs.
 fn is_misplaced_secret(key: &str, value: &Node) -> bool {
     match &value.value {
         yaml::Value::Scalar { text, .. } => {
-            key == "auth" || key == "password_file" && !text.starts_with('/')
+            let is_path = text.starts_with('/');
+            key == "auth" || matches!(key, "password_file" | "key") && !is_path || holds_key(text)
         }
         _ => false,
     }
@@ -867,6 +868,12 @@ fn secret_lines(node: &Node, lines: &mut Vec<RangeInclusive<usize>>) {
 fn mentions_secret(text: &str) -> bool {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
         .any(|word| word.len() > 4 && is_secret(word))
+        || holds_key(text)
+}
+
+/// Whether a text has a private key in it, in PEM.
+fn holds_key(text: &str) -> bool {
+    text.contains("PRIVATE KEY")
 }
 
 /// Whether a line may hold `http://user:password@host` or `http://host/?accessToken=token`.

@@ -49,8 +49,8 @@ pub struct Registry {
     pub context_path: String,
     /// User and password; none when not written.
     pub auth: Option<Auth>,
-    /// CA bundle (PEM) that replaces the system's store for `https://`.
-    pub tls_ca: Option<PathBuf>,
+    /// What `https://` servers are trusted by, and what they are shown.
+    pub tls: Tls,
     /// How it is spoken to; what the servers take when not written.
     pub transport: Speech,
     /// From the port of a server's HTTP interface to that of its gRPC one; 1000 when not written.
@@ -101,6 +101,18 @@ pub enum Servers {
     },
 }
 
+impl Servers {
+    /// Whether any of them is asked over `https://`.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        match self {
+            Self::List(list) => list.iter().any(|server| server.starts_with("https:")),
+            // Its servers are spoken to as it is itself.
+            Self::Endpoint { url, .. } => url.starts_with("https:"),
+        }
+    }
+}
+
 impl Registry {
     /// Whether a password or token sent to `server` (a URL) can be read on the way.
     #[must_use]
@@ -125,6 +137,26 @@ pub(super) fn crosses_in_clear(url: &str) -> bool {
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     !authority::is_this_host(authority::host(authority), |_| false)
+}
+
+/// How `https://` servers are spoken to, over HTTP and over gRPC.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// CA bundle (PEM) that replaces the system's store.
+    pub ca: Option<PathBuf>,
+    /// What is shown to a server that asks who we are.
+    pub identity: Option<Identity>,
+    /// The name a server's certificate must have in place of the host's.
+    pub server_name: Option<String>,
+}
+
+/// A client certificate; read again on change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate (PEM), its intermediates behind it.
+    pub cert: PathBuf,
+    /// Its private key (PEM, not encrypted).
+    pub key: PathBuf,
 }
 
 /// Credentials.
@@ -200,7 +232,7 @@ pub struct Catalog {
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 28] = [
+pub(super) const KEYS: [&str; 31] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
@@ -211,6 +243,9 @@ pub(super) const KEYS: [&str; 28] = [
     "registry.auth.password_file",
     "registry.auth.password",
     "registry.tls.ca",
+    "registry.tls.cert",
+    "registry.tls.key",
+    "registry.tls.server_name",
     "registry.transport",
     "registry.grpc_offset",
     "registry.connect_timeout",

@@ -17,7 +17,8 @@ use super::settings::KEYS;
 use super::settings::crosses_in_clear;
 use super::settings::variable;
 use super::settings::{
-    Admin, Auth, Catalog, Log, Origin, PasswordSource, Registry, Servers, Settings, Speech,
+    Admin, Auth, Catalog, Identity, Log, Origin, PasswordSource, Registry, Servers, Settings,
+    Speech, Tls,
 };
 use super::url;
 use super::variables;
@@ -364,19 +365,23 @@ impl<'a> Reading<'a> {
                 "use https://, or write `registry.endpoint_insecure: true`",
             );
         }
-        let registry = Registry {
-            servers: match endpoint.value {
-                Some(url) => Servers::Endpoint {
-                    url,
-                    refresh,
-                    insecure,
-                },
-                None => Servers::List(
-                    servers
-                        .value
-                        .unwrap_or_else(|| vec![DEFAULT_SERVER.to_owned()]),
-                ),
+        let misread = servers.at.is_some() && servers.value.is_none()
+            || endpoint.at.is_some() && endpoint.value.is_none();
+        let servers = match endpoint.value {
+            Some(url) => Servers::Endpoint {
+                url,
+                refresh,
+                insecure,
             },
+            None => Servers::List(
+                servers
+                    .value
+                    .unwrap_or_else(|| vec![DEFAULT_SERVER.to_owned()]),
+            ),
+        };
+        let has_tls = (!misread).then(|| servers.has_tls());
+        let registry = Registry {
+            servers,
             namespace: self.or(
                 &mut fields,
                 "registry.namespace",
@@ -390,7 +395,7 @@ impl<'a> Reading<'a> {
                 context_path,
             ),
             auth,
-            tls_ca: self.tls(&mut fields),
+            tls: self.tls(&mut fields, has_tls),
             transport: self.or(&mut fields, "registry.transport", Speech::Auto, |value| {
                 value.choice(&Speech::WORDS)
             }),
@@ -461,20 +466,73 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn tls(&mut self, registry: &mut Option<Fields<'a>>) -> Option<PathBuf> {
+    /// `asked` says whether any server is asked over `https://`; nothing where that could not be read.
+    fn tls(&mut self, registry: &mut Option<Fields<'a>>, asked: Option<bool>) -> Tls {
         let mut fields = Self::section(registry, "tls", "tls: { ca: /etc/ssl/ca.pem }");
-        let ca = self.setting(&mut fields, "registry.tls.ca", |value| {
-            if !cfg!(feature = "tls") {
-                return value.wrong(
-                    "means nothing to this binary, it was built without the feature `tls`",
-                    "leave it out or use a binary with TLS",
-                );
+        let ca = self.setting(&mut fields, "registry.tls.ca", tls_file);
+        let cert = self.setting(&mut fields, "registry.tls.cert", tls_file);
+        let key = self.setting(&mut fields, "registry.tls.key", tls_file);
+        let server_name = self.setting(&mut fields, "registry.tls.server_name", |value| {
+            spoken(value)?;
+            let text = value.text()?;
+            match url::is_name(&text) {
+                true => Some(text.to_ascii_lowercase()),
+                false => value.wrong(
+                    format!("`{}` is not a host's name", Foreign::new(text)),
+                    "write the name the server's certificate has, without scheme and port",
+                ),
             }
-            value.path()
         });
         finish(fields);
-        ca.value
+        match (&cert.at, &key.at) {
+            (Some(at), None) => {
+                at.wrong::<()>(
+                    "a client certificate without its key",
+                    "write `registry.tls.key` too",
+                );
+            }
+            (None, Some(at)) => {
+                at.wrong::<()>(
+                    "a key without its client certificate",
+                    "write `registry.tls.cert` too",
+                );
+            }
+            // Whoever writes a certificate believes to be known by it.
+            (Some(at), Some(_)) if asked == Some(false) => {
+                at.wrong::<()>(
+                    "a client certificate, and no server is asked over https://",
+                    "write https:// in `registry.servers` or `registry.endpoint`",
+                );
+            }
+            _ => {}
+        }
+        let identity = cert.value.zip(key.value);
+        Tls {
+            ca: ca.value,
+            identity: identity.map(|(cert, key)| Identity { cert, key }),
+            server_name: server_name.value,
+        }
     }
+}
+
+/// That there is TLS at all.
+fn spoken(value: &Value<'_>) -> Option<()> {
+    if cfg!(feature = "tls") {
+        return Some(());
+    }
+    value.wrong(
+        "means nothing to this binary, it was built without the feature `tls`",
+        "leave it out or use a binary with TLS",
+    )
+}
+
+fn tls_file(value: &Value<'_>) -> Option<PathBuf> {
+    spoken(value)?;
+    // What is written here instead of a path may be the key itself.
+    if !value.text()?.starts_with('/') {
+        return value.wrong_unseen("not an absolute path", "name a file in PEM");
+    }
+    value.path()
 }
 
 fn servers(value: &Value<'_>) -> Option<Vec<String>> {
@@ -633,6 +691,7 @@ fn text_of(settings: &Settings, key: &str) -> String {
     let path = |path: &Path| path.display().to_string();
     let registry = &settings.registry;
     let auth = registry.auth.as_ref();
+    let identity = registry.tls.identity.as_ref();
     match key {
         "registry.servers" => match &registry.servers {
             Servers::List(servers) => servers.join(", "),
@@ -665,7 +724,10 @@ fn text_of(settings: &Settings, key: &str) -> String {
             Some(PasswordSource::Inline(_)) => "[secret]".to_owned(),
             _ => none(),
         },
-        "registry.tls.ca" => registry.tls_ca.as_deref().map_or_else(none, path),
+        "registry.tls.ca" => registry.tls.ca.as_deref().map_or_else(none, path),
+        "registry.tls.cert" => identity.map_or_else(none, |files| path(&files.cert)),
+        "registry.tls.key" => identity.map_or_else(none, |files| path(&files.key)),
+        "registry.tls.server_name" => registry.tls.server_name.clone().unwrap_or_else(none),
         "registry.transport" => Speech::WORDS
             .iter()
             .find(|(_, speech)| *speech == registry.transport)
@@ -831,7 +893,7 @@ mod tests {
     #[test]
     fn tls_is_refused_by_a_binary_without_it() {
         let read = read(
-            "registry: { servers: [https://a], tls: { ca: /ca.pem } }",
+            "registry: { servers: [https://a], tls: { ca: /ca.pem, cert: /c.pem, key: /k.pem, server_name: a } }",
             &[],
         );
         assert_eq!(read.is_ok(), cfg!(feature = "tls"), "{read:?}");
@@ -842,6 +904,75 @@ mod tests {
                     .all(|problem| problem.message.contains("the feature `tls`"))
             );
         }
+    }
+
+    #[test]
+    fn a_client_certificate_has_its_key_and_a_server_that_is_asked_over_tls() {
+        if !cfg!(feature = "tls") {
+            return;
+        }
+        let with = |server: &str, tls: &str| {
+            format!("registry:\n  servers: [\"{server}\"]\n  tls: {{ {tls} }}\n")
+        };
+        let both = "cert: /c.pem, key: /k.pem, server_name: Nacos.example";
+        let tls = read(&with("https://a", both), &[]).unwrap().registry.tls;
+        assert_eq!(
+            tls,
+            Tls {
+                ca: None,
+                identity: Some(Identity {
+                    cert: "/c.pem".into(),
+                    key: "/k.pem".into()
+                }),
+                server_name: Some("nacos.example".into()),
+            }
+        );
+        let from_variables = read(
+            &with("https://a", "cert: /c.pem"),
+            &[
+                ("OUTRIGGER_REGISTRY_TLS_KEY", "/k.pem"),
+                ("OUTRIGGER_REGISTRY_TLS_SERVER_NAME", "10.0.0.7"),
+            ],
+        );
+        assert!(from_variables.unwrap().registry.tls.identity.is_some());
+        let all = [
+            with("https://a", "cert: /c.pem"),
+            with("https://a", "key: /k.pem"),
+            with("a", "cert: /c.pem, key: /k.pem"),
+            with("https://a", "cert: c.pem, key: \"-----BEGIN PRIVATE KEY\""),
+            with("https://a", "server_name: \"https://nacos:8848\""),
+        ]
+        .map(|text| shown(&text, &[]));
+        insta::assert_snapshot!(all.concat(), @r#"
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: a client certificate without its key
+           3 |   tls: { cert: /c.pem }
+             |                ^^^^^^
+          help: write `registry.tls.key` too
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:15: registry.tls.key: a key without its client certificate
+           3 |   tls: { key: /k.pem }
+             |               ^^^^^^
+          help: write `registry.tls.cert` too
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: a client certificate, and no server is asked over https://
+           3 |   tls: { cert: /c.pem, key: /k.pem }
+             |                ^^^^^^
+          help: write https:// in `registry.servers` or `registry.endpoint`
+        1 error in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:16: registry.tls.cert: not an absolute path
+          help: name a file in PEM
+        /etc/outrigger/outrigger.yaml:3:28: registry.tls.key: not an absolute path
+          help: name a file in PEM
+        2 errors in 1 of 1 file
+        /etc/outrigger/outrigger.yaml:3:23: registry.tls.server_name: `https://nacos:8848` is not a host's name
+           3 |   tls: { server_name: "https://nacos:8848" }
+             |                       ^^^^^^^^^^^^^^^^^^^^
+          help: write the name the server's certificate has, without scheme and port
+        1 error in 1 of 1 file
+        "#);
+        // What is wrong with the server is said; whether it is asked over TLS is not known.
+        let unread = shown(&with("https://a:0", "cert: /c.pem, key: /k.pem"), &[]);
+        assert!(unread.contains("1 error"), "{unread}");
     }
 
     #[test]
@@ -1082,7 +1213,8 @@ shutdown_timout: 10s
           12 |   timeout: 3s
              |   ^^^^^^^
           help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_insecure,
-                endpoint_refresh, long_poll, namespace, request_timeout, servers, tls, write_rate
+                endpoint_refresh, grpc_offset, long_poll, namespace, request_timeout, servers, tls,
+                transport, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^

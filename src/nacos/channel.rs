@@ -215,19 +215,27 @@ impl Channel {
             Ok(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
             _ => format!("{host}:{port}"),
         };
-        if tls {
-            return Err("gRPC over TLS is not there yet".to_owned());
+        if !tls {
+            let (scheme, ip) = ("http", local.ip());
+            return Self::over(client, server, scheme, &authority, ip, stream, pushes).await;
         }
-        Self::over(
-            client,
-            server,
-            "http",
-            &authority,
-            local.ip(),
-            stream,
-            pushes,
-        )
-        .await
+        #[cfg(not(feature = "tls"))]
+        return Err(
+            "https:// is not spoken by this binary, it was built without the feature `tls`"
+                .to_owned(),
+        );
+        #[cfg(feature = "tls")]
+        {
+            let Some(tls) = &client.tls else {
+                return Err("the settings name no server by https://".to_owned());
+            };
+            let stream = tls.shake(&host, stream).await;
+            let stream = stream.map_err(|why| format!("port {port}: {why}"))?;
+            let (trouble, scheme, ip) = (stream.trouble(), "https", local.ip());
+            Self::over(client, server, scheme, &authority, ip, stream, pushes)
+                .await
+                .map_err(|why| format!("port {port}: {}", trouble.or(why)))
+        }
     }
 
     async fn over<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(

@@ -8,6 +8,8 @@ use super::calls::{Answer, Call};
 use super::model::{ConfigKey, Connection, Content, Instance, Listed, ServiceKey, ServiceList};
 use super::route::{Judged, Route, Whom};
 use super::servers::Order;
+#[cfg(feature = "tls")]
+use super::tls::{self, Tls};
 use super::{Error, answer, calls, route, servers, session, wire};
 use crate::descriptor;
 use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
@@ -40,9 +42,6 @@ pub(super) const HTTP: &str = "http";
 pub(super) const GRPC: &str = "grpc";
 /// How much longer than its hold a long poll is waited for.
 const POLL_GRACE: Duration = Duration::from_secs(5);
-/// A CA bundle is not longer; bytes.
-#[cfg(feature = "tls")]
-const CA_LIMIT: u64 = 1024 * 1024;
 /// Longest answer of an address server; bytes.
 const SERVERS_LIMIT: usize = 64 * 1024;
 /// Servers it may name.
@@ -53,18 +52,13 @@ pub(super) const QUEUE: usize = 256;
 /// Why the transport could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The CA bundle cannot be read.
-    #[error("registry.tls.ca")]
-    ReadCa(#[from] input::Error),
-    /// The CA bundle is none, or no TLS client can be made.
+    /// What `https://` needs is not there.
+    #[cfg(feature = "tls")]
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// No HTTP client can be made.
     #[error("cannot make an HTTP client")]
     Client(#[source] reqwest::Error),
-    /// The system's CA store cannot be used, most likely because there is none.
-    #[cfg(feature = "tls")]
-    #[error(
-        "https:// needs the system's CA store; install it, or name a bundle in registry.tls.ca"
-    )]
-    Store(#[source] reqwest::Error),
 }
 
 /// A token and its number.
@@ -85,7 +79,11 @@ struct Named {
 /// See the head of this file.
 pub(super) struct Client {
     pub(super) settings: Registry,
-    http: reqwest::Client,
+    /// For where no server is asked over `https://`.
+    plain: reqwest::Client,
+    /// For where one is.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) epoch: Epoch,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
@@ -121,14 +119,22 @@ pub(super) fn start(
     metrics: Metrics,
     seed: u64,
 ) -> Result<Arc<Client>, StartError> {
-    let http = client_for(settings)?;
+    #[cfg(feature = "tls")]
+    let tls = match settings.servers.has_tls() {
+        true => Some(Tls::start(&settings.tls, settings.connect_timeout)?),
+        false => None,
+    };
+    let plain = wire::http_client(settings.connect_timeout, false);
+    let plain = plain.build().map_err(StartError::Client)?;
     let (order_tx, order) = watch::channel(Order::default());
     let (servers_tx, servers_rx) = mpsc::channel(QUEUE);
     let (session_tx, session_rx) = mpsc::channel(QUEUE);
     let signed = settings.auth.is_some();
     let client = Arc::new(Client {
         settings: settings.clone(),
-        http,
+        plain,
+        #[cfg(feature = "tls")]
+        tls,
         epoch,
         metrics,
         tasks: tasks.clone(),
@@ -218,28 +224,7 @@ pub(super) fn start(
     Ok(client)
 }
 
-/// The one way to make an HTTP client towards a registry: no redirects, no proxy variables, deadlines.
-fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
-    let https = match &settings.servers {
-        Servers::List(list) => list.iter().any(|server| server.starts_with("https:")),
-        // Its servers are spoken to as it is itself.
-        Servers::Endpoint { url, .. } => url.starts_with("https:"),
-    };
-    let builder = wire::http_client(settings.connect_timeout, https);
-    #[cfg(feature = "tls")]
-    let builder = match &settings.tls_ca {
-        Some(path) => {
-            let pem = input::read(path, CA_LIMIT)?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
-            builder.tls_certs_only(roots)
-        }
-        None if https => return builder.build().map_err(StartError::Store),
-        None => builder,
-    };
-    builder.build().map_err(StartError::Client)
-}
-
-/// What went wrong with a request, in words, without its URL.
+/// What went wrong with a request, beside TLS, in words, without its URL.
 fn in_words(error: &reqwest::Error, within: Duration) -> String {
     if error.is_timeout() {
         return format!("no answer within {within:?}");
@@ -262,6 +247,24 @@ fn in_words(error: &reqwest::Error, within: Duration) -> String {
 }
 
 impl Client {
+    /// What HTTP calls are made with.
+    async fn http(&self) -> reqwest::Client {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return tls.recent(self.epoch.now()).await.http.clone();
+        }
+        self.plain.clone()
+    }
+
+    /// What went wrong with a request, in words, without its URL.
+    fn in_words(&self, error: &reqwest::Error, within: Duration) -> String {
+        #[cfg(feature = "tls")]
+        if let Some(words) = self.tls.as_ref().and_then(|tls| tls.in_words(error)) {
+            return words;
+        }
+        in_words(error, within)
+    }
+
     /// Makes a call: at most [`route::TRIES`] servers, a new token once.
     pub(super) async fn call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
         let outcome = self.signed_call(call, whom).await;
@@ -438,7 +441,8 @@ impl Client {
             call.hold + POLL_GRACE
         };
         let mut request = self
-            .http
+            .http()
+            .await
             .request(call.method.clone(), url)
             .timeout(within)
             .query(&call.query);
@@ -453,7 +457,7 @@ impl Client {
         }
         let lost = |error: reqwest::Error| Error::Unreachable {
             server: server.to_string(),
-            what: in_words(&error, within),
+            what: self.in_words(&error, within),
         };
         let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
@@ -589,8 +593,9 @@ impl Client {
     /// The text of an address server's answer, or what was wrong with it.
     async fn read_servers(&self, url: &str) -> Result<String, String> {
         let within = self.settings.request_timeout;
-        let lost = |error: reqwest::Error| in_words(&error, within);
-        let request = self.http.get(url).timeout(within).send();
+        let lost = |error: reqwest::Error| self.in_words(&error, within);
+        let http = self.http().await;
+        let request = http.get(url).timeout(within).send();
         let mut response = request.await.map_err(lost)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("status {}", response.status().as_u16()));

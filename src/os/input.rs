@@ -10,7 +10,7 @@
 use super::rights::privileged;
 use crate::secret::Secret;
 use rustix::{
-    fs::{FileType, Mode, OFlags, Stat, fstat, open},
+    fs::{FileType, Mode, OFlags, Stat, fstat, open, stat},
     io::Errno,
     process::geteuid,
 };
@@ -148,6 +148,35 @@ pub fn secret(path: &Path) -> Result<Secret, Error> {
     Ok(Secret::new(text))
 }
 
+/// What the system says of a file: another one once it was exchanged or written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    file: (u64, u64),
+    size: i64,
+    changed: (i64, u64),
+    mode: u32,
+}
+
+impl Stamp {
+    /// Whether everybody can read it.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.mode & 0o004 != 0
+    }
+}
+
+/// The stamp of a file, or of what its links lead to; nothing where the system has none.
+#[must_use]
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let stat = stat(path).ok()?;
+    Some(Stamp {
+        file: (stat.st_dev, stat.st_ino),
+        size: stat.st_size,
+        changed: (stat.st_ctime, stat.st_ctime_nsec),
+        mode: stat.st_mode,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,5 +270,36 @@ mod tests {
             said.contains("belongs to user 54321") && !said.contains("hunter2"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_stamp_is_another_one_after_each_way_to_exchange_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (file(folder.path(), b"one"), folder.path().join("link"));
+        symlink("secret", &link).unwrap();
+        let mut before = stamp(&link);
+        assert!(before.is_some() && stamp(&path) == before);
+        let mut is_another = |what: &str| {
+            let now = stamp(&link);
+            assert_ne!(now, before, "{what}");
+            before = now;
+        };
+        let other = folder.path().join("other");
+        File::create(&other).unwrap().write_all(b"two").unwrap();
+        fs::rename(&other, &path).unwrap();
+        is_another("by rename");
+        File::create(&path).unwrap().write_all(b"three").unwrap();
+        is_another("in place");
+        File::create(&other).unwrap().write_all(b"three").unwrap();
+        fs::remove_file(&link).unwrap();
+        symlink("other", &link).unwrap();
+        is_another("behind a link");
+        fs::remove_file(&other).unwrap();
+        is_another("gone");
+        assert_eq!(before, None);
+        for (mode, open) in [(0o644, true), (0o640, false), (0o602, false)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(stamp(&path).unwrap().is_open(), open, "{mode:o}");
+        }
     }
 }

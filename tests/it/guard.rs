@@ -56,7 +56,7 @@ fn listening() -> (Agent, u16) {
 }
 
 /// Exit code and standard error of a command that must end by itself.
-fn refused(agent: &Agent, words: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn refused(agent: &Agent, words: &[&str]) -> (Option<i32>, String) {
     let file = fs::File::create(agent.path("stderr")).unwrap();
     let mut command = agent.command(words);
     command.stdout(Stdio::null()).stderr(file);
@@ -826,7 +826,7 @@ fn asking(server: &str, registry: &str) -> Agent {
 }
 
 /// Waits until the registry is `unreachable` for a reason that has one of `words`.
-fn until_unreachable(agent: &Agent, words: &[&str]) {
+pub(crate) fn until_unreachable(agent: &Agent, words: &[&str]) {
     until(&format!("it is unreachable: {words:?}"), LONG, || {
         let registry = agent.status()?["registry"].clone();
         let reason = registry["reason"].as_str().unwrap_or_default();
@@ -984,164 +984,6 @@ fn an_address_server_cannot_send_the_token_to_a_server_of_its_own() {
     assert_eq!(
         agent.status().unwrap()["registry"]["server"],
         format!("http://127.0.0.1:{}", two.port)
-    );
-}
-
-/// A certificate authority, and what it signed.
-#[cfg(feature = "tls")]
-struct Authority {
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
-}
-
-#[cfg(feature = "tls")]
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = rcgen::CertificateParams::default();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            issuer: rcgen::Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// A registry behind TLS with a certificate for `name`; its port, and how many requests came through.
-    fn serve(&self, name: &str) -> (u16, Arc<AtomicUsize>) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        tls_server(certificate.der().clone(), &key)
-    }
-}
-
-#[cfg(feature = "tls")]
-fn tls_server(
-    certificate: rustls::pki_types::CertificateDer<'static>,
-    key: &rcgen::KeyPair,
-) -> (u16, Arc<AtomicUsize>) {
-    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let config = rustls::ServerConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    let config = Arc::new(config);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
-    spawn(move || {
-        for mut stream in listener.incoming().map_while(Result::ok) {
-            let (config, asked) = (Arc::clone(&config), Arc::clone(&counted));
-            spawn(move || {
-                let mut connection = rustls::ServerConnection::new(config).unwrap();
-                let mut tls = rustls::Stream::new(&mut connection, &mut stream);
-                let mut head = [0; 8192];
-                if matches!(tls.read(&mut head), Ok(1..)) {
-                    asked.fetch_add(1, Ordering::SeqCst);
-                    let body = r#"{"version":"2.5.1","accessToken":"t","tokenTtl":18000}"#;
-                    let answer = format!(
-                        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                        body.len()
-                    );
-                    _ = tls.write_all(answer.as_bytes());
-                    tls.conn.send_close_notify();
-                    _ = tls.flush();
-                }
-            });
-        }
-    });
-    (port, asked)
-}
-
-/// An agent that asks an `https://` server, with a bundle of `ca`, and with what the system trusts.
-#[cfg(feature = "tls")]
-fn trusting(port: u16, ca: Option<&str>, system: &str) -> Agent {
-    let url = format!("https://127.0.0.1:{port}");
-    let more = match ca {
-        Some(_) => {
-            "  request_timeout: 500ms\n  auth: { username: svc, password: canary }\n  tls: { ca: CA }\n"
-        }
-        None => "  request_timeout: 500ms\n  auth: { username: svc, password: canary }\n",
-    };
-    let agent = Agent::prepare(&[url], more);
-    let at = agent.path("ca.pem").display().to_string();
-    let settings = agent
-        .read("outrigger.yaml")
-        .replace("ca: CA", &format!("ca: {at}"));
-    agent.write("outrigger.yaml", &settings);
-    agent.write("ca.pem", ca.unwrap_or_default());
-    agent.write("system.pem", system);
-    let system = agent.path("system.pem").display().to_string();
-    let mut agent = agent
-        .env("SSL_CERT_FILE", &system)
-        .env("SSLKEYLOGFILE", &at.replace("ca.pem", "keys"));
-    agent.start();
-    agent
-}
-
-#[cfg(feature = "tls")]
-#[test]
-fn a_certificate_for_another_name_or_of_nobody_is_refused() {
-    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let is_refused = |agent: &Agent, asked: &AtomicUsize| {
-        until_unreachable(agent, &["certificate", "UnknownIssuer"]);
-        assert_eq!(
-            asked.load(Ordering::SeqCst),
-            0,
-            "nothing was sent, no password above all"
-        );
-    };
-    let is_taken = |agent: &Agent| {
-        until("it is connected", LONG, || {
-            let registry = agent.status()?["registry"].clone();
-            match registry["state"] == "connected" {
-                true => Ok(()),
-                false => Err(registry.to_string()),
-            }
-        });
-        assert!(
-            !agent.path("keys").exists(),
-            "no keys are written for whoever sets a variable"
-        );
-    };
-    let (port, asked) = ours.serve("127.0.0.1");
-    is_taken(&trusting(port, Some(&ours.pem), &theirs.pem));
-    assert!(asked.load(Ordering::SeqCst) > 0);
-    // The system's store, for want of a bundle.
-    is_taken(&trusting(port, None, &ours.pem));
-    // A bundle takes the place of the store, it does not add to it.
-    let (port, asked) = theirs.serve("127.0.0.1");
-    is_refused(&trusting(port, Some(&ours.pem), &theirs.pem), &asked);
-    let (port, asked) = ours.serve("other.example");
-    is_refused(&trusting(port, Some(&ours.pem), &ours.pem), &asked);
-    // Signed by itself, and for the right name.
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    let alone = params.self_signed(&key).unwrap();
-    let (port, asked) = tls_server(alone.der().clone(), &key);
-    is_refused(&trusting(port, Some(&ours.pem), &ours.pem), &asked);
-}
-
-#[cfg(feature = "tls")]
-#[test]
-fn https_never_falls_back_to_http() {
-    let plain = Bad::start(|_| ok("{}"));
-    let port = plain.url().rsplit(':').next().unwrap().parse().unwrap();
-    let ours = Authority::new("ours");
-    let agent = trusting(port, Some(&ours.pem), &ours.pem);
-    until_unreachable(&agent, &["127.0.0.1"]);
-    let heard = plain.asked.lock().unwrap().join("\n");
-    assert!(
-        !heard.contains("HTTP/1.1") && !heard.contains("canary"),
-        "{heard}"
     );
 }
 

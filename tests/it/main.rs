@@ -32,5 +32,7 @@ mod rpc;
 mod scenes;
 mod support;
 mod switches;
+#[cfg(feature = "tls")]
+mod tls;
 mod v3;
 mod words;

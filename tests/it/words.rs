@@ -762,6 +762,12 @@ fn a_password_in_a_wrong_place_is_never_printed() {
         "registry: { auth: { username: svc, password: canary-1, password_file: /x } }",
         "registry: { auth: { username: svc, password: canary-1: x } }",
         "registry: { auth: { username: svc, password: \"canary-1 } }",
+        "registry: { tls: { key: canary-1 } }",
+        "registry: { tls: { cert: c.pem, key: canary-1 } }",
+        "registry: { tls: { kye: \"-----BEGIN PRIVATE KEY-----canary-1\" } }",
+        "registry: { tls: { cert: \"-----BEGIN PRIVATE KEY-----canary-1\" } }",
+        "registry:\n  tls:\n    key: |\n      -----BEGIN PRIVATE KEY-----\n      canary-1",
+        "registry: { tls: { key: \"-----BEGIN PRIVATE KEY-----canary-1 } }",
         "registry: { auth: { username: svc, password: !x canary-1 } }",
         "registry: { auth: { username: svc, password: *canary-1 } }",
         "registry:\n  auth:\n    username: svc\n   password: canary-1",
@@ -777,6 +783,7 @@ fn a_password_in_a_wrong_place_is_never_printed() {
         ("OUTRIGGER_PASSWORD", "canary-1"),
         ("OUTRIGGER_REGISTRY_AUTH_PASSWORD", "canary-1"),
         ("OUTRIGGER_REGISTRY_AUTH_PASSWORD_FILE", "canary-1"),
+        ("OUTRIGGER_REGISTRY_TLS_KEY", "canary-1"),
         ("OUTRIGGER_REGISTRY_SERVERS", "http://svc:canary-1@nacos,b"),
         (
             "OUTRIGGER_REGISTRY_SERVERS",
@@ -868,7 +875,7 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
     }
     assert_eq!(
         status["settings"].as_array().unwrap().len(),
-        26,
+        31,
         "one line of docs/settings.md each"
     );
     assert!(!status.to_string().contains("canary"), "{status}");
