@@ -20,7 +20,8 @@ use crate::machine::Epoch;
 use crate::metrics::Metrics;
 use crate::nacos::Standings;
 use crate::nacos::Transport;
-use crate::nacos::http;
+use crate::nacos::auto;
+use crate::nacos::client;
 use crate::tasks::Tasks;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
@@ -50,10 +51,10 @@ impl Parts {
         tasks: &Tasks,
         epoch: Epoch,
         standings: Standings,
-    ) -> Result<Self, http::StartError> {
+    ) -> Result<Self, client::StartError> {
         let seed = fastrand::u64(..);
         let metrics = Metrics::default();
-        let transport = http::start(registry, tasks, epoch, metrics.clone(), seed, standings)?;
+        let transport = auto::start(registry, tasks, epoch, metrics.clone(), seed, standings)?;
         Ok(Self {
             tasks: tasks.clone(),
             epoch,

@@ -5,15 +5,25 @@
 //! should be listed is the registrar's.
 
 pub mod answer;
+pub mod auto;
 pub mod beats;
+mod book;
 pub mod calls;
-pub mod http;
+mod channel;
+pub mod choice;
+pub mod client;
+mod grpc;
+mod http;
+pub mod link;
 pub mod model;
 pub mod poll;
+pub mod roll;
 pub mod route;
 pub mod rpc;
 pub mod servers;
 pub mod session;
+mod tickets;
+mod watching;
 pub mod wire;
 
 use crate::foreign::Foreign;

@@ -4,30 +4,40 @@
 //! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
 //! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
-//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `keeper` wakes the desk when something is due; `http` is the only file
-//! with a socket.
+//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
+//! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
+//! desk when something is due; `http` and `grpc` are the only files with a socket.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
 
 mod admin_calls;
+mod admin_config_calls;
+mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod client_calls;
 mod config;
 mod config_calls;
 mod console_calls;
 pub mod desk;
 mod faults;
 mod forms;
+mod grpc;
 mod http;
 mod keeper;
 mod late;
 mod like;
+mod links;
 mod listing;
 mod long_poll;
 mod naming;
 mod naming_calls;
+mod pushes;
 mod refusal;
+mod rpc_calls;
+mod rpc_config;
+mod rpc_naming;
 mod state;
 
 pub use call::Answer;
@@ -36,8 +46,10 @@ pub use desk::Desk;
 pub use http::Running;
 pub use http::start;
 pub use like::Like;
+pub use state::PUSH_DELAY;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Where and for whom the registry is.
 #[derive(Clone, Debug)]
@@ -50,6 +62,8 @@ pub struct Options {
     pub allow_hosts: Vec<String>,
     /// Whose manners it has.
     pub like: Like,
+    /// How long changes of a service are gathered before its subscribers are told over gRPC ([`PUSH_DELAY`]).
+    pub push_delay: Duration,
     /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
     pub faults: bool,
 }
@@ -67,6 +81,24 @@ pub enum StartError {
     Bind {
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no port for gRPC above that for HTTP.
+    #[error(
+        "{0} leaves no port for gRPC, which is 1000 above: listen at port 64535 or below it (or without gRPC, --like 1.4)"
+    )]
+    NoGrpcPort(SocketAddr),
+    /// The address for gRPC is taken.
+    #[error(
+        "cannot listen on {grpc}, the gRPC port that clients expect 1000 above {http}: free it, or choose another port (--listen), or do without gRPC (--like 1.4)"
+    )]
+    BindGrpc {
+        /// The address for HTTP, which was free.
+        http: SocketAddr,
+        /// The address for gRPC.
+        grpc: SocketAddr,
         /// What the system said.
         #[source]
         source: std::io::Error,

@@ -36,6 +36,8 @@ pub struct Registry {
     pub server: Option<String>,
     /// `http` or `grpc`.
     pub transport: String,
+    /// Why it is spoken to like this; null until that is known.
+    pub transport_reason: Option<String>,
     /// Version of the server, where it told it.
     pub version: Option<String>,
     /// Whether the password and the token cross the network unencrypted.
@@ -181,6 +183,7 @@ pub fn picture(
             .to_owned(),
             server: connection.server.clone(),
             transport: connection.transport.to_owned(),
+            transport_reason: connection.chosen.clone(),
             version: connection.version.as_ref().map(ToString::to_string),
             plaintext: settings.registry.has_plaintext()
                 || connection

@@ -13,7 +13,7 @@ use crate::descriptor::settings::{Servers, Settings};
 use crate::descriptor::spec::Descriptor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
-use crate::nacos::http;
+use crate::nacos::client;
 use crate::os::signals::{Listener, Request};
 use crate::os::state;
 use crate::os::state::StateDir;
@@ -44,7 +44,7 @@ pub enum StartError {
     StateDir(#[from] state::Error),
     /// The registry client.
     #[error(transparent)]
-    Transport(#[from] http::StartError),
+    Transport(#[from] client::StartError),
     /// The operator's door.
     #[error(transparent)]
     Admin(#[from] admin::Error),

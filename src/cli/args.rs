@@ -106,6 +106,9 @@ pub(super) struct Dev {
     /// The Nacos it behaves like
     #[arg(long, value_enum, value_name = "NACOS", default_value_t)]
     pub(super) like: Generation,
+    /// How long changes of a service are gathered before its gRPC subscribers are told; Nacos takes 500ms
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
+    pub(super) push_delay: Duration,
     /// Fail on request: POST /outrigger/faults, for tests of clients
     #[arg(long)]
     pub(super) faults: bool,

@@ -154,6 +154,18 @@ impl Voice {
                 registry.reason.clone().unwrap_or_default(),
             ),
             (
+                self.say("transport", "协议"),
+                match &registry.transport_reason {
+                    Some(why) => format!("{}: {why}", registry.transport),
+                    None => self
+                        .say(
+                            "not chosen yet: no server has answered",
+                            "尚未选定：还没有服务器应答",
+                        )
+                        .to_owned(),
+                },
+            ),
+            (
                 self.say("plaintext", "明文"),
                 if registry.plaintext {
                     self.say(

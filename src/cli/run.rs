@@ -131,6 +131,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Generation::V2_5 => registry::Like::V2_5,
             Generation::V3_0 => registry::Like::V3_0,
         },
+        push_delay: dev.push_delay,
         faults: dev.faults,
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
@@ -143,6 +144,11 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
+    if let Some(grpc) = running.grpc() {
+        print(&format!(
+            "gRPC for clients of 2.x and 3.x: {grpc} (they find it by themselves)\n"
+        ));
+    }
     if dev.faults {
         print(&format!(
             "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"

@@ -226,7 +226,7 @@ pub(super) mod tests {
     pub(in crate::cli) fn sample() -> Status {
         let since = |seconds| dates::rfc3339(now() - Duration::from_secs(seconds));
         serde_json::from_value(serde_json::json!({
-            "registry": { "state": "connected", "server": "http://nacos-1:8848", "transport": "http", "version": "2.5.1", "plaintext": false, "reason": null, "since": since(273_600) },
+            "registry": { "state": "connected", "server": "http://nacos-1:8848", "transport": "http", "transport_reason": "Nacos 1.4.8 has no gRPC", "version": "2.5.1", "plaintext": false, "reason": null, "since": since(273_600) },
             "services": [
                 { "name": "orders", "group": "DEFAULT_GROUP", "namespace": "public", "port": 8080, "instance": "10.0.3.7:8080", "state": "registered", "reason": null,
                   "since": since(7200), "probe": "tcp ok, 0.2 ms", "ephemeral": true, "address_origin": "route to nacos-1:8848", "history": [ { "at": since(7200), "what": "registered" } ] },

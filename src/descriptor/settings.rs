@@ -51,6 +51,10 @@ pub struct Registry {
     pub auth: Option<Auth>,
     /// CA bundle (PEM) that replaces the system's store for `https://`.
     pub tls_ca: Option<PathBuf>,
+    /// How it is spoken to; what the servers take when not written.
+    pub transport: Speech,
+    /// From the port of a server's HTTP interface to that of its gRPC one; 1000 when not written.
+    pub grpc_offset: u16,
     /// For one connection attempt; 3 s when not written.
     pub connect_timeout: Duration,
     /// For one naming call, from connect to last byte; 3 s when not written (a node that forwards to a dead one hangs longer).
@@ -59,6 +63,26 @@ pub struct Registry {
     pub long_poll: Duration,
     /// Registry writes a second, all services together; 20 when not written.
     pub write_rate: u32,
+}
+
+/// How the registry is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// Over gRPC where the servers take it, else over HTTP v1.
+    Auto,
+    /// Over gRPC alone.
+    Grpc,
+    /// Over HTTP v1 alone.
+    Http,
+}
+
+impl Speech {
+    /// Each with its word.
+    pub(super) const WORDS: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("grpc", Self::Grpc),
+        ("http", Self::Http),
+    ];
 }
 
 /// Where the servers are.
@@ -176,7 +200,7 @@ pub struct Catalog {
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 26] = [
+pub(super) const KEYS: [&str; 28] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
@@ -187,6 +211,8 @@ pub(super) const KEYS: [&str; 26] = [
     "registry.auth.password_file",
     "registry.auth.password",
     "registry.tls.ca",
+    "registry.transport",
+    "registry.grpc_offset",
     "registry.connect_timeout",
     "registry.request_timeout",
     "registry.long_poll",

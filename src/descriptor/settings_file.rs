@@ -17,7 +17,7 @@ use super::settings::KEYS;
 use super::settings::crosses_in_clear;
 use super::settings::variable;
 use super::settings::{
-    Admin, Auth, Catalog, Log, Origin, PasswordSource, Registry, Servers, Settings,
+    Admin, Auth, Catalog, Log, Origin, PasswordSource, Registry, Servers, Settings, Speech,
 };
 use super::url;
 use super::variables;
@@ -391,6 +391,13 @@ impl<'a> Reading<'a> {
             ),
             auth,
             tls_ca: self.tls(&mut fields),
+            transport: self.or(&mut fields, "registry.transport", Speech::Auto, |value| {
+                value.choice(&Speech::WORDS)
+            }),
+            grpc_offset: self.or(&mut fields, "registry.grpc_offset", 1000, |value| {
+                let offset = value.integer("a distance between two ports", 1..=64_000)?;
+                u16::try_from(offset).ok()
+            }),
             connect_timeout: self.or(&mut fields, "registry.connect_timeout", secs(3), |value| {
                 value.duration(CALLS)
             }),
@@ -659,6 +666,12 @@ fn text_of(settings: &Settings, key: &str) -> String {
             _ => none(),
         },
         "registry.tls.ca" => registry.tls_ca.as_deref().map_or_else(none, path),
+        "registry.transport" => Speech::WORDS
+            .iter()
+            .find(|(_, speech)| *speech == registry.transport)
+            .map_or("", |(word, _)| word)
+            .to_owned(),
+        "registry.grpc_offset" => registry.grpc_offset.to_string(),
         "registry.connect_timeout" => shown(registry.connect_timeout),
         "registry.request_timeout" => shown(registry.request_timeout),
         "registry.long_poll" => shown(registry.long_poll),

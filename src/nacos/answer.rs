@@ -5,6 +5,8 @@
 //! nowhere else.
 
 use super::Error;
+use super::rpc::Outcome;
+use super::rpc::code;
 use crate::foreign::Foreign;
 
 /// Phrases of refusals that stay refusals, whatever the status around them (seen on 1.4.8 and 2.5.1).
@@ -25,6 +27,9 @@ const FOR_GOOD: &[&str] = &[
 
 /// Phrases of a 400 that is passing: a node of a cluster handed the call to another one that could not take it.
 const PASSING: &[&str] = &["receive invalid redirect request", "no leader"];
+
+/// Phrases over gRPC of a 400 that is passing.
+const BUSY: &[&str] = &["is being modified"];
 
 /// Reads the status and body of an answer to a call at `server`; `Ok` for 200.
 ///
@@ -62,6 +67,43 @@ pub fn read(server: &str, status: u16, body: &[u8]) -> Result<(), Error> {
         300..=399 => Error::Garbage {
             server,
             what: format!("{status}, a redirect; write the address it leads to"),
+        },
+        _ => Error::Busy {
+            server,
+            status,
+            message,
+        },
+    })
+}
+
+/// Reads the outcome of a request over gRPC; `Ok` for `resultCode` 200.
+///
+/// # Errors
+/// As [`read`]; what a code means for one request alone (300 of a configuration) is the caller's.
+pub fn read_outcome(server: &str, request: &str, outcome: &Outcome) -> Result<(), Error> {
+    if outcome.is_ok() {
+        return Ok(());
+    }
+    let server = server.to_owned();
+    let message = words(outcome.message.as_deref().unwrap_or_default().as_bytes());
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| message.raw().contains(phrase));
+    let status = u16::try_from(outcome.error_code).unwrap_or(500);
+    Err(match outcome.error_code {
+        code::DENIED => Error::Denied { server, message },
+        code::NO_HANDLER => Error::Refused {
+            server,
+            status,
+            message: Foreign::new(format!("it knows no {request}")),
+        },
+        _ if says(FOR_GOOD) => Error::Refused {
+            server,
+            status,
+            message,
+        },
+        code::INVALID if !says(PASSING) && !says(BUSY) => Error::Refused {
+            server,
+            status,
+            message,
         },
         _ => Error::Busy {
             server,

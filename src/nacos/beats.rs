@@ -101,6 +101,18 @@ pub enum Say {
 }
 
 impl Say {
+    /// The call itself, as 3.x wants it, where that differs.
+    #[must_use]
+    pub fn call_v3(&self) -> calls::Call {
+        match self {
+            Self::CreateService(instance) => calls::create_service_v3(&instance.key.service),
+            Self::NoChecker(instance) => {
+                calls::no_checker_v3(&instance.key.service, &instance.cluster)
+            }
+            _ => self.call(),
+        }
+    }
+
     /// The call itself.
     #[must_use]
     pub fn call(&self) -> calls::Call {
@@ -187,9 +199,18 @@ enum Doing {
     Beat,
     /// A registration that nobody asked for just now: after a 20404, or instead of a beat.
     Renew,
-    /// One step of a publication, and what is still to be done after it, the last of it first.
-    Publish(Ticket, Instance, Step, Vec<Step>),
+    /// One step of a publication, and what is still to be done after it.
+    Publish(Ticket, Instance, Step, Rest),
     Withdraw(Ticket),
+}
+
+/// What is still to be done of a publication.
+#[derive(Debug, Default)]
+struct Rest {
+    /// The last of it first.
+    steps: Vec<Step>,
+    /// Why the server goes on checking the instance itself, where it does.
+    checked: Option<String>,
 }
 
 /// The steps of publishing an instance.
@@ -336,7 +357,11 @@ impl BeatBook {
                 }
                 let step = steps.pop()?;
                 let say = step.say(instance.clone());
-                (Doing::Publish(ticket, instance, step, steps), say)
+                let rest = Rest {
+                    steps,
+                    checked: None,
+                };
+                (Doing::Publish(ticket, instance, step, rest), say)
             }
             None => {
                 let kept = entry.kept.as_mut().filter(|kept| kept.due.is_none())?;
@@ -462,17 +487,22 @@ impl BeatBook {
                 let answer = outcome.map(|_| ());
                 self.due.push_back(Effect::Answer(ticket, answer));
             }
-            Doing::Publish(ticket, instance, step, mut steps) => {
-                match self.follow(&instance, step, outcome, &mut steps) {
-                    Ok(()) => match steps.pop() {
-                        Some(step) => {
+            Doing::Publish(ticket, instance, step, mut rest) => {
+                match self.follow(&instance, step, outcome, &mut rest) {
+                    Ok(()) => match (rest.steps.pop(), rest.checked.take()) {
+                        (Some(step), checked) => {
                             let say = step.say(instance.clone());
                             if let Some(entry) = self.entries.get_mut(key) {
-                                entry.doing = Some(Doing::Publish(ticket, instance, step, steps));
+                                rest.checked = checked;
+                                entry.doing = Some(Doing::Publish(ticket, instance, step, rest));
                             }
                             self.say(now, key.clone(), say);
                         }
-                        None => {
+                        (None, Some(why)) => {
+                            let answer = Err(Error::HealthNotTold { why });
+                            self.due.push_back(Effect::Answer(ticket, answer));
+                        }
+                        (None, None) => {
                             self.keep(now, instance);
                             self.due.push_back(Effect::Answer(ticket, Ok(())));
                         }
@@ -493,7 +523,7 @@ impl BeatBook {
         instance: &Instance,
         step: Step,
         outcome: Result<Said, Error>,
-        steps: &mut Vec<Step>,
+        rest: &mut Rest,
     ) -> Result<(), Error> {
         let registered = matches!(
             step,
@@ -512,10 +542,16 @@ impl BeatBook {
             (Step::Detail, Ok(Said::Detail(Some(listed))))
                 if listed.healthy != instance.healthy =>
             {
-                steps.push(Step::Health);
+                rest.steps.push(Step::Health);
             }
             (Step::Health, Err(Error::Denied { .. })) => {
-                steps.extend([Step::RegisterAnew, Step::Deregister]);
+                rest.steps.extend([Step::RegisterAnew, Step::Deregister]);
+            }
+            // 3.x lets administrators alone set a checker. Listed and checked by the server is better than not listed.
+            (Step::CreateService | Step::NoChecker, Err(error @ Error::Denied { .. })) => {
+                rest.checked.get_or_insert_with(|| {
+                    format!("the server's own checker decides it: {error}; switching it off takes an administrator's credentials")
+                });
             }
             (_, Ok(_)) => {}
             // It is listed: a no to what comes after is none to the instance.

@@ -221,17 +221,54 @@ pub fn create_service(service: &ServiceKey) -> Call {
     Call::new("service", Method::POST, "/v1/ns/service").with_query(query)
 }
 
+/// The parameters that name a service to v3, where name and group stand apart.
+fn of_service_v3(key: &ServiceKey) -> Vec<(&'static str, String)> {
+    vec![
+        ("serviceName", key.name.to_string()),
+        ("groupName", key.group.to_string()),
+        ("namespaceId", key.namespace.naming_id().to_owned()),
+    ]
+}
+
+/// [`create_service`] as 3.x takes it, from administrators; [`Answer::made`] reads this answer too.
+#[must_use]
+pub fn create_service_v3(service: &ServiceKey) -> Call {
+    let mut query = of_service_v3(service);
+    query.push(("ephemeral", "false".to_owned()));
+    Call::new("service", Method::POST, "/v3/admin/ns/service").with_query(query)
+}
+
+/// [`no_checker`] as 3.x takes it, from administrators; [`Answer::checked_no_more`] reads this answer too.
+#[must_use]
+pub fn no_checker_v3(service: &ServiceKey, cluster: &str) -> Call {
+    let mut query = of_service_v3(service);
+    query.extend(without_checker(cluster));
+    Call::new("checker", Method::PUT, "/v3/admin/ns/cluster").with_query(query)
+}
+
+/// The enabled instances of one cluster of a service, as 3.x tells clients. The health in it may be masked, and nothing tells.
+#[must_use]
+pub fn list_v3(service: &ServiceKey, cluster: &str) -> Call {
+    let mut query = of_service_v3(service);
+    query.push(("clusterName", cluster.to_owned()));
+    Call::new("list", Method::GET, "/v3/client/ns/instance/list").with_query(query)
+}
+
+fn without_checker(cluster: &str) -> [(&'static str, String); 4] {
+    [
+        ("clusterName", cluster.to_owned()),
+        ("checkPort", "80".to_owned()),
+        ("useInstancePort4Check", "true".to_owned()),
+        ("healthChecker", r#"{"type":"NONE"}"#.to_owned()),
+    ]
+}
+
 /// Tells the server not to check the persistent instances of this cluster by itself: their health is what they are told to be.
 /// The cluster's settings are kept with the service, so the service must be there.
 #[must_use]
 pub fn no_checker(service: &ServiceKey, cluster: &str) -> Call {
     let mut query = of_service(service);
-    query.extend([
-        ("clusterName", cluster.to_owned()),
-        ("checkPort", "80".to_owned()),
-        ("useInstancePort4Check", "true".to_owned()),
-        ("healthChecker", r#"{"type":"NONE"}"#.to_owned()),
-    ]);
+    query.extend(without_checker(cluster));
     Call::new("checker", Method::PUT, "/v1/ns/cluster").with_query(query)
 }
 
@@ -295,6 +332,15 @@ pub fn state() -> Call {
         limit: SMALL_LIMIT,
         signed: false,
         ..Call::new("state", Method::GET, "/v1/console/server/state")
+    }
+}
+
+/// [`state`] as 3.x answers it: 404 or 410 from every other server.
+#[must_use]
+pub fn state_v3() -> Call {
+    Call {
+        path: "/v3/admin/core/state",
+        ..state()
     }
 }
 
@@ -364,7 +410,8 @@ impl Answer {
     /// # Errors
     /// [`Error::Garbage`] when it says something else.
     pub fn done(&self) -> Result<(), Error> {
-        if self.text().raw() == "ok" {
+        let enveloped = |envelope: wire::Envelope| envelope.code == 0;
+        if self.text().raw() == "ok" || self.envelope().is_some_and(enveloped) {
             Ok(())
         } else {
             Err(self.garbage(format!("expected \"ok\", got \"{}\"", self.text())))
@@ -389,10 +436,37 @@ impl Answer {
     /// What the server says, unless it is that the service exists already.
     pub fn made(self) -> Result<(), Error> {
         // 1.4.8: `specified service already exists, serviceName : …`; 2.5.1: `specified service … already exists!`
-        if answer::words(&self.body).raw().contains("already exists") {
+        // 3.0.3: code 21007 in an envelope.
+        let envelope = self.envelope();
+        if answer::words(&self.body).raw().contains("already exists")
+            || envelope
+                .as_ref()
+                .is_some_and(|envelope| envelope.code == 21_007)
+        {
             return Ok(());
         }
         self.ok()?.done()
+    }
+
+    /// What 3.x wraps its answers in.
+    fn envelope(&self) -> Option<wire::Envelope> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// The answer to [`list_v3`].
+    ///
+    /// # Errors
+    /// What the server says, or [`Error::Garbage`].
+    pub fn list_v3(self) -> Result<Vec<Listed>, Error> {
+        let answer = self.ok()?;
+        let envelope: wire::Envelope = answer.json()?;
+        // Status 200 is no success here.
+        if envelope.code != 0 {
+            return Err(answer.garbage(format!("code {} to a list", envelope.code)));
+        }
+        let hosts: Vec<wire::Host> = serde_json::from_value(envelope.data)
+            .map_err(|e| answer.garbage(Foreign::new(e.to_string()).to_string()))?;
+        Ok(hosts.into_iter().map(Listed::from).collect())
     }
 
     /// The answer to [`no_checker`].
@@ -538,6 +612,8 @@ impl Answer {
     #[must_use]
     pub fn version(self) -> Option<Foreign> {
         let state: serde_json::Value = self.ok().ok()?.json().ok()?;
+        // 3.x wraps it.
+        let state = state.get("data").unwrap_or(&state);
         Some(Foreign::new(state.get("version")?.as_str()?.to_owned()))
     }
 }
@@ -546,6 +622,18 @@ impl Answer {
 #[must_use]
 pub fn major(version: &Foreign) -> Option<u32> {
     version.raw().split('.').next()?.trim().parse().ok()
+}
+
+/// The first three numbers of a version.
+#[must_use]
+pub fn numbers(version: &Foreign) -> Option<(u32, u32, u32)> {
+    let mut numbers = version
+        .raw()
+        .split(['.', '-'])
+        .map(|part| part.trim().parse().ok());
+    let major = numbers.next()??;
+    let mut further = || numbers.next().flatten().unwrap_or(0);
+    Some((major, further(), further()))
 }
 
 /// Whether an instance of another kind is listed: on 2.x and 3.x a service has instances of one kind only.
@@ -568,6 +656,14 @@ pub fn among(list: ServiceList, instance: &Instance) -> Option<Listed> {
     if list.protected {
         found.healthy = instance.healthy;
     }
+    Some(found)
+}
+
+/// [`among`] a masked list, its health as `healthy` tells it: the list of the healthy ones alone, which is never masked.
+#[must_use]
+pub fn unmasked(list: ServiceList, healthy: ServiceList, instance: &Instance) -> Option<Listed> {
+    let mut found = among(list, instance)?;
+    found.healthy = among(healthy, instance).is_some();
     Some(found)
 }
 

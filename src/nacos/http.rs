@@ -1,869 +1,80 @@
-//! The transport over HTTP v1: the shells around the server list, the session, the beat book and the poll.
-//!
-//! Four machines, one task each, and calls that any task may make; what is sent and how answers are read is in [`calls`], who is
-//! asked in which order in [`route`]. What a call finds out about servers and tokens is reported to their machines.
-//! Publications and withdrawals go through the beat book, which says one thing at a time about each instance.
+//! The transport over HTTP v1: the beat book keeps the instances, the long poll watches the configurations.
 
-use super::calls::{Answer, Call};
+use super::book::Book;
+use super::client::Client;
 use super::model::{
     ConfigKey, ConfigState, Connection, Content, Instance, Listed, ServiceKey, ServiceList,
-    Standing,
 };
-use super::route::{Judged, Route, Whom};
-use super::servers::Order;
-use super::{
-    Error, Reply, Standings, Transport, answer, beats, calls, poll, route, servers, session, wire,
-};
-use crate::descriptor;
-use crate::descriptor::settings::{Auth, PasswordSource, Registry, Servers};
-use crate::foreign::Foreign;
-use crate::machine::Epoch;
-use crate::machine::drive;
-use crate::metrics::Metrics;
-use crate::metrics::Outcome;
-use crate::os::input;
-use crate::secret::Secret;
-use crate::tasks::Tasks;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    error::Error as _,
-    io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{
-    sync::{Notify, mpsc, oneshot, watch},
-    time::timeout,
-};
-use tokio_util::sync::CancellationToken;
+use super::route::Whom;
+use super::watching::Source;
+use super::{Error, Reply, Standings, Transport, beats, poll, watching};
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::sync::{mpsc, watch};
 
-/// How much longer than its hold a long poll is waited for.
-const POLL_GRACE: Duration = Duration::from_secs(5);
-/// A CA bundle is not longer; bytes.
-#[cfg(feature = "tls")]
-const CA_LIMIT: u64 = 1024 * 1024;
-/// Longest answer of an address server; bytes.
-const SERVERS_LIMIT: usize = 64 * 1024;
-/// Servers it may name.
-const MAX_SERVERS: usize = 64;
-/// Events that wait for a machine.
-const QUEUE: usize = 256;
-
-/// Why the transport could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The CA bundle cannot be read.
-    #[error("registry.tls.ca")]
-    ReadCa(#[from] input::Error),
-    /// The CA bundle is none, or no TLS client can be made.
-    #[error("cannot make an HTTP client")]
-    Client(#[source] reqwest::Error),
-    /// The system's CA store cannot be used, most likely because there is none.
-    #[cfg(feature = "tls")]
-    #[error(
-        "https:// needs the system's CA store; install it, or name a bundle in registry.tls.ca"
-    )]
-    Store(#[source] reqwest::Error),
+/// See the head of this file.
+pub(super) struct Http {
+    client: Arc<Client>,
+    book: Arc<Book>,
 }
 
-/// A token and its number.
-struct Token {
-    serial: u64,
-    text: Secret,
-}
-
-/// What an address server has named.
-#[derive(Default)]
-struct Named {
-    servers: BTreeSet<String>,
-    /// How often somebody new was among them.
-    changes: u64,
-}
-
-struct Client {
-    settings: Registry,
-    http: reqwest::Client,
-    epoch: Epoch,
-    metrics: Metrics,
-    tasks: Tasks,
-    order: watch::Receiver<Order>,
-    servers: mpsc::Sender<servers::Event>,
-    session: Option<mpsc::Sender<session::Event>>,
-    token: watch::Sender<Option<Arc<Token>>>,
-    connection: watch::Sender<Connection>,
-    book: mpsc::Sender<beats::Event>,
-    tickets: AtomicU64,
-    /// Who waits for the end of a publication or withdrawal.
-    waiting: Mutex<BTreeMap<beats::Ticket, oneshot::Sender<Result<(), Error>>>>,
-    /// When a call was last answered usably, in milliseconds of the epoch; 0 for never.
-    answered: AtomicU64,
-    /// Counts reads that must not depend on one node.
-    reads: AtomicU32,
-    /// What an address server named last.
-    listed: Mutex<Named>,
-    /// Why the last login failed; `None` after one that did not.
-    login_trouble: Mutex<Option<String>>,
-    /// Another server than before has answered.
-    news: Notify,
-    /// The log says that the registry is away.
-    down_told: AtomicBool,
-    seed: u64,
-}
-
-/// The transport; every clone of the pointer is the same one.
-struct Http(Arc<Client>);
-
-/// Starts the transport: its machines run until `tasks` stops. Nothing is sent before the first call, a login and a question
-/// to the address server excepted.
-///
-/// # Errors
-/// When no HTTP client can be made from the settings.
-pub fn start(
-    settings: &Registry,
-    tasks: &Tasks,
-    epoch: Epoch,
-    metrics: Metrics,
-    seed: u64,
-    standings: Standings,
-) -> Result<Arc<dyn Transport>, StartError> {
-    let http = client_for(settings)?;
-    let (order_tx, order) = watch::channel(Order::default());
-    let (servers_tx, servers_rx) = mpsc::channel(QUEUE);
-    let (session_tx, session_rx) = mpsc::channel(QUEUE);
-    let (book_tx, book_rx) = mpsc::channel(QUEUE);
-    let signed = settings.auth.is_some();
-    let client = Arc::new(Client {
-        settings: settings.clone(),
-        http,
-        epoch,
-        metrics,
-        tasks: tasks.clone(),
-        order,
-        servers: servers_tx.clone(),
-        session: signed.then(|| session_tx.clone()),
-        token: watch::Sender::new(None),
-        connection: watch::Sender::new(Connection {
-            up: false,
-            server: None,
-            transport: "http",
-            version: None,
-            reason: Some("not asked yet".to_owned()),
-            since: epoch.now(),
-            returns: 0,
-        }),
-        book: book_tx,
-        tickets: AtomicU64::new(1),
-        waiting: Mutex::default(),
-        answered: AtomicU64::new(0),
-        reads: AtomicU32::new(0),
-        listed: Mutex::default(),
-        login_trouble: Mutex::default(),
-        news: Notify::new(),
-        down_told: AtomicBool::new(false),
-        seed,
-    });
-    let curious = Arc::clone(&client);
-    tasks.spawn("versions", async move { curious.ask_versions().await });
-
-    let machine = match &settings.servers {
-        Servers::List(list) => servers::Servers::fixed(list.clone(), seed),
-        Servers::Endpoint { refresh, .. } => servers::Servers::fetched(*refresh, seed),
+/// Starts the transport: its machines run until the client's tasks stop.
+pub(super) fn start(client: &Arc<Client>, standings: Standings) -> Arc<Http> {
+    let speaker = Arc::clone(client);
+    let speak = move |say: beats::Say| -> Reply<beats::Said> {
+        let client = Arc::clone(&speaker);
+        Box::pin(async move { say_over_http(&client, &say).await })
     };
-    let lister = Arc::clone(&client);
-    tasks.spawn_to_end("servers", async move {
-        let stop = lister.tasks.token();
-        let perform = |effect| {
-            match effect {
-                servers::Effect::Prefer(order) => {
-                    order_tx.send_replace(order);
-                }
-                servers::Effect::Knock => {
-                    let client = Arc::clone(&lister);
-                    lister
-                        .tasks
-                        .spawn("knock", async move { client.knock().await });
-                }
-                servers::Effect::Back => {
-                    lister
-                        .connection
-                        .send_modify(|connection| connection.returns += 1);
-                }
-                servers::Effect::Fetch => {
-                    let (client, events) = (Arc::clone(&lister), servers_tx.clone());
-                    lister.tasks.spawn("fetch-servers", async move {
-                        // A closed queue means that the agent is stopping.
-                        _ = events.send(client.fetch_servers().await).await;
-                    });
-                }
-            }
-            std::future::ready(())
-        };
-        drive(machine, epoch, servers_rx, perform, stop).await;
-    });
-
-    if signed {
-        let keeper = Arc::clone(&client);
-        tasks.spawn_to_end("session", async move {
-            let stop = keeper.tasks.token();
-            let perform = |session::Effect::Login { serial }| {
-                let (client, events) = (Arc::clone(&keeper), session_tx.clone());
-                keeper.tasks.spawn("login", async move {
-                    _ = events.send(client.login(serial).await).await;
-                });
-                std::future::ready(())
-            };
-            drive(
-                session::Session::new(!seed),
-                epoch,
-                session_rx,
-                perform,
-                stop,
-            )
-            .await;
-        });
-    }
-
-    let keeper = Arc::clone(&client);
-    tasks.spawn_to_end("beats", async move {
-        let stop = keeper.tasks.token();
-        let perform = |effect| {
-            let (client, standings) = (Arc::clone(&keeper), standings.clone());
-            async move {
-                match effect {
-                    beats::Effect::Tell(key, standing) => {
-                        if standing == Standing::Restored {
-                            client.metrics.restorations.inc();
-                        }
-                        _ = standings.send((key, standing)).await;
-                    }
-                    beats::Effect::Answer(ticket, outcome) => client.answer(ticket, outcome),
-                    beats::Effect::Call(key, say) => {
-                        client.tasks.clone().spawn("instance-call", async move {
-                            let outcome = client.say(&say).await;
-                            // A closed queue means that the agent is stopping; that is so below as well.
-                            _ = client.book.send(beats::Event::Called(key, outcome)).await;
-                        });
-                    }
-                }
-            }
-        };
-        let rate = keeper.settings.write_rate;
-        let book = beats::BeatBook::new(rate, seed.rotate_left(17));
-        drive(book, epoch, book_rx, perform, stop).await;
-    });
-    let teller = Arc::clone(&client);
-    tasks.spawn(
-        "connection-news",
-        async move { teller.tell_the_book().await },
-    );
-    Ok(Arc::new(Http(client)))
+    Arc::new(Http {
+        client: Arc::clone(client),
+        book: Book::start(client, standings, Arc::new(speak)),
+    })
 }
 
-/// The one way to make an HTTP client towards a registry: no redirects, no proxy variables, deadlines.
-fn client_for(settings: &Registry) -> Result<reqwest::Client, StartError> {
-    let https = match &settings.servers {
-        Servers::List(list) => list.iter().any(|server| server.starts_with("https:")),
-        // Its servers are spoken to as it is itself.
-        Servers::Endpoint { url, .. } => url.starts_with("https:"),
+/// Makes a call of the book over HTTP v1.
+pub(super) async fn say_over_http(client: &Client, say: &beats::Say) -> Result<beats::Said, Error> {
+    let call = if client.version().is_some_and(|version| version >= (3, 0, 0)) {
+        say.call_v3()
+    } else {
+        say.call()
     };
-    let builder = wire::http_client(settings.connect_timeout, https);
-    #[cfg(feature = "tls")]
-    let builder = match &settings.tls_ca {
-        Some(path) => {
-            let pem = input::read(path, CA_LIMIT)?;
-            let roots = reqwest::Certificate::from_pem_bundle(&pem).map_err(StartError::Client)?;
-            builder.tls_certs_only(roots)
-        }
-        None if https => return builder.build().map_err(StartError::Store),
-        None => builder,
-    };
-    builder.build().map_err(StartError::Client)
+    let answer = client.call(&call, Whom::Preferred).await?;
+    say.read(answer)
 }
 
-/// What went wrong with a request, in words, without its URL.
-fn in_words(error: &reqwest::Error, within: Duration) -> String {
-    if error.is_timeout() {
-        return format!("no answer within {within:?}");
-    }
-    let mut cause = error.source();
-    let mut last = error.to_string();
-    while let Some(inner) = cause {
-        if let Some(io) = inner.downcast_ref::<io::Error>() {
-            match io.kind() {
-                io::ErrorKind::ConnectionRefused => return "connection refused".to_owned(),
-                io::ErrorKind::ConnectionReset => return "connection reset".to_owned(),
-                io::ErrorKind::UnexpectedEof => return "connection closed early".to_owned(),
-                _ => {}
-            }
-        }
-        last = inner.to_string();
-        cause = inner.source();
-    }
-    Foreign::new(last).to_string()
-}
+/// Configurations as HTTP v1 tells them.
+struct Polled(Arc<Client>);
 
-impl Client {
-    /// Makes a call: at most [`route::TRIES`] servers, a new token once.
-    async fn call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
-        let outcome = self.signed_call(call, whom).await;
-        let verdict = outcome
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|answer| call.check(answer));
-        let word = verdict.err().map_or("ok", |error| error.word());
-        self.count(call.what, word);
-        outcome
+impl Source for Polled {
+    fn fetch(&self, key: ConfigKey, whom: Whom) -> Reply<Option<(Content, Arc<str>)>> {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move { client.get_config(&key, whom).await })
     }
 
-    async fn signed_call(&self, call: &Call, whom: Whom) -> Result<Answer, Error> {
-        let Some(session) = self.session.as_ref().filter(|_| call.signed) else {
-            return self.asked(call, whom, None).await;
-        };
-        let token = self.token_after(0).await;
-        let serial = token.as_ref().map_or(0, |token| token.serial);
-        let outcome = self.asked(call, whom, token).await;
-        let denied = matches!(&outcome, Ok(answer) if matches!(answer.status, 401 | 403)
-            && answer::is_about_the_token(&answer.body));
-        if !denied {
-            return outcome;
-        }
-        // A closed or full queue: the session is ending, or knows already.
-        _ = session.try_send(session::Event::Denied { serial });
-        match self.token_after(serial).await {
-            Some(token) => self.asked(call, whom, Some(token)).await,
-            None => outcome,
-        }
-    }
-
-    /// A token newer than `serial`, waited for as long as one call may take.
-    async fn token_after(&self, serial: u64) -> Option<Arc<Token>> {
-        let mut tokens = self.token.subscribe();
-        let newer = tokens.wait_for(|token| token.as_ref().is_some_and(|t| t.serial > serial));
-        let token = timeout(self.settings.request_timeout, newer)
-            .await
-            .ok()?
-            .ok()?;
-        token.clone()
-    }
-
-    /// Asks one server after another.
-    async fn asked(
-        &self,
-        call: &Call,
-        whom: Whom,
-        token: Option<Arc<Token>>,
-    ) -> Result<Answer, Error> {
-        let mut order = self.order.clone();
-        let known = order.wait_for(|order| !order.servers.is_empty());
-        let route = match timeout(self.settings.request_timeout, known).await {
-            Ok(Ok(order)) => Route::over(&order, whom),
-            Ok(Err(_)) => return Err(Error::Stopped),
-            Err(_) => {
-                let error = Error::Unreachable {
-                    server: "the address server".to_owned(),
-                    what: "it has not named a server yet".to_owned(),
-                };
-                self.is_down(&error);
-                return Err(error);
-            }
-        };
-        let (mut last, mut why) = (Err(Error::Stopped), None);
-        for server in route {
-            last = self.ask(&server, call, token.as_deref()).await;
-            match route::judge(call, &server, &last) {
-                Judged::Answered => {
-                    self.is_up(&server, whom);
-                    return last;
-                }
-                Judged::Elsewhere(error, event) => {
-                    tracing::debug!(call = call.what, %error, "call failed");
-                    _ = self.servers.send(event.clone()).await;
-                    why = Some((error, event));
-                }
-            }
-        }
-        // One server that fails is not the registry: only when nobody answered usably it is away.
-        let since = match self.answered.load(Ordering::Relaxed) {
-            0 => Duration::MAX,
-            at => (self.epoch.now()).saturating_sub(Duration::from_millis(at)),
-        };
-        if let Some((error, event)) = why
-            && servers::is_away(&event, since)
-        {
-            self.is_down(&error);
-            // A full queue is full of failures; the next call tells it again.
-            _ = self.servers.try_send(servers::Event::Away);
-        }
-        last
-    }
-
-    /// Asks one server once.
-    async fn ask(
-        &self,
-        server: &Arc<str>,
-        call: &Call,
-        token: Option<&Token>,
-    ) -> Result<Answer, Error> {
-        let url = format!("{server}{}{}", self.settings.context_path, call.path);
-        let within = if call.hold.is_zero() {
-            self.settings.request_timeout
-        } else {
-            call.hold + POLL_GRACE
-        };
-        let mut request = self
-            .http
-            .request(call.method.clone(), url)
-            .timeout(within)
-            .query(&call.query);
-        if !call.form.is_empty() {
-            request = request.form(&call.form);
-        }
-        for (name, value) in &call.headers {
-            request = request.header(*name, value);
-        }
-        if let Some(token) = token {
-            request = request.bearer_auth(token.text.expose());
-        }
-        let lost = |error: reqwest::Error| Error::Unreachable {
-            server: server.to_string(),
-            what: in_words(&error, within),
-        };
-        let mut response = request.send().await.map_err(lost)?;
-        let status = response.status().as_u16();
-        is_plain(response.headers()).map_err(|what| Error::Garbage {
-            server: server.to_string(),
-            what,
-        })?;
-        let limit = call.limit(status);
-        let sealed = response.headers().contains_key("content-md5");
-        let modified = response
-            .headers()
-            .get("last-modified")
-            .and_then(|value| crate::dates::read_http(value.to_str().ok()?));
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(lost)? {
-            if body.len() + piece.len() > limit {
-                return Err(Error::Garbage {
-                    server: server.to_string(),
-                    what: format!("an answer of more than {limit} bytes"),
-                });
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(Answer {
-            server: Arc::clone(server),
-            status,
-            sealed,
-            modified,
-            body,
-        })
-    }
-
-    /// Notes an answer. Reads that go round the servers do not change which one is shown as the one in use.
-    fn is_up(&self, server: &Arc<str>, whom: Whom) {
-        let now = u64::try_from(self.epoch.now().as_millis()).unwrap_or(u64::MAX);
-        self.answered.store(now.max(1), Ordering::Relaxed);
-        let news = self.connection.send_if_modified(|connection| {
-            let is_in_use = connection.server.as_deref() == Some(server);
-            if connection.up && (is_in_use || whom != Whom::Preferred) {
-                return false;
-            }
-            if !connection.up {
-                connection.since = self.epoch.now();
-            }
-            connection.up = true;
-            connection.server = Some(server.to_string());
-            connection.reason = None;
-            connection.version = None;
-            true
-        });
-        if news {
-            self.metrics.registry_up.set(1);
-            self.down_told.store(false, Ordering::Relaxed);
-            tracing::info!(state = "connected", server = %server, "registry");
-            // A full queue is full of failures of the same servers: the next answer tells it again.
-            _ = self
-                .servers
-                .try_send(servers::Event::Answered(Arc::clone(server)));
-            self.news.notify_one();
-        }
-    }
-
-    /// Asks a server that just came into use what it is; only for `status`, so a failure says nothing.
-    ///
-    /// The first question goes to whoever is preferred: an agent with nothing to keep knows then too whether somebody is there.
-    async fn ask_versions(&self) {
-        let call = calls::state();
-        // What came of it is in the connection's state.
-        _ = self.asked(&call, Whom::Preferred, None).await;
-        loop {
-            self.news.notified().await;
-            let Some(server) = self.connection.borrow().server.clone() else {
-                continue;
-            };
-            let server: Arc<str> = server.into();
-            let answer = self.ask(&server, &call, None).await;
-            let version = answer.ok().and_then(Answer::version);
-            self.connection.send_if_modified(|connection| {
-                let same = connection.server.as_deref() == Some(&*server);
-                if same {
-                    connection.version = version;
-                }
-                same
-            });
-        }
-    }
-
-    fn is_down(&self, error: &Error) {
-        let reason = error.to_string();
-        let mut was_up = false;
-        self.connection.send_if_modified(|connection| {
-            was_up = std::mem::replace(&mut connection.up, false);
-            if was_up {
-                connection.since = self.epoch.now();
-            }
-            let before = connection.reason.replace(reason.clone());
-            was_up || before.as_ref() != Some(&reason)
-        });
-        // Which server failed how may change with every call; that the registry is away is one piece of news.
-        if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
-            self.metrics.registry_up.set(0);
-            tracing::warn!(state = "unreachable", %reason, "registry");
-        }
-    }
-
-    // -- the address server and the login
-
-    async fn fetch_servers(&self) -> servers::Event {
-        let Servers::Endpoint { url, .. } = &self.settings.servers else {
-            return servers::Event::NotListed;
-        };
-        let read = self.read_servers(url).await;
-        self.count("servers", if read.is_ok() { "ok" } else { "unreachable" });
-        let (list, left_out) = match &read {
-            // How its servers are spoken to is said by the settings, not by who answers.
-            Ok(text) => listed_servers(url.split(':').next().unwrap_or("http"), text),
-            Err(what) => {
-                tracing::warn!(%what, "the address server does not answer");
-                return servers::Event::NotListed;
-            }
-        };
-        if left_out > 0 {
-            tracing::warn!(
-                entries = left_out,
-                "the address server names what is not host:port, or more than {MAX_SERVERS}; they are left out"
-            );
-        }
-        if list.is_empty() {
-            return servers::Event::NotListed;
-        }
-        self.take_list(&list);
-        servers::Event::Listed(list)
-    }
-
-    /// The text of an address server's answer, or what was wrong with it.
-    async fn read_servers(&self, url: &str) -> Result<String, String> {
-        let within = self.settings.request_timeout;
-        let lost = |error: reqwest::Error| in_words(&error, within);
-        let request = self.http.get(url).timeout(within).send();
-        let mut response = request.await.map_err(lost)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(format!("status {}", response.status().as_u16()));
-        }
-        is_plain(response.headers())?;
-        let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(lost)? {
-            if body.len() + piece.len() > SERVERS_LIMIT {
-                return Err(format!("more than {SERVERS_LIMIT} bytes"));
-            }
-            body.extend_from_slice(&piece);
-        }
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    }
-
-    /// A token is for the servers that were listed when it was given: whoever is new gets none of them.
-    fn take_list(&self, list: &[String]) {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = |server: &String| !listed.servers.contains(server);
-        if list.iter().any(is_new) && !listed.servers.is_empty() {
-            listed.changes += 1;
-            self.token.send_replace(None);
-            if let Some(session) = &self.session {
-                // A full queue is full of denials: they lead to the same.
-                _ = session.try_send(session::Event::Moved);
-            }
-        }
-        listed.servers = list.iter().cloned().collect();
-    }
-
-    /// How often the list has changed.
-    fn changes(&self) -> u64 {
-        self.listed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .changes
-    }
-
-    async fn login(&self, serial: u64) -> session::Event {
-        let Some(auth) = &self.settings.auth else {
-            return session::Event::LoginFailed;
-        };
-        let changes = self.changes();
-        match self.logged_in(auth).await {
-            // Another server may have come meanwhile, for which it was not given.
-            Ok(_) if self.changes() != changes => session::Event::LoginFailed,
-            Ok((text, ttl)) => {
-                let trouble = self
-                    .login_trouble
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
-                self.token
-                    .send_replace(Some(Arc::new(Token { serial, text })));
-                if trouble.is_some() {
-                    tracing::info!(user = %auth.username, state = "accepted", "login");
-                }
-                session::Event::LoggedIn { ttl }
-            }
-            Err(error) => {
-                // Wrong credentials stay wrong for long: said once, not at every try.
-                let mut told = self
-                    .login_trouble
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if told.as_deref() == Some(&*error) {
-                    tracing::debug!(user = %auth.username, %error, "login failed again");
-                } else {
-                    tracing::warn!(user = %auth.username, state = "failed", %error, "login");
-                    *told = Some(error);
-                }
-                session::Event::LoginFailed
-            }
-        }
-    }
-
-    async fn logged_in(&self, auth: &Auth) -> Result<(Secret, Duration), String> {
-        let password = password(&auth.password).await?;
-        let call = calls::login(&auth.username, password.expose());
-        let answer = self.call(&call, Whom::Preferred).await;
-        let login = answer.and_then(Answer::token).map_err(|e| e.to_string())?;
-        let ttl = Duration::from_secs(u64::try_from(login.token_ttl).unwrap_or(0));
-        Ok((Secret::new(login.access_token), ttl))
-    }
-
-    fn count(&self, what: &'static str, outcome: &'static str) {
-        self.metrics
-            .registry_calls
-            .get_or_create(&Outcome { what, outcome })
-            .inc();
-    }
-
-    /// Asks whether anybody is there again.
-    async fn knock(&self) {
-        let call = calls::state();
-        let outcome = self.asked(&call, Whom::Preferred, None).await;
-        let event = match route::who_answered(&call, &outcome) {
-            Some(server) => servers::Event::Answered(server),
-            None => servers::Event::NobodyThere,
-        };
-        _ = self.servers.send(event).await;
-    }
-
-    /// The place of the next read that must not depend on one node.
-    fn next_read(&self) -> Whom {
-        Whom::Other(self.reads.fetch_add(1, Ordering::Relaxed))
-    }
-
-    // -- instances
-
-    /// Tells the book what it must know of the connection: the registry's version, and that it is back.
-    async fn tell_the_book(&self) {
-        let mut news = self.connection.subscribe();
-        let (mut version, mut returns) = (None, 0);
-        loop {
-            let now = news.borrow_and_update().clone();
-            let generation = now.version.as_ref().and_then(calls::major);
-            if generation != version && generation.is_some() {
-                version = generation;
-                _ = self.book.send(beats::Event::Generation(generation)).await;
-            }
-            if now.returns != returns {
-                returns = now.returns;
-                _ = self.book.send(beats::Event::Back).await;
-            }
-            if news.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn say(&self, say: &beats::Say) -> Result<beats::Said, Error> {
-        let answer = self.call(&say.call(), Whom::Preferred).await?;
-        say.read(answer)
-    }
-
-    /// Has the book publish or withdraw; the answer is the book's.
-    async fn through_the_book(
-        &self,
-        event: impl FnOnce(beats::Ticket) -> beats::Event,
-    ) -> Result<(), Error> {
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let (tell, told) = oneshot::channel();
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(ticket, tell);
-        let sent = self.book.send(event(ticket)).await;
-        sent.map_err(|_| Error::Stopped)?;
-        told.await.unwrap_or(Err(Error::Stopped))
-    }
-
-    fn answer(&self, ticket: beats::Ticket, outcome: Result<(), Error>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tell) = waiting.remove(&ticket) {
-            // Whoever asked may have gone.
-            _ = tell.send(outcome);
-        }
-    }
-
-    async fn detail(&self, instance: &Instance, whom: Whom) -> Result<Option<Listed>, Error> {
-        let detail = self.call(&calls::detail(instance), whom).await;
-        match detail.and_then(Answer::detail) {
-            Err(Error::Refused { status: 410, .. }) => {
-                let call = calls::list(&instance.key.service, &[], false);
-                let list = self.call(&call, whom).await?.list()?;
-                Ok(calls::among(list, instance))
-            }
-            other => other,
-        }
-    }
-
-    async fn read_back(&self, instance: Instance) -> Result<Option<Listed>, Error> {
-        self.detail(&instance, self.next_read()).await
-    }
-
-    /// Asks each of several servers; one that does not answer says nothing, unless none does.
-    async fn is_gone(&self, instance: Instance) -> Result<bool, Error> {
-        let servers = self.order.borrow().servers.len().clamp(1, route::TRIES);
-        let mut outcome = Err(Error::Stopped);
-        for place in 0..servers {
-            let whom = Whom::Other(u32::try_from(place).unwrap_or(0));
-            match self.detail(&instance, whom).await {
-                Ok(Some(_)) => return Ok(false),
-                Ok(None) => outcome = Ok(true),
-                Err(error) if outcome.is_err() => outcome = Err(error),
-                Err(_) => {}
-            }
-        }
-        outcome
-    }
-
-    async fn list(
-        &self,
-        service: ServiceKey,
-        clusters: Vec<String>,
-        healthy_only: bool,
-    ) -> Result<ServiceList, Error> {
-        let call = calls::list(&service, &clusters, healthy_only);
-        self.call(&call, Whom::Preferred).await?.list()
-    }
-
-    // -- configuration
-
-    /// The content and who has it.
-    async fn get_config(
-        &self,
-        key: &ConfigKey,
-        whom: Whom,
-    ) -> Result<Option<(Content, Arc<str>)>, Error> {
-        let answer = self.call(&calls::config_get(key), whom).await?;
-        let server = Arc::clone(&answer.server);
-        Ok(answer.content()?.map(|content| (content, server)))
-    }
-
-    /// Asks which of `keys` have another MD5; answered at once or at the end of the hold.
-    async fn listen(
-        &self,
-        keys: &[(ConfigKey, Arc<str>)],
-        whom: Whom,
-    ) -> Result<Vec<ConfigKey>, Error> {
-        let call = calls::config_listen(keys, self.settings.long_poll);
-        self.call(&call, whom).await?.changed(keys)
-    }
-}
-
-/// Nobody asked for a compressed answer: small ones could become large.
-fn is_plain(headers: &reqwest::header::HeaderMap) -> Result<(), String> {
-    match headers.get("content-encoding") {
-        Some(encoding) if encoding != "identity" => {
-            let encoding = Foreign::new(String::from_utf8_lossy(encoding.as_bytes()).into_owned());
-            Err(format!(
-                "an answer compressed with {encoding}, which nobody asked for"
-            ))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The servers in an address server's answer, one a line, `host` or `host:port`; and how many lines are something else.
-fn listed_servers(scheme: &str, text: &str) -> (Vec<String>, usize) {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let (mut servers, mut left_out) = (Vec::new(), 0);
-    for line in lines {
-        match descriptor::listed_server(scheme, line) {
-            Some(server) if servers.contains(&server) => {}
-            Some(server) if servers.len() < MAX_SERVERS => servers.push(server),
-            _ => left_out += 1,
-        }
-    }
-    (servers, left_out)
-}
-
-async fn password(source: &PasswordSource) -> Result<Arc<Secret>, String> {
-    match source {
-        PasswordSource::Inline(secret) => Ok(Arc::clone(secret)),
-        PasswordSource::File(path) => {
-            let path = path.clone();
-            match tokio::task::spawn_blocking(move || input::secret(&path)).await {
-                Ok(read) => read.map(Arc::new).map_err(|error| error.to_string()),
-                // It panicked; the panic was printed.
-                Err(_) => Err("the password's file could not be read".to_owned()),
-            }
-        }
+    fn listen(&self, asked: Vec<(ConfigKey, Arc<str>)>, whom: Whom) -> Reply<Vec<ConfigKey>> {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move { client.listen(&asked, whom).await })
     }
 }
 
 impl Transport for Http {
     fn publish(&self, instance: Instance) -> Reply<()> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move {
-            let event = |ticket| beats::Event::Publish(ticket, instance);
-            client.through_the_book(event).await
-        })
+        let book = Arc::clone(&self.book);
+        Box::pin(async move { book.publish(instance).await })
     }
 
     fn withdraw(&self, instance: Instance) -> Reply<()> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move {
-            let event = |ticket| beats::Event::Withdraw(ticket, instance);
-            client.through_the_book(event).await
-        })
+        let book = Arc::clone(&self.book);
+        Box::pin(async move { book.withdraw(instance).await })
     }
 
     fn read_back(&self, instance: Instance) -> Reply<Option<Listed>> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move { client.read_back(instance).await })
+        let client = Arc::clone(&self.client);
+        Box::pin(async move { client.read_back(&instance).await })
     }
 
     fn is_gone(&self, instance: Instance) -> Reply<bool> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move { client.is_gone(instance).await })
+        let client = Arc::clone(&self.client);
+        Box::pin(async move { client.is_gone(&instance).await })
     }
 
     fn list(
@@ -872,12 +83,12 @@ impl Transport for Http {
         clusters: Vec<String>,
         healthy_only: bool,
     ) -> Reply<ServiceList> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move { client.list(service, clusters, healthy_only).await })
+        let client = Arc::clone(&self.client);
+        Box::pin(async move { client.list(&service, &clusters, healthy_only).await })
     }
 
     fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>> {
-        let client = Arc::clone(&self.0);
+        let client = Arc::clone(&self.client);
         Box::pin(async move {
             let found = client.get_config(&key, Whom::Preferred).await?;
             Ok(found.map(|(content, _)| content))
@@ -886,132 +97,15 @@ impl Transport for Http {
 
     fn watch_configs(
         &self,
-        mut keys: watch::Receiver<BTreeSet<ConfigKey>>,
+        keys: watch::Receiver<BTreeSet<ConfigKey>>,
         told: mpsc::Sender<(ConfigKey, ConfigState)>,
     ) {
-        let client = Arc::clone(&self.0);
-        let (events_tx, events_rx) = mpsc::channel(QUEUE);
-        let wanted = events_tx.clone();
-        self.0.tasks.spawn("wanted-configs", async move {
-            loop {
-                let now = keys.borrow_and_update().clone();
-                if wanted.send(poll::Event::Wanted(now)).await.is_err()
-                    || keys.changed().await.is_err()
-                {
-                    return;
-                }
-            }
-        });
-        let (news, teller) = (events_tx.clone(), Arc::clone(&client));
-        self.0.tasks.spawn("poll-news", async move {
-            let (mut order, mut connection) = (teller.order.clone(), teller.connection.subscribe());
-            let mut returns = 0;
-            loop {
-                let servers = order.borrow_and_update().servers.len();
-                _ = news.send(poll::Event::Servers(servers)).await;
-                let now = connection.borrow_and_update().returns;
-                if now != returns {
-                    returns = now;
-                    _ = news.send(poll::Event::Back).await;
-                }
-                tokio::select! {
-                    changed = order.changed() => if changed.is_err() { return },
-                    changed = connection.changed() => if changed.is_err() { return },
-                }
-            }
-        });
-        self.0.tasks.spawn_to_end("poll", async move {
-            let stop = client.tasks.token();
-            let mut parked = CancellationToken::new();
-            let perform = |effect| {
-                if matches!(effect, poll::Effect::Cancel | poll::Effect::Poll(..)) {
-                    parked.cancel();
-                    parked = CancellationToken::new();
-                }
-                let (client, events) = (Arc::clone(&client), events_tx.clone());
-                let (told, given_up) = (told.clone(), parked.clone());
-                async move {
-                    let tasks = client.tasks.clone();
-                    match effect {
-                        poll::Effect::Tell(key, state) => _ = told.send((key, state)).await,
-                        poll::Effect::Cancel => {}
-                        poll::Effect::Fetch(key, whom) => tasks.spawn("fetch-config", async move {
-                            let event = match client.get_config(&key, whom).await {
-                                Ok(Some((content, server))) => {
-                                    poll::Event::Fetched(key, content, server)
-                                }
-                                Ok(None) => poll::Event::NotFound(key),
-                                Err(error) => poll::Event::FetchFailed(key, error.to_string()),
-                            };
-                            _ = events.send(event).await;
-                        }),
-                        poll::Effect::Poll(number, asked, whom) => {
-                            tasks.spawn("long-poll", async move {
-                                let outcome = tokio::select! {
-                                    biased;
-                                    () = given_up.cancelled() => return,
-                                    outcome = client.listen(&asked, whom) => outcome,
-                                };
-                                let event = match outcome {
-                                    Ok(changed) => poll::Event::Answered(number, changed),
-                                    Err(error) => {
-                                        tracing::debug!(%error, "the long poll failed");
-                                        poll::Event::PollFailed(number)
-                                    }
-                                };
-                                _ = events.send(event).await;
-                            });
-                        }
-                    }
-                }
-            };
-            let machine = poll::Poll::new(client.seed.rotate_left(33));
-            drive(machine, client.epoch, events_rx, perform, stop).await;
-        });
+        let machine = poll::Poll::new(self.client.seed.rotate_left(33));
+        let source = Polled(Arc::clone(&self.client));
+        watching::start(&self.client, source, machine, keys, told);
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {
-        self.0.connection.subscribe()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_servers_answer_is_read_with_ports_and_without_nonsense() {
-        let text =
-            "10.0.0.1:8848\n\n# old\n10.0.0.2\r\n NACOS:443 \n[fd00::1]:9000\n10.0.0.2:8848\n";
-        let nonsense = "http://a:1\nuser:pass@evil:1\nftp://x:1\na:1/path\na:1?x=y\na:0\na:99999\nfd00::1\na b\n<html>\n\u{1b}[2J\n";
-        let expected = [
-            "10.0.0.1:8848",
-            "10.0.0.2:8848",
-            "nacos:443",
-            "[fd00::1]:9000",
-        ];
-        for scheme in ["http", "https"] {
-            let (servers, left_out) = listed_servers(scheme, &format!("{text}{nonsense}"));
-            assert_eq!(
-                servers,
-                expected.map(|server| format!("{scheme}://{server}"))
-            );
-            assert_eq!(left_out, nonsense.lines().count());
-        }
-    }
-
-    #[test]
-    fn an_address_server_names_at_most_64_servers() {
-        let text = |count: usize| {
-            (0..count)
-                .map(|n| format!("nacos-{n}\n"))
-                .collect::<String>()
-        };
-        let counts = |count| {
-            let (servers, left_out) = listed_servers("http", &text(count));
-            (servers.len(), left_out)
-        };
-        assert_eq!(counts(64), (64, 0));
-        assert_eq!(counts(66), (64, 2));
+        self.client.connection.subscribe()
     }
 }

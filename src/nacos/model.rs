@@ -261,6 +261,8 @@ pub struct Connection {
     pub server: Option<String>,
     /// `http` or `grpc`.
     pub transport: &'static str,
+    /// Why this transport; one sentence. `None` while none is chosen.
+    pub chosen: Option<String>,
     /// Version, where the server told it.
     pub version: Option<Foreign>,
     /// Why it is not up, or what to know about it (`plaintext password`); one sentence.

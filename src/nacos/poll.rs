@@ -156,6 +156,10 @@ pub struct Poll {
     number: u64,
     /// Which server is listened to, counted from the one in use.
     place: u32,
+    /// The one in use is listened to always, and others are only asked.
+    stays: bool,
+    /// Where a key is fetched next that nobody reported; only where listening stays with one node.
+    tour: u32,
     servers: usize,
     /// No new poll before: quiet, or the wait after a failure.
     not_before: Moment,
@@ -177,6 +181,8 @@ impl Poll {
             parked: None,
             number: 0,
             place: 0,
+            stays: false,
+            tour: 0,
             servers: 1,
             not_before: Moment::ZERO,
             failures: Backoff::new(Pace::NETWORK, seed),
@@ -184,6 +190,22 @@ impl Poll {
             idle_answers: Backoff::new(Pace::NETWORK, seed.rotate_left(7)),
             dice: Dice::new(seed),
             due: VecDeque::new(),
+        }
+    }
+
+    /// The same, listening to the one node that tells of changes by itself; the slow fetches of what nobody reported go round the
+    /// other nodes.
+    #[must_use]
+    pub fn on_one_node(seed: u64) -> Self {
+        Self {
+            stays: true,
+            ..Self::new(seed)
+        }
+    }
+
+    fn go_on(&mut self) {
+        if !self.stays {
+            self.place = self.place.wrapping_add(1);
         }
     }
 
@@ -204,7 +226,12 @@ impl Poll {
                 room -= 1;
                 entry.fetching = true;
                 // Doubts are put to the next server, and the next.
-                let further = entry.missing + entry.doubt.as_ref().map_or(0, |doubt| doubt.asked);
+                let mut further =
+                    entry.missing + entry.doubt.as_ref().map_or(0, |doubt| doubt.asked);
+                if self.stays && !entry.dirty {
+                    self.tour = self.tour.wrapping_add(1);
+                    further = further.wrapping_add(self.tour);
+                }
                 let whom = Whom::Other(self.place.wrapping_add(further));
                 self.due.push_back(Effect::Fetch(key.clone(), whom));
             }
@@ -262,7 +289,9 @@ impl Poll {
             if entry.dirty {
                 // Whoever reported it has another content, or none of it is true: it would be reported again and again.
                 entry.rest_until = now + entry.idle_reports.next_wait();
-                self.place = self.place.wrapping_add(1);
+                if !self.stays {
+                    self.place = self.place.wrapping_add(1);
+                }
             }
         } else {
             entry.idle_reports.reset();
@@ -360,7 +389,7 @@ impl Machine for Poll {
                 self.failures.reset();
                 if changed.is_empty() {
                     // The fetch of what changed goes to whoever said so; the next poll without news to the next server.
-                    self.place = self.place.wrapping_add(1);
+                    self.go_on();
                 }
                 for key in changed.iter().filter(|key| asked.contains(key)) {
                     if let Some(entry) = self.entries.get_mut(key) {
@@ -383,7 +412,7 @@ impl Machine for Poll {
                     .take_if(|(parked, _)| *parked == number)
                     .is_some()
                 {
-                    self.place = self.place.wrapping_add(1);
+                    self.go_on();
                     self.not_before = now + self.failures.next_wait();
                 }
             }

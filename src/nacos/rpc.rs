@@ -61,10 +61,16 @@ pub trait Message: Serialize + DeserializeOwned {
     const KIND: &'static str;
 }
 
+/// A class that answers a request.
+pub trait Reply: Message {
+    /// An answer with nothing in it but its outcome.
+    fn of(outcome: Outcome) -> Self;
+}
+
 /// A request, and the class that answers it when nothing goes wrong.
 pub trait Request: Message {
     /// The answer.
-    type Answer: Message;
+    type Answer: Reply;
 }
 
 impl Payload {
@@ -112,7 +118,7 @@ impl Payload {
     ///
     /// # Errors
     /// What is wrong with the JSON.
-    pub fn read<M: Message>(&self) -> Result<M, serde_json::Error> {
+    pub fn read<M: DeserializeOwned>(&self) -> Result<M, serde_json::Error> {
         serde_json::from_slice(self.body())
     }
 }
@@ -203,6 +209,18 @@ impl Outcome {
         }
     }
 
+    /// An error that was thrown where nobody caught it: its code is the `resultCode` too.
+    #[must_use]
+    pub fn thrown(code: i64, message: Option<String>) -> Self {
+        Self {
+            result_code: code,
+            error_code: code,
+            message,
+            request_id: None,
+            success: false,
+        }
+    }
+
     /// The same, as the answer to the push of this id.
     #[must_use]
     pub fn to(self, request_id: &str) -> Self {
@@ -258,6 +276,12 @@ macro_rules! answers {
 
         impl Message for $name {
             const KIND: &'static str = stringify!($name);
+        }
+
+        impl Reply for $name {
+            fn of(outcome: Outcome) -> Self {
+                Self::with(outcome)
+            }
         }
     )*};
 }

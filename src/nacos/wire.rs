@@ -278,6 +278,16 @@ pub struct ServiceNames {
     pub doms: Vec<String>,
 }
 
+/// What 3.x wraps its answers in.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Envelope {
+    /// 0, or what went wrong; the HTTP status does not tell.
+    pub code: i64,
+    /// What was asked for.
+    #[serde(default)]
+    pub data: serde_json::Value,
+}
+
 /// The answer to a login.
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]

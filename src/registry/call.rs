@@ -74,6 +74,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v3/client/cs/") {
+        Half::OpenConfig
     } else if route.starts_with("/v3/") {
         Half::V3
     } else {

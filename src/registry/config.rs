@@ -35,6 +35,7 @@ pub(crate) struct Config {
     /// One of [`TYPES`].
     pub(crate) kind: &'static str,
     pub(crate) encrypted_data_key: String,
+    pub(crate) created: SystemTime,
     pub(crate) modified: SystemTime,
 }
 
@@ -71,6 +72,8 @@ pub(crate) struct Configs {
     /// What readers see yet of what has changed.
     before: BTreeMap<ConfigKey, Option<Config>>,
     due: BTreeSet<(Moment, ConfigKey)>,
+    /// Of which configurations readers see another MD5, since that was asked last.
+    changed: Vec<ConfigKey>,
 }
 
 /// What is published.
@@ -84,7 +87,12 @@ pub(crate) struct Publish {
 }
 
 impl Configs {
-    /// Stores a content; whether readers see another MD5 now, which is what listeners are told.
+    /// The configurations of which readers see another MD5 since this was asked last: what listeners are told of.
+    pub(crate) fn take_changed(&mut self) -> Vec<ConfigKey> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Stores a content; whether readers see another MD5 now.
     pub(crate) fn publish(
         &mut self,
         time: Time,
@@ -110,6 +118,7 @@ impl Configs {
         if bytes > BYTES {
             return Err(Refusal::Full("bytes of configurations", BYTES));
         }
+        let created = old.map_or(time.at, |old| old.created);
         let md5 = md5_hex(publish.content.as_bytes());
         let changed = old_md5 != Some(md5.as_str());
         self.bytes = bytes;
@@ -118,10 +127,15 @@ impl Configs {
             md5,
             kind: publish.kind,
             encrypted_data_key: publish.encrypted_data_key,
+            created,
             modified: time.at,
         };
         let old = self.kept.insert(key.clone(), config);
-        Ok(!self.hide(time.now, key, old) && changed)
+        let seen = !self.hide(time.now, key, old) && changed;
+        if seen {
+            self.changed.push(key.clone());
+        }
+        Ok(seen)
     }
 
     /// Removes a configuration; whether readers miss it now.
@@ -129,7 +143,11 @@ impl Configs {
         match self.kept.remove(key) {
             Some(gone) => {
                 self.bytes -= gone.content.len();
-                !self.hide(now, key, Some(gone))
+                let seen = !self.hide(now, key, Some(gone));
+                if seen {
+                    self.changed.push(key.clone());
+                }
+                seen
             }
             None => false,
         }
@@ -147,9 +165,8 @@ impl Configs {
         true
     }
 
-    /// Lets readers see what is due; of which configurations they see another MD5.
-    pub(crate) fn wake(&mut self, now: Moment) -> Vec<ConfigKey> {
-        let mut changed = Vec::new();
+    /// Lets readers see what is due.
+    pub(crate) fn wake(&mut self, now: Moment) {
         while let Some((at, _)) = self.due.first()
             && *at <= now
         {
@@ -159,10 +176,9 @@ impl Configs {
             let before = self.md5(&key).to_owned();
             self.before.remove(&key);
             if before != self.md5(&key) {
-                changed.push(key);
+                self.changed.push(key);
             }
         }
-        changed
     }
 
     /// When [`Configs::wake`] has something to do.
@@ -170,18 +186,16 @@ impl Configs {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// From now on readers lag so much; of which configurations they see another MD5 at once, because they lag no more.
-    pub(crate) fn set_lag(&mut self, lag: Duration, busy: bool) -> Vec<ConfigKey> {
+    /// From now on readers lag so much; who lags no more sees all at once.
+    pub(crate) fn set_lag(&mut self, lag: Duration, busy: bool) {
         (self.lag, self.busy) = (lag, busy);
         if lag.is_zero() {
-            self.wake(Moment::MAX)
-        } else {
-            Vec::new()
+            self.wake(Moment::MAX);
         }
     }
 
-    /// Forgets all; what readers saw.
-    pub(crate) fn forget(&mut self) -> Vec<ConfigKey> {
+    /// Forgets all.
+    pub(crate) fn forget(&mut self) {
         let fresh = Self {
             lag: self.lag,
             busy: self.busy,
@@ -190,7 +204,7 @@ impl Configs {
         let old = std::mem::replace(self, fresh);
         let known = old.kept.keys().chain(old.before.keys());
         let seen: BTreeSet<_> = known.filter(|key| !old.md5(key).is_empty()).collect();
-        seen.into_iter().cloned().collect()
+        self.changed = seen.into_iter().cloned().collect();
     }
 
     /// A configuration as readers see it.
@@ -199,6 +213,18 @@ impl Configs {
             Some(before) => before.as_ref(),
             None => self.kept.get(key),
         }
+    }
+
+    /// A configuration as it is stored, whatever readers see yet.
+    pub(crate) fn stored(&self, key: &ConfigKey) -> Option<&Config> {
+        self.kept.get(key)
+    }
+
+    /// All of a tenant as they are stored, in order.
+    pub(crate) fn of(&self, tenant: &str) -> impl Iterator<Item = (&ConfigKey, &Config)> {
+        self.kept
+            .iter()
+            .filter(move |(key, _)| key.tenant == tenant)
     }
 
     /// Whether readers are to come back later.
@@ -295,7 +321,11 @@ mod tests {
             };
             configs.publish(time, &key("a"), publish(content, None))
         };
-        assert!(configs.set_lag(ms(200), true).is_empty());
+        let wake = |configs: &mut Configs, now| {
+            configs.wake(now);
+            configs.take_changed()
+        };
+        configs.set_lag(ms(200), true);
         assert_eq!(
             put(&mut configs, ms(0), "1"),
             Ok(false),
@@ -304,17 +334,14 @@ mod tests {
         assert_eq!(read(&configs), None);
         assert!(configs.is_busy(&key("a")));
         assert_eq!(put(&mut configs, ms(100), "2"), Ok(false));
-        assert!(configs.wake(ms(199)).is_empty());
-        assert_eq!(configs.wake(ms(200)), [key("a")]);
+        assert!(wake(&mut configs, ms(199)).is_empty());
+        assert_eq!(wake(&mut configs, ms(200)), [key("a")]);
         assert_eq!(read(&configs).as_deref(), Some("2"));
         assert!(!configs.is_busy(&key("a")));
         assert!(!configs.delete(ms(300), &key("a")));
         assert_eq!(read(&configs).as_deref(), Some("2"));
-        assert_eq!(
-            configs.set_lag(ms(0), false),
-            [key("a")],
-            "an end of it shows all"
-        );
+        configs.set_lag(ms(0), false);
+        assert_eq!(configs.take_changed(), [key("a")], "an end of it shows all");
         assert_eq!((read(&configs), configs.deadline()), (None, None));
     }
 

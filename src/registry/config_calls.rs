@@ -1,7 +1,6 @@
 //! The calls of `/v1/cs`: publish, get, delete and the listener's long poll.
 
 use crate::dates;
-use crate::machine::Machine;
 use crate::nacos::wire;
 use crate::nacos::wire::LINE_SEPARATOR;
 use crate::nacos::wire::Listening;
@@ -67,7 +66,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outco
         return listen(state, call);
     }
     if state.like.manners().parameter_check {
-        check(&call.params)?;
+        call.params.check_config("tenant", "group")?;
     }
     match call.method.as_str() {
         "POST" => publish(state, time, call),
@@ -77,13 +76,6 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outco
     .map(Outcome::Answer)
 }
 
-/// What `ParamCheckerFilter` does before any controller of configuration.
-fn check(params: &Params) -> Result<(), Refusal> {
-    forms::check_tenant(params.untrimmed("tenant"))?;
-    forms::check_plain("dataId", 256, params.untrimmed("dataId"))?;
-    forms::check_plain("group", 128, params.untrimmed("group"))
-}
-
 /// What 1.4 checks in its controllers instead: letters and digits of any script, and `_-.:`.
 fn legal_in_1_4(value: &str) -> bool {
     value
@@ -91,7 +83,7 @@ fn legal_in_1_4(value: &str) -> bool {
         .all(|c| c.is_alphanumeric() || "_-.:".contains(c))
 }
 
-/// Which configuration is meant, to a call for which `public` may be the empty tenant; `params` have passed [`check`].
+/// Which configuration is meant, to a call for which `public` may be the empty tenant; `params` have passed [`Params::check_config`].
 fn key(like: Like, params: &Params, public_is_empty: bool) -> Result<ConfigKey, Refusal> {
     let (data_id, group) = (params.parameter("dataId")?, params.parameter("group")?);
     let tenant = params.get("tenant").unwrap_or_default();
@@ -119,7 +111,7 @@ fn yes() -> Answer {
 }
 
 /// `NamespaceUtil.processNamespaceParameter`, where a call asks it.
-fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
+pub(crate) fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
     let public = tenant.eq_ignore_ascii_case("null") || tenant.eq_ignore_ascii_case("public");
     if public_is_empty && public {
         ""
@@ -129,19 +121,43 @@ fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
 }
 
 fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    refuse_variants(call)?;
     let params = &call.params;
-    if params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty()) {
-        return Err(Refusal::NotOffered("variants for tags or beta addresses"));
-    }
     // All three must be there before any is looked at.
     params.parameter("dataId")?;
     params.parameter("group")?;
     let content = params.parameter("content")?;
-    let manners = state.like.manners();
-    let key = key(state.like, params, manners.public_is_empty.publish)?;
+    let key = key(
+        state.like,
+        params,
+        state.like.manners().public_is_empty.publish,
+    )?;
     if content.trim().is_empty() {
         return Err(Refusal::BlankContent(content.to_owned()));
     }
+    put(state, time, call, key, content)?;
+    Ok(yes())
+}
+
+/// No variant of a content is kept.
+pub(crate) fn refuse_variants(call: &Call) -> Result<(), Refusal> {
+    if call.params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty())
+    {
+        return Err(Refusal::NotOffered("variants for tags or beta addresses"));
+    }
+    Ok(())
+}
+
+/// Publishes a content as a call describes it, and tells who waits for it.
+pub(crate) fn put(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+    key: ConfigKey,
+    content: &str,
+) -> Result<(), Refusal> {
+    let params = &call.params;
+    let compares = state.like.manners().cas == Cas::Refused;
     let publish = Publish {
         content: content.to_owned(),
         kind: config::kind(params.get("type")),
@@ -151,13 +167,16 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
             .to_owned(),
         cas_md5: call
             .header("casMd5")
-            .filter(|md5| !md5.trim().is_empty() && manners.cas == Cas::Refused)
+            .filter(|md5| !md5.trim().is_empty() && compares)
             .map(str::to_owned),
     };
-    if state.configs.publish(time, &key, publish)? {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
-    Ok(yes())
+    state.configs.publish(time, &key, publish)?;
+    Ok(())
+}
+
+/// Deletes a configuration, and tells who waits for it.
+pub(crate) fn remove(state: &mut State, time: Time, key: &ConfigKey) {
+    state.configs.delete(time.now, key);
 }
 
 fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
@@ -231,9 +250,7 @@ fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal>
         // There is no such variant, and the formal content must stay.
         return Ok(yes());
     }
-    if state.configs.delete(time.now, &key) {
-        state.polls.handle(time.now, long_poll::Event::Changed(key));
-    }
+    remove(state, time, &key);
     Ok(yes())
 }
 

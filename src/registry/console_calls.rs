@@ -1,4 +1,4 @@
-//! The few calls outside naming and configuration that clients make: login, version, health, namespaces.
+//! The few calls outside naming and configuration that clients make: login, version, health, namespaces, nodes.
 
 use crate::nacos::wire;
 use crate::registry::call::Answer;
@@ -24,6 +24,9 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
             Ok(Answer::text("OK"))
         }
         ("GET", "/v1/console/namespaces") => Ok(namespaces(state)),
+        ("GET", "/v1/core/cluster/nodes") if state.like == Like::V2_5 => Ok(Answer::json(
+            &json!({"code": 200, "message": null, "data": [node(state)]}),
+        )),
         (
             method,
             "/v1/auth/login"
@@ -77,8 +80,14 @@ pub(crate) fn server_state(state: &State) -> Value {
 }
 
 fn namespaces(state: &State) -> Answer {
+    let public = public(state, "");
+    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
+}
+
+/// The one namespace that is listed, under the id that a call knows it by.
+pub(crate) fn public(state: &State, id: &str) -> Map<String, Value> {
     let mut public = Map::new();
-    public.insert("namespace".into(), "".into());
+    public.insert("namespace".into(), id.into());
     public.insert("namespaceShowName".into(), "public".into());
     if state.like != Like::V1_4 {
         public.insert("namespaceDesc".into(), "Default Namespace".into());
@@ -86,5 +95,28 @@ fn namespaces(state: &State) -> Answer {
     public.insert("quota".into(), 200.into());
     public.insert("configCount".into(), state.configs.count("").into());
     public.insert("type".into(), 0.into());
-    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
+    public
+}
+
+/// Where the registry says it is, for whoever asks which node to talk to.
+pub(crate) fn own_address(state: &State) -> String {
+    format!("127.0.0.1:{}", state.port)
+}
+
+/// The registry as a node of a cluster of one, which has no other to report to.
+pub(crate) fn node(state: &State) -> Value {
+    json!({
+        "ip": "127.0.0.1",
+        "port": state.port,
+        "state": "UP",
+        "extendInfo": {"version": state.like.manners().version},
+        "address": own_address(state),
+        "abilities": {
+            "remoteAbility": {"supportRemoteConnection": false, "grpcReportEnabled": false},
+            "configAbility": {"supportRemoteMetrics": false},
+            "namingAbility": {"supportJraft": false},
+        },
+        "grpcReportEnabled": false,
+        "failAccessCnt": 0,
+    })
 }

@@ -2,11 +2,16 @@
 //!
 //! A request is known by its ticket. All but listeners are answered before anything else happens; a listener is held until a
 //! configuration changes, its hold ends or the registry stops. Who has left is answered no more. What is due happens before a
-//! request is looked at, so an answer never shows what should be gone already. No socket and no clock: the door (`http`) and the
-//! one task that wakes it (`keeper`) are a thin shell, and a simulator does without them.
+//! request is looked at, so an answer never shows what should be gone already. No socket and no clock: the doors (`http`, `grpc`)
+//! and the one task that wakes it (`keeper`) are a thin shell, and a simulator does without them.
+//!
+//! Over gRPC a connection is known by its link. Each of its unary requests has a ticket and is answered at once; what the registry
+//! says by itself goes over the stream on which the connection was set up.
 
 use crate::machine::Machine;
 use crate::machine::Moment;
+use crate::nacos::rpc;
+use crate::nacos::rpc::Payload;
 use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
@@ -20,15 +25,26 @@ use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
 use crate::registry::like::Like;
+use crate::registry::links;
 use crate::registry::long_poll;
 use crate::registry::naming_calls;
+use crate::registry::pushes;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
+use crate::registry::rpc_calls;
+use crate::registry::rpc_calls::Caller;
+use crate::registry::rpc_config;
+use crate::registry::rpc_naming;
+use crate::registry::state;
 use crate::registry::state::State;
 use std::{
     collections::{BTreeMap, VecDeque},
-    time::{Duration, SystemTime},
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+pub use crate::registry::links::Link;
+pub use crate::registry::links::Stream;
 
 /// Which request; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,14 +64,54 @@ pub enum Event {
     },
     /// Who holds this ticket does not wait any more.
     Left(Ticket),
+    /// A gRPC connection came.
+    Linked {
+        /// Which.
+        link: Link,
+        /// From where.
+        peer: SocketAddr,
+        /// What the wall clock showed: it is part of what the connection is called.
+        at: SystemTime,
+    },
+    /// A unary request came over a connection.
+    Called {
+        /// Which.
+        link: Link,
+        /// What its answer will carry.
+        ticket: Ticket,
+        /// What the wall clock showed.
+        at: SystemTime,
+        /// What is wanted.
+        payload: Payload,
+    },
+    /// Something came over a stream of a connection.
+    Streamed {
+        /// Which connection.
+        link: Link,
+        /// Which stream.
+        stream: Stream,
+        /// What the wall clock showed.
+        at: SystemTime,
+        /// What.
+        payload: Payload,
+    },
+    /// A stream of a connection ended.
+    StreamEnded {
+        /// Which connection.
+        link: Link,
+        /// Which stream.
+        stream: Stream,
+    },
+    /// A connection is gone, and with it what it published.
+    Unlinked(Link),
     /// The registry does something wrong from now on.
     Faulted(Fault),
-    /// The registry stops: held listeners are let go, and none is held from now on.
+    /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
     Stopping,
 }
 
 /// What the registry can be made to do wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Lists and details of instances are those of a snapshot, which is renewed this long after a change, as on 2.x and 3.x; the
     /// first read of a service is fresh. Zero ends it.
@@ -68,10 +124,23 @@ pub enum Fault {
         busy: bool,
     },
     /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
-    /// instances, and on 2.x and 3.x with the health of no instance.
+    /// instances, and on 2.x and 3.x with the health of no instance; gRPC connections are cut.
     Restart,
     /// Everything is forgotten, once.
     Amnesia,
+    /// For so long every gRPC request is told that the server starts, and no connection can be set up.
+    Starting(Duration),
+    /// For so long nothing goes out over the streams of gRPC connections, which stay open.
+    Mute(Duration),
+    /// So many gRPC connections are clients at most; those that are there stay.
+    Clients(usize),
+    /// Every gRPC client is asked to go elsewhere, once.
+    Reset {
+        /// Where to, if anywhere.
+        to: Option<SocketAddr>,
+    },
+    /// Every gRPC connection is told that it must take no more requests, and ends when what is under way has ended; once.
+    GoAway,
 }
 
 /// What the desk wants done.
@@ -79,6 +148,16 @@ pub enum Fault {
 pub enum Effect {
     /// Give this to who holds the ticket.
     Answer(Ticket, Answer),
+    /// Give this to who called over gRPC with this ticket.
+    Reply(Ticket, Payload),
+    /// Send this over a stream.
+    Push(Link, Stream, Payload),
+    /// End a stream.
+    EndStream(Link, Stream),
+    /// Let a connection end: no more requests, what is under way is finished.
+    GoAway(Link),
+    /// Close a connection at once.
+    Cut(Link),
 }
 
 /// A listener who has not been answered yet.
@@ -94,6 +173,15 @@ pub struct Desk {
     state: State,
     listeners: BTreeMap<Ticket, Listener>,
     effects: VecDeque<Effect>,
+    /// What the wall clock showed when it was seen last, for what is said without being asked.
+    clock: Time,
+    /// A fault: until then it starts.
+    starting: Moment,
+    /// A fault: until then streams are silent.
+    muted: Moment,
+    stopping: bool,
+    /// The number of the next request to a client that is no push.
+    next: u64,
 }
 
 impl Desk {
@@ -104,7 +192,22 @@ impl Desk {
             state: State::new(like),
             listeners: BTreeMap::new(),
             effects: VecDeque::new(),
+            clock: Time {
+                now: Moment::ZERO,
+                at: UNIX_EPOCH,
+            },
+            starting: Moment::ZERO,
+            muted: Moment::ZERO,
+            stopping: false,
+            next: pushes::STEP,
         }
+    }
+
+    /// The same, whose changes of services are gathered so long before their gRPC subscribers are told.
+    #[must_use]
+    pub fn pushing_after(mut self, delay: Duration) -> Self {
+        self.state.subscribers = state::subscribers(delay);
+        self
     }
 
     /// The same, reached at another port than 8848.
@@ -145,26 +248,129 @@ impl Desk {
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
+    /// Answers what came over gRPC.
+    fn reply(&mut self, time: Time, link: Link, ticket: Ticket, payload: &Payload) {
+        let state = &mut self.state;
+        let answer = if time.now < self.starting {
+            rpc_calls::starting()
+        } else {
+            state.links.handle(time.now, links::Event::Heard(link));
+            rpc_calls::answer(state, Caller { link, time }, payload)
+        };
+        self.effects.push_back(Effect::Reply(ticket, answer));
+    }
+
+    /// Takes note of what came over a stream: a setup, or an answer, which counts by its number whatever it is called.
+    fn heard(&mut self, now: Moment, link: Link, stream: Stream, payload: &Payload) {
+        let links = &mut self.state.links;
+        if payload.kind() == "ConnectionSetupRequest" {
+            if now < self.starting || self.stopping {
+                self.effects.push_back(Effect::EndStream(link, stream));
+                return;
+            }
+            let Ok(setup) = payload.read::<rpc::ConnectionSetupRequest>() else {
+                return;
+            };
+            let naming = setup.labels.get("module").is_some_and(|is| is == "naming");
+            let event = links::Event::SetUp {
+                link,
+                stream,
+                naming,
+            };
+            links.handle(now, event);
+            if links.stream(link) == Some(stream) && setup.ability_table.is_some() {
+                let abilities = [(rpc::PERSISTENT_BY_GRPC.to_owned(), true)];
+                let ack = Payload::new(&rpc::SetupAckRequest {
+                    ability_table: abilities.into(),
+                    module: INTERNAL.to_owned(),
+                    ..rpc::SetupAckRequest::default()
+                });
+                self.push(now, link, stream, ack);
+            }
+            return;
+        }
+        links.handle(now, links::Event::Heard(link));
+        let number = payload
+            .read::<rpc::ErrorResponse>()
+            .ok()
+            .and_then(|answer| answer.outcome.request_id?.parse().ok());
+        if let Some(number) = number {
+            let event = pushes::Event::Acknowledged { link, number };
+            self.state.subscribers.handle(now, event);
+            let event = pushes::Event::Acknowledged { link, number };
+            self.state.listeners.handle(now, event);
+        }
+    }
+
+    fn push(&mut self, now: Moment, link: Link, stream: Stream, payload: Payload) {
+        if now >= self.muted {
+            self.effects.push_back(Effect::Push(link, stream, payload));
+        }
+    }
+
+    fn number(&mut self) -> String {
+        let number = self.next;
+        self.next += pushes::STEP;
+        number.to_string()
+    }
+
+    /// A stream has ended: nobody can be told anything there.
+    fn stream_ended(&mut self, now: Moment, link: Link, stream: Stream) {
+        let state = &mut self.state;
+        if state.links.stream(link) == Some(stream) {
+            state.subscribers.handle(now, pushes::Event::Left(link));
+            state.listeners.handle(now, pushes::Event::Left(link));
+        }
+        let event = links::Event::StreamEnded { link, stream };
+        state.links.handle(now, event);
+    }
+
     fn fault(&mut self, now: Moment, fault: Fault) {
         let state = &mut self.state;
         match fault {
             Fault::Lag(lag) => state.naming.set_lag(lag),
-            Fault::ConfigLag { lag, busy } => {
-                for key in state.configs.set_lag(lag, busy) {
-                    state.polls.handle(now, long_poll::Event::Changed(key));
-                }
-            }
+            Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
             Fault::Restart => {
                 state.beats = BeatCheck::new();
                 state.naming.restart(now);
+                let all: Vec<Link> = state.links.all().collect();
+                for link in all {
+                    state.links.handle(now, links::Event::Closed(link));
+                    self.effects.push_back(Effect::Cut(link));
+                }
             }
             Fault::Amnesia => {
                 state.naming.forget();
                 state.beats = BeatCheck::new();
-                for key in state.configs.forget() {
-                    state.polls.handle(now, long_poll::Event::Changed(key));
-                }
+                state.configs.forget();
             }
+            Fault::Starting(time) => self.starting = now.saturating_add(time),
+            Fault::Mute(time) => self.muted = now.saturating_add(time),
+            Fault::Clients(most) => state.links.limit(most),
+            Fault::Reset { to } => self.reset(now, to),
+            Fault::GoAway => {
+                let all = state.links.all().map(Effect::GoAway);
+                self.effects.extend(all);
+            }
+        }
+    }
+
+    fn reset(&mut self, now: Moment, to: Option<SocketAddr>) {
+        let clients: Vec<Link> = self.state.links.clients().collect();
+        for link in clients {
+            let Some(stream) = self.state.links.stream(link) else {
+                continue;
+            };
+            let id = self.state.links.id(link).map(str::to_owned);
+            let reset = Payload::new(&rpc::ConnectResetRequest {
+                request_id: self.number(),
+                server_ip: to.map(|to| to.ip().to_string()),
+                server_port: to.map(|to| to.port().to_string()),
+                connection_id: to.and(id),
+                module: INTERNAL.to_owned(),
+                ..rpc::ConnectResetRequest::default()
+            });
+            self.push(now, link, stream, reset);
         }
     }
 
@@ -189,10 +395,20 @@ impl Desk {
                 }
             }
         }
+        self.settle_links(now);
+        let state = &mut self.state;
         state.naming.wake(now);
-        for key in state.configs.wake(now) {
-            state.polls.handle(now, long_poll::Event::Changed(key));
+        for key in state.naming.take_changed() {
+            state.subscribers.handle(now, pushes::Event::Changed(key));
         }
+        state.configs.wake(now);
+        for key in state.configs.take_changed() {
+            let event = long_poll::Event::Changed(key.clone());
+            state.polls.handle(now, event);
+            state.listeners.handle(now, pushes::Event::Changed(key));
+        }
+        self.settle_pushes(now);
+        let state = &mut self.state;
         state.polls.wake(now);
         while let Some(effect) = state.polls.effect() {
             let (long_poll::Effect::Answer { poll, .. } | long_poll::Effect::Refuse { poll }) =
@@ -211,6 +427,87 @@ impl Desk {
             self.effects.push_back(Effect::Answer(Ticket(poll), answer));
         }
     }
+
+    fn settle_links(&mut self, now: Moment) {
+        self.state.links.wake(now);
+        while let Some(effect) = self.state.links.effect() {
+            match effect {
+                links::Effect::Detect(link, stream) => {
+                    let detect = Payload::new(&rpc::ClientDetectionRequest {
+                        request_id: self.number(),
+                        module: INTERNAL.to_owned(),
+                        ..rpc::ClientDetectionRequest::default()
+                    });
+                    self.push(now, link, stream, detect);
+                }
+                links::Effect::Forget(link) => {
+                    let state = &mut self.state;
+                    state.naming.unpublish(now, link, None);
+                    state.subscribers.handle(now, pushes::Event::Left(link));
+                    state.listeners.handle(now, pushes::Event::Left(link));
+                }
+                links::Effect::EndStream(link, stream) => {
+                    self.effects.push_back(Effect::EndStream(link, stream));
+                }
+                links::Effect::Close(link) => self.effects.push_back(Effect::Cut(link)),
+            }
+        }
+    }
+
+    fn settle_pushes(&mut self, now: Moment) {
+        let time = Time {
+            now,
+            at: self.clock.at + now.saturating_sub(self.clock.now),
+        };
+        let state = &mut self.state;
+        state.subscribers.wake(now);
+        state.listeners.wake(now);
+        let mut given_up = Vec::new();
+        while let Some(effect) = self.state.subscribers.effect() {
+            match effect {
+                pushes::Effect::GiveUp(link) => given_up.push(link),
+                pushes::Effect::Push {
+                    link,
+                    key,
+                    said,
+                    number,
+                } => {
+                    if let Some(stream) = self.state.links.stream(link) {
+                        let push = rpc_naming::push(&mut self.state, time, &key, &said, number);
+                        self.push(now, link, stream, push);
+                    }
+                }
+            }
+        }
+        while let Some(effect) = self.state.listeners.effect() {
+            match effect {
+                pushes::Effect::GiveUp(link) => given_up.push(link),
+                pushes::Effect::Push {
+                    link,
+                    key,
+                    said,
+                    number,
+                } => {
+                    if let Some(stream) = self.state.links.stream(link) {
+                        self.push(now, link, stream, rpc_config::push(&key, &said, number));
+                    }
+                }
+            }
+        }
+        for link in given_up {
+            self.state.links.handle(now, links::Event::GivenUp(link));
+            self.settle_links(now);
+        }
+    }
+}
+
+/// `module` of what concerns the connection itself.
+const INTERNAL: &str = "internal";
+
+/// What a connection is called, as the original does.
+fn called(peer: SocketAddr, at: SystemTime) -> String {
+    let millis = crate::dates::millis(at);
+    format!("{millis}_{}_{}", peer.ip(), peer.port())
 }
 
 impl Machine for Desk {
@@ -224,17 +521,55 @@ impl Machine for Desk {
                 ticket,
                 at,
                 request,
-            } => self.answer(ticket, Time { now, at }, request),
+            } => {
+                self.clock = Time { now, at };
+                self.answer(ticket, Time { now, at }, request);
+            }
+            Event::Linked { link, peer, at } => {
+                self.clock = Time { now, at };
+                let id = called(peer, at).into();
+                let event = links::Event::Came { link, id };
+                self.state.links.handle(now, event);
+            }
+            Event::Called {
+                link,
+                ticket,
+                at,
+                payload,
+            } => {
+                self.clock = Time { now, at };
+                self.reply(Time { now, at }, link, ticket, &payload);
+            }
+            Event::Streamed {
+                link,
+                stream,
+                at,
+                payload,
+            } => {
+                self.clock = Time { now, at };
+                self.heard(now, link, stream, &payload);
+            }
+            Event::StreamEnded { link, stream } => self.stream_ended(now, link, stream),
+            Event::Unlinked(link) => {
+                let event = links::Event::Closed(link);
+                self.state.links.handle(now, event);
+            }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
                 self.state
                     .polls
                     .handle(now, long_poll::Event::Left(ticket.0));
-                self.effects
-                    .retain(|Effect::Answer(answered, _)| *answered != ticket);
+                self.effects.retain(|effect| match effect {
+                    Effect::Answer(answered, _) | Effect::Reply(answered, _) => *answered != ticket,
+                    _ => true,
+                });
             }
             Event::Faulted(fault) => self.fault(now, fault),
-            Event::Stopping => self.state.polls.handle(now, long_poll::Event::Stopping),
+            Event::Stopping => {
+                self.stopping = true;
+                self.state.polls.handle(now, long_poll::Event::Stopping);
+                self.state.links.handle(now, links::Event::AllEnded);
+            }
         }
         self.settle(now);
     }
@@ -250,6 +585,9 @@ impl Machine for Desk {
             state.beats.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
+            state.links.deadline(),
+            state.subscribers.deadline(),
+            state.listeners.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -303,7 +641,10 @@ mod tests {
 
     fn answers(desk: &mut Desk) -> Vec<(u64, Answer)> {
         std::iter::from_fn(|| desk.effect())
-            .map(|Effect::Answer(ticket, answer)| (ticket.0, answer))
+            .map(|effect| match effect {
+                Effect::Answer(ticket, answer) => (ticket.0, answer),
+                other => panic!("nobody is connected over gRPC: {other:?}"),
+            })
             .collect()
     }
 

@@ -80,6 +80,17 @@ impl Params {
             .transpose()
     }
 
+    /// A number from 1 on; absent is `default`.
+    pub(crate) fn positive(&self, name: &'static str, default: usize) -> Result<usize, Refusal> {
+        match self.number(name)? {
+            None => Ok(default),
+            Some(number) => match usize::try_from(number) {
+                Ok(positive) if positive > 0 => Ok(positive),
+                _ => Err(Refusal::NotPositive(name, number)),
+            },
+        }
+    }
+
     /// A fraction.
     pub(crate) fn fraction(&self, name: &'static str) -> Result<Option<f64>, Refusal> {
         self.get(name)
@@ -141,10 +152,16 @@ impl Params {
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         let metadata = self.metadata()?;
         check_tenant(self.untrimmed("namespaceId"))?;
-        let name = self.get("serviceName");
+        let name = self
+            .get("serviceName")
+            .or_else(|| self.get("serviceNameParam"));
         let (group, name) = match name.and_then(|name| name.split_once("@@")) {
             Some((group, name)) => (Some(group), Some(name)),
-            None => (self.untrimmed("groupName"), name),
+            None => (
+                self.untrimmed("groupName")
+                    .or_else(|| self.untrimmed("groupNameParam")),
+                name,
+            ),
         };
         check_service(name)?;
         check_plain("group", 128, group)?;
@@ -154,11 +171,21 @@ impl Params {
             }
         }
         check_ip(self.untrimmed("ip"))?;
-        if let Some(port) = self.untrimmed("port") {
+        if let Some(port) = self
+            .untrimmed("port")
+            .or_else(|| self.untrimmed("checkPort"))
+        {
             check_port(port)?;
         }
         check_metadata(&metadata)?;
         self.check_name()
+    }
+
+    /// What `ParamCheckerFilter` does before any controller of configuration, which names tenant and group in its own way.
+    pub(crate) fn check_config(&self, tenant: &str, group: &str) -> Result<(), Refusal> {
+        check_tenant(self.untrimmed(tenant))?;
+        check_plain("dataId", 256, self.untrimmed("dataId"))?;
+        check_plain("group", 128, self.untrimmed(group))
     }
 
     /// `ServiceNameFilter` alone, which on 1.4 is all that is done before a controller.
@@ -273,7 +300,8 @@ pub(crate) fn check_grouped(service: &ServiceKey) -> Result<(), Refusal> {
     }
 }
 
-fn check_service(value: Option<&str>) -> Result<(), Refusal> {
+/// Services, without their group.
+pub(crate) fn check_service(value: Option<&str>) -> Result<(), Refusal> {
     check("serviceName", 512, value, |value| {
         !value.starts_with(['@', '\n', '\r'])
             && !value.chars().skip(1).any(cjk_or_space)
@@ -281,7 +309,8 @@ fn check_service(value: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
-fn check_cluster(value: &str) -> Result<(), Refusal> {
+/// One cluster.
+pub(crate) fn check_cluster(value: &str) -> Result<(), Refusal> {
     check("cluster", 64, Some(value), |value| {
         value
             .bytes()

@@ -1,4 +1,4 @@
-//! The registry's only socket: accepts, guards the door, reads bodies within bounds, and sends the calls' answers.
+//! The registry's HTTP/1.1 socket: accepts, guards the door, reads bodies within bounds, and sends the calls' answers.
 //!
 //! Connections, header time, body size and body time are bounded; a peer that does not read is cut off. Routes are matched
 //! from the first `/v1/` of the path on, so any context path works. A stop is an ordered story: no new connection, held polls
@@ -6,6 +6,7 @@
 
 use crate::authority;
 use crate::machine::Epoch;
+use crate::nacos::rpc::PORT_OFFSET;
 use crate::registry::Options;
 use crate::registry::StartError;
 use crate::registry::call;
@@ -15,6 +16,7 @@ use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
 use crate::registry::forms::Params;
+use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
@@ -46,7 +48,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, SemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
     time,
 };
 use tokio_util::sync::CancellationToken;
@@ -56,7 +58,7 @@ const CONNECTIONS: usize = 1_200;
 /// How long a connection may take over a request's head, or stay idle (the original: 20 s).
 const HEAD: Duration = Duration::from_secs(20);
 /// How long a body may take.
-const BODY: Duration = Duration::from_secs(30);
+pub(super) const BODY: Duration = Duration::from_secs(30);
 /// How long a peer may not read.
 const WRITE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head at most; clients put metadata into the query.
@@ -66,13 +68,15 @@ const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a publish at most: a content of the full size in ASCII, every character of it percent-encoded.
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
 /// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
-const BODIES_KIB: u32 = 64 * 1024;
+pub(super) const BODIES_KIB: u32 = 64 * 1024;
 /// Where faults are asked for.
 const FAULTS: &str = "/outrigger/faults";
 /// What a fault sends in place of an answer.
 const GARBAGE: &[u8] = b"\x16\x03\x01\x00\x00this is no HTTP\r\n\r\n";
 /// How long answers under way may take at the end.
-const LEAVE: Duration = Duration::from_secs(2);
+pub(super) const LEAVE: Duration = Duration::from_secs(2);
+/// How often a pair of free ports is looked for.
+const PAIRS: usize = 64;
 /// After an error of accept (out of descriptors): not at once again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -80,6 +84,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    grpc: Option<SocketAddr>,
     tasks: Tasks,
     ended: watch::Receiver<bool>,
 }
@@ -89,6 +94,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for gRPC, which 1.4 does not know.
+    #[must_use]
+    pub fn grpc(&self) -> Option<SocketAddr> {
+        self.grpc
     }
 
     /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
@@ -102,23 +113,24 @@ impl Running {
 /// Starts a registry, empty.
 ///
 /// # Errors
-/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] when the address
-/// cannot be listened on.
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
+/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
     if !options.listen.ip().is_loopback() && !options.open {
         return Err(StartError::NotLoopback(options.listen));
     }
+    let (listener, grpc) = listen(options.listen, options.like).await?;
     let bind = |source| StartError::Bind {
         address: options.listen,
         source,
     };
-    let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
+    let grpc_address = grpc.as_ref().and_then(|grpc| grpc.local_addr().ok());
     let tasks = tasks.child();
-    let keeper = Arc::new(Keeper::new(
-        Desk::new(options.like).at_port(address.port()),
-        epoch,
-    ));
+    let desk = Desk::new(options.like)
+        .at_port(address.port())
+        .pushing_after(options.push_delay);
+    let keeper = Arc::new(Keeper::new(desk, epoch));
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
@@ -131,14 +143,73 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
-        serve(listener, door, group).await;
+        let over_grpc = async {
+            if let Some(grpc) = grpc {
+                grpc::serve(grpc, Arc::clone(&door), group.clone()).await;
+            }
+        };
+        tokio::join!(over_grpc, serve(listener, Arc::clone(&door), group.clone()));
         end.send_replace(true);
     });
     Ok(Running {
         address,
+        grpc: grpc_address,
         tasks,
         ended,
     })
+}
+
+/// Listens at `at` and, but for 1.4, at the gRPC port that belongs to it. Port 0 is any pair of free ones.
+async fn listen(
+    at: SocketAddr,
+    like: Like,
+) -> Result<(TcpListener, Option<TcpListener>), StartError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let bind = |source| StartError::Bind {
+            address: at,
+            source,
+        };
+        let listener = TcpListener::bind(at).await.map_err(bind)?;
+        if !like.manners().grpc {
+            return Ok((listener, None));
+        }
+        let http = listener.local_addr().map_err(bind)?;
+        let found = match http.port().checked_add(PORT_OFFSET) {
+            None => Err(StartError::NoGrpcPort(http)),
+            Some(port) => {
+                let mut grpc = http;
+                grpc.set_port(port);
+                TcpListener::bind(grpc)
+                    .await
+                    .map_err(|source| StartError::BindGrpc { http, grpc, source })
+            }
+        };
+        match found {
+            Ok(grpc) => return Ok((listener, Some(grpc))),
+            Err(error) if at.port() != 0 || tries >= PAIRS => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// The next connection, with its place among them; errors of the system are waited out. `None` never comes.
+pub(super) async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    // The semaphore is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return Some((place, stream, peer)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
 }
 
 async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
@@ -147,24 +218,13 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accepted => accepted,
+            accepted = accept(&listener, &places) => accepted,
         };
-        let stream = match (&place, accepted) {
-            (Ok(_), Ok((stream, _))) => stream,
-            (_, Err(error)) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                time::sleep(ACCEPT_AGAIN).await;
-                continue;
-            }
-            // The semaphore is never closed.
-            (Err(_), _) => break,
+        let Some((place, stream, _)) = accepted else {
+            break;
         };
         let Some(served) = connection(stream, &door, &graceful) else {
             continue;
@@ -220,15 +280,15 @@ fn connection(
 
 /// What a fault asked for did to a connection.
 #[derive(Debug, Default)]
-struct Harmed {
-    garbage: AtomicBool,
-    reset: AtomicBool,
+pub(super) struct Harmed {
+    pub(super) garbage: AtomicBool,
+    pub(super) reset: AtomicBool,
 }
 
 /// A fault that was asked for: the connection ends without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is lost, as a fault asked for")]
-struct Lost;
+pub(super) struct Lost;
 
 /// What is answered: bytes, or what a fault asked for.
 type Answered = Response<Either<Full<Bytes>, Endless>>;
@@ -252,12 +312,12 @@ impl Body for Endless {
 }
 
 /// What every request needs.
-struct Door {
-    keeper: Arc<Keeper>,
+pub(super) struct Door {
+    pub(super) keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
     like: Like,
-    bodies: Semaphore,
+    pub(super) bodies: Semaphore,
     /// Only where faults may be asked for.
     faults: Option<Mutex<Faults>>,
 }
@@ -270,26 +330,35 @@ impl Door {
         request: hyper::Request<Incoming>,
     ) -> Result<Answered, Lost> {
         let path = request.uri().path().to_owned();
-        if let Err(refusal) = self.guard(local, request.headers()) {
+        let host = request.headers().get(HOST);
+        let host = host.and_then(|host| host.to_str().ok());
+        if let Err(refusal) = self.guard(local, host, request.headers()) {
             return Ok(write(&self.refused(&path, &refusal)));
         }
         match &self.faults {
             Some(faults) if path.trim_end_matches('/') == FAULTS => {
                 Ok(write(&self.order(faults, &path, request).await))
             }
-            Some(faults) => {
-                let harm = self.strike(faults, &path);
+            Some(_) => {
+                let harm = self.strike(&path, call::route(&path));
                 self.harmed(harm, harmed, &path, request).await
             }
             None => Ok(write(&self.whole(&path, request).await)),
         }
     }
 
-    fn strike(&self, faults: &Mutex<Faults>, path: &str) -> Option<Harm> {
+    /// Whether faults may be asked for.
+    pub(super) fn has_faults(&self) -> bool {
+        self.faults.is_some()
+    }
+
+    /// What happens to a request, by its path or by what it is called over gRPC.
+    pub(super) fn strike(&self, path: &str, route: &str) -> Option<Harm> {
         let now = self.keeper.epoch().now();
         // Like the desk, it is plain data and goes on after a panic.
-        let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
-        faults.strike(now, path, call::route(path))
+        let faults = self.faults.as_ref()?.lock();
+        let mut faults = faults.unwrap_or_else(PoisonError::into_inner);
+        faults.strike(now, path, route)
     }
 
     /// The answer as it is without a fault.
@@ -426,8 +495,12 @@ impl Door {
     }
 
     /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own.
-    fn guard(&self, local: IpAddr, headers: &HeaderMap) -> Result<(), Refusal> {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    pub(super) fn guard(
+        &self,
+        local: IpAddr,
+        host: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
         if !host.is_some_and(|host| self.ours(local, host)) {
             return Err(Refusal::Host);
         }
@@ -479,7 +552,7 @@ fn write(answer: &Answer) -> Answered {
 }
 
 /// A stream whose writes fail when the peer does not read for [`WRITE`], and which does what faults ask for.
-struct Impatient {
+pub(super) struct Impatient {
     stream: TcpStream,
     waits: Option<Pin<Box<time::Sleep>>>,
     harmed: Arc<Harmed>,
@@ -496,7 +569,7 @@ impl Drop for Impatient {
 }
 
 impl Impatient {
-    fn new(stream: TcpStream, harmed: Arc<Harmed>) -> Self {
+    pub(super) fn new(stream: TcpStream, harmed: Arc<Harmed>) -> Self {
         Self {
             stream,
             waits: None,

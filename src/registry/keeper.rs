@@ -1,26 +1,56 @@
 //! Keeps the desk behind one lock, and wakes it when the next thing is due: nothing here is periodic.
 //!
 //! The lock is never held across an await. Whoever asks is answered through a channel of his own; one task sleeps until the next
-//! deadline and is told when it comes sooner.
+//! deadline and is told when it comes sooner. What goes out over gRPC streams waits in short queues, all together within
+//! [`QUEUED_KIB`]: what does not fit is left out, and told again because nobody acknowledged it.
 
 use crate::machine::Epoch;
 use crate::machine::Machine;
 use crate::machine::Moment;
+use crate::nacos::rpc::Payload;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
 use crate::registry::desk::Fault;
+use crate::registry::desk::Link;
+use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time,
 };
+use tokio_util::sync::CancellationToken;
+
+/// What waits to go out over one stream at most.
+const QUEUE: usize = 16;
+/// Kibibytes that wait to go out over all streams together.
+const QUEUED_KIB: usize = 64 * 1024;
+
+/// What waits to go out over a stream, and its share of the memory for that.
+pub(crate) type Queued = Box<(Payload, OwnedSemaphorePermit)>;
+
+/// What ends a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends {
+    /// No more requests, please.
+    pub(crate) go_away: CancellationToken,
+    /// At once.
+    pub(crate) cut: CancellationToken,
+}
+
+/// A gRPC connection.
+#[derive(Debug)]
+struct Wire {
+    streams: Vec<(Stream, mpsc::Sender<Queued>)>,
+    ends: Ends,
+}
 
 /// The desk, and who waits before it.
 #[derive(Debug)]
@@ -28,8 +58,75 @@ struct Inside {
     desk: Desk,
     /// An entry leaves with its answer or with its client.
     waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    /// The same over gRPC.
+    calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
+    /// An entry leaves with its connection.
+    wires: BTreeMap<Link, Wire>,
+    /// Memory for what waits to go out.
+    room: Arc<Semaphore>,
     next: u64,
 }
+
+impl Inside {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            // Who does not listen any more is leaving, and his guard finds nothing to do.
+            Effect::Answer(ticket, answer) => {
+                if let Some(waiting) = self.waiting.remove(&ticket) {
+                    _ = waiting.send(answer);
+                }
+            }
+            Effect::Reply(ticket, payload) => {
+                if let Some(calling) = self.calling.remove(&ticket) {
+                    _ = calling.send(payload);
+                }
+            }
+            Effect::Push(link, stream, payload) => {
+                let wire = self.wires.get(&link);
+                let out = wire.and_then(|wire| {
+                    let mut streams = wire.streams.iter();
+                    streams.find(|(there, _)| *there == stream)
+                });
+                let Some((_, out)) = out else {
+                    return;
+                };
+                let share = u32::try_from(payload.body().len().div_ceil(1024) + 1)
+                    .unwrap_or(u32::MAX)
+                    .min(MOST_KIB);
+                let share = Arc::clone(&self.room).try_acquire_many_owned(share);
+                let sent =
+                    share.is_ok_and(|share| out.try_send(Box::new((payload, share))).is_ok());
+                if !sent {
+                    tracing::debug!("a push finds no room; it is told again");
+                }
+            }
+            Effect::EndStream(link, stream) => {
+                if let Some(wire) = self.wires.get_mut(&link) {
+                    wire.streams.retain(|(there, _)| *there != stream);
+                }
+            }
+            Effect::GoAway(link) => {
+                if let Some(wire) = self.wires.get(&link) {
+                    wire.ends.go_away.cancel();
+                }
+            }
+            Effect::Cut(link) => {
+                if let Some(wire) = self.wires.get(&link) {
+                    wire.ends.cut.cancel();
+                }
+            }
+        }
+    }
+}
+
+/// The whole room, for a push that is larger.
+#[expect(clippy::cast_possible_truncation, reason = "64 Ki")]
+const MOST_KIB: u32 = QUEUED_KIB as u32;
 
 /// Takes a client out when whoever waits for its answer goes away.
 struct Guard<'a> {
@@ -40,7 +137,9 @@ struct Guard<'a> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         self.keeper.with(|inside, now| {
-            if inside.waiting.remove(&self.ticket).is_some() {
+            if inside.waiting.remove(&self.ticket).is_some()
+                || inside.calling.remove(&self.ticket).is_some()
+            {
                 inside.desk.handle(now, Event::Left(self.ticket));
             }
         });
@@ -63,6 +162,9 @@ impl Keeper {
             inside: Mutex::new(Inside {
                 desk,
                 waiting: BTreeMap::new(),
+                calling: BTreeMap::new(),
+                wires: BTreeMap::new(),
+                room: Arc::new(Semaphore::new(QUEUED_KIB)),
                 next: 0,
             }),
             sooner: Notify::new(),
@@ -81,11 +183,8 @@ impl Keeper {
         let now = self.epoch.now();
         let before = inside.desk.deadline();
         let done = work(&mut inside, now);
-        while let Some(Effect::Answer(ticket, answer)) = inside.desk.effect() {
-            if let Some(waiting) = inside.waiting.remove(&ticket) {
-                // Who does not listen any more is leaving, and his guard finds nothing to do.
-                _ = waiting.send(answer);
-            }
+        while let Some(effect) = inside.desk.effect() {
+            inside.carry_out(effect);
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
@@ -98,8 +197,7 @@ impl Keeper {
     pub(crate) fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + '_ {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
-            let ticket = Ticket(inside.next);
-            inside.next += 1;
+            let ticket = Ticket(inside.number());
             inside.waiting.insert(ticket, answer);
             let at = self.epoch.wall(now);
             inside.desk.handle(
@@ -120,6 +218,95 @@ impl Keeper {
             let _guard = guard;
             told.await.ok()
         }
+    }
+
+    /// Takes a gRPC connection in; [`Keeper::unlink`] takes it out.
+    pub(crate) fn link(&self, peer: SocketAddr) -> (Link, Ends) {
+        self.with(|inside, now| {
+            let (link, ends) = (Link(inside.number()), Ends::default());
+            let wire = Wire {
+                streams: Vec::new(),
+                ends: ends.clone(),
+            };
+            inside.wires.insert(link, wire);
+            let at = self.epoch.wall(now);
+            inside.desk.handle(now, Event::Linked { link, peer, at });
+            (link, ends)
+        })
+    }
+
+    /// A gRPC connection is gone.
+    pub(crate) fn unlink(&self, link: Link) {
+        self.with(|inside, now| {
+            inside.wires.remove(&link);
+            inside.desk.handle(now, Event::Unlinked(link));
+        });
+    }
+
+    /// The desk's answer to a unary request of a connection; `None` only when there is a bug.
+    pub(crate) fn call(
+        &self,
+        link: Link,
+        payload: Payload,
+    ) -> impl Future<Output = Option<Payload>> + '_ {
+        let (answer, told) = oneshot::channel();
+        let ticket = self.with(|inside, now| {
+            let ticket = Ticket(inside.number());
+            inside.calling.insert(ticket, answer);
+            let event = Event::Called {
+                link,
+                ticket,
+                at: self.epoch.wall(now),
+                payload,
+            };
+            inside.desk.handle(now, event);
+            ticket
+        });
+        let guard = Guard {
+            keeper: self,
+            ticket,
+        };
+        async move {
+            let _guard = guard;
+            told.await.ok()
+        }
+    }
+
+    /// Opens a stream of a connection: what goes out over it comes through the queue, whose end is the stream's.
+    pub(crate) fn open(&self, link: Link) -> (Stream, mpsc::Receiver<Queued>) {
+        let (send, receive) = mpsc::channel(QUEUE);
+        let stream = self.with(|inside, _| {
+            let stream = Stream(inside.number());
+            if let Some(wire) = inside.wires.get_mut(&link) {
+                wire.streams.push((stream, send));
+            }
+            stream
+        });
+        (stream, receive)
+    }
+
+    /// Something came over a stream.
+    pub(crate) fn hear(&self, link: Link, stream: Stream, payload: Payload) {
+        self.with(|inside, now| {
+            let event = Event::Streamed {
+                link,
+                stream,
+                at: self.epoch.wall(now),
+                payload,
+            };
+            inside.desk.handle(now, event);
+        });
+    }
+
+    /// A stream has ended.
+    pub(crate) fn end_stream(&self, link: Link, stream: Stream) {
+        self.with(|inside, now| {
+            if let Some(wire) = inside.wires.get_mut(&link) {
+                wire.streams.retain(|(there, _)| *there != stream);
+            }
+            let event = Event::StreamEnded { link, stream };
+            inside.desk.handle(now, event);
+        });
     }
 
     /// Makes the registry do things wrong.

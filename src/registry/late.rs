@@ -22,6 +22,8 @@ pub(crate) struct Late<S> {
     lag: Duration,
     shown: BTreeMap<ServiceKey, Shown<S>>,
     due: BTreeSet<(Moment, ServiceKey)>,
+    /// Of which services another state is to be seen, since that was asked last.
+    told: BTreeSet<ServiceKey>,
 }
 
 impl<S: Clone> Late<S> {
@@ -31,7 +33,27 @@ impl<S: Clone> Late<S> {
             lag,
             shown: BTreeMap::new(),
             due: BTreeSet::new(),
+            told: BTreeSet::new(),
         }
+    }
+
+    /// From now on they lag so much, and the first read of each service is fresh again.
+    pub(crate) fn start_again(&mut self, lag: Duration) {
+        self.lag = lag;
+        self.shown.clear();
+        for (_, key) in std::mem::take(&mut self.due) {
+            self.told.insert(key);
+        }
+    }
+
+    /// Takes note that another state of a service is to be seen.
+    pub(crate) fn tell(&mut self, key: ServiceKey) {
+        self.told.insert(key);
+    }
+
+    /// Of which services another state is to be seen since this was asked last.
+    pub(crate) fn take_told(&mut self) -> BTreeSet<ServiceKey> {
+        std::mem::take(&mut self.told)
     }
 
     /// How much they lag.
@@ -41,12 +63,15 @@ impl<S: Clone> Late<S> {
 
     /// Takes note that a service changed, came or went.
     pub(crate) fn changed(&mut self, now: Moment, key: &ServiceKey) {
-        if let Some(shown) = self.shown.get_mut(key)
-            && shown.renewed.is_none()
-        {
-            let due = now.saturating_add(self.lag);
-            shown.renewed = Some(due);
-            self.due.insert((due, key.clone()));
+        match self.shown.get_mut(key) {
+            // Who has not been read is read fresh.
+            None => _ = self.told.insert(key.clone()),
+            Some(shown) if shown.renewed.is_none() => {
+                let due = now.saturating_add(self.lag);
+                shown.renewed = Some(due);
+                self.due.insert((due, key.clone()));
+            }
+            Some(_) => {}
         }
     }
 
@@ -76,6 +101,7 @@ impl<S: Clone> Late<S> {
             // Who is gone is forgotten, so that his first read is fresh when he comes back.
             self.shown.remove(&key);
             self.read(&key, truth.get(&key));
+            self.told.insert(key);
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct PublicIsEmpty {
 pub(crate) struct Manners {
     /// Of the release that was listened to.
     pub(crate) version: &'static str,
+    /// It has a second port, for gRPC.
+    pub(crate) grpc: bool,
     /// Forms of POST under `/v1/ns` are read.
     pub(crate) naming_post_forms: bool,
     /// Parameters are checked before any controller.
@@ -83,6 +85,7 @@ pub(crate) struct Manners {
 
 const V1_4: Manners = Manners {
     version: "1.4.8",
+    grpc: false,
     naming_post_forms: false,
     parameter_check: false,
     places_apart: true,
@@ -108,6 +111,7 @@ const V1_4: Manners = Manners {
 
 const V2_5: Manners = Manners {
     version: "2.5.1",
+    grpc: true,
     naming_post_forms: true,
     parameter_check: true,
     places_apart: false,
@@ -258,6 +262,12 @@ const GONE: &[(&str, &str, &str, &str)] = &[
         "GET",
         "/v1/console/namespaces",
         "GET /v3/console/core/namespace/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/core/cluster/nodes",
+        "GET /v3/admin/core/cluster/node/list",
         "console",
     ),
 ];

@@ -3,6 +3,7 @@
 use crate::dates;
 use crate::foreign::Foreign;
 use crate::nacos::model::ServiceKey;
+use crate::nacos::rpc::ServiceInfo;
 use crate::nacos::wire;
 use crate::registry::call::Answer;
 use crate::registry::call::Time;
@@ -63,13 +64,41 @@ pub(crate) fn answer(like: Like, time: Time, asked: &Asked<'_>, listing: Listing
     Answer::json(&list)
 }
 
+/// A list over gRPC, where the service is named without its group.
+pub(crate) fn info(
+    like: Like,
+    time: Time,
+    service: &ServiceKey,
+    clusters: &str,
+    listing: Listing,
+) -> ServiceInfo {
+    let all_ips = |is: Like| (like == is).then_some(false);
+    ServiceInfo {
+        name: service.name.to_string(),
+        group_name: service.group.to_string(),
+        clusters: clusters.to_owned(),
+        cache_millis: like.manners().cache,
+        last_ref_time: dates::millis(time.wall(listing.changed.unwrap_or(time.now))),
+        hosts: listing
+            .hosts
+            .into_iter()
+            .map(|(address, record)| host(service, &address, record))
+            .collect(),
+        checksum: String::new(),
+        all_ips_of_2: all_ips(Like::V2_5),
+        all_ips_of_3: all_ips(Like::V3_0),
+        reach_protection_threshold: listing.protected,
+        valid: true,
+    }
+}
+
 /// A host as 2.5 and 3.0 write it.
 pub(crate) fn host(service: &ServiceKey, address: &Address, record: Record) -> wire::Host {
     let millis = |key, default| {
         Some(i64::try_from(record.millis(key).unwrap_or(default)).unwrap_or(i64::MAX))
     };
     wire::Host {
-        instance_id: Some(instance_id(service, address, &record.cluster)),
+        instance_id: (!record.without_id).then(|| instance_id(service, address, &record.cluster)),
         ip: Foreign::from(&*address.ip),
         port: i64::from(address.port),
         weight: record.weight,

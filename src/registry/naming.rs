@@ -6,6 +6,9 @@
 //! is empty for [`EMPTY`] goes, with its threshold, its metadata and its checkers. Protection exists only for a service with
 //! settings of its own (`POST`/`PUT /service`, `PUT /cluster`).
 //!
+//! What a gRPC connection published is the connection's: it lies beside what others say of the same address, nobody beats for it,
+//! and HTTP neither changes nor removes it. A list shows equal instances once, whoever published them.
+//!
 //! On 1.4.8 kinds and clusters have places of their own ([`Place`]), a registration wins over the operator but leaves health as it
 //! is, and every service is protected. Which rule holds is asked of [`Manners`].
 
@@ -18,6 +21,7 @@ use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::like::Masks;
+use crate::registry::links::Link;
 use crate::registry::refusal::Refusal;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,11 +50,14 @@ pub(crate) struct Address {
     pub(crate) port: u16,
 }
 
-/// Where an instance stands in its service: at its address, and on 1.4 apart from those of another cluster or kind there.
+/// Where an instance stands in its service: at its address, on 1.4 apart from those of another cluster or kind there, and apart
+/// from what others published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) address: Address,
     apart: Option<(Arc<str>, bool)>,
+    /// The connection whose it is; `None` for what came over HTTP and for what is persistent.
+    owner: Option<Link>,
 }
 
 /// An instance as it was registered, or as it is seen with the operator's values over it.
@@ -66,6 +73,8 @@ pub(crate) struct Record {
     pub(crate) said: bool,
     /// A beat brought it, without metadata: 1.4 lists them as null.
     pub(crate) bare: bool,
+    /// It was registered under `/v3/`, where instances get no id.
+    pub(crate) without_id: bool,
 }
 
 impl Record {
@@ -74,6 +83,15 @@ impl Record {
         let value = self.metadata.get(&Foreign::from(key))?.as_ref()?.raw();
         let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
         digits.then(|| value.parse().ok()).flatten()
+    }
+
+    /// Whether a reader sees the same.
+    fn looks_like(&self, other: &Self) -> bool {
+        (self.persistent, self.healthy, self.enabled)
+            == (other.persistent, other.healthy, other.enabled)
+            && self.cluster == other.cluster
+            && self.weight.to_bits() == other.weight.to_bits()
+            && self.metadata == other.metadata
     }
 
     /// How long it may be silent; `None` when `enableClientBeat=true` switches the check off.
@@ -141,7 +159,15 @@ pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
     /// Clusters whose checker is NONE.
-    pub(crate) unchecked: BTreeSet<Arc<str>>,
+    pub(crate) unchecked: BTreeMap<Arc<str>, Unchecked>,
+}
+
+/// What was said of a cluster with the checker NONE; it is told again, and used for nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Unchecked {
+    pub(crate) port: i32,
+    pub(crate) instance_port: bool,
+    pub(crate) metadata: Metadata,
 }
 
 #[derive(Clone, Debug)]
@@ -187,6 +213,8 @@ pub(crate) struct Naming {
     manners: &'static Manners,
     late: Late<Service>,
     services: BTreeMap<ServiceKey, Service>,
+    /// What connections published: where, by connection and service.
+    published: BTreeMap<Link, BTreeMap<ServiceKey, BTreeSet<Place>>>,
     counts: Counts,
     due: BTreeSet<(Moment, Expiry)>,
 }
@@ -196,6 +224,7 @@ impl Place {
         Self {
             address: address.clone(),
             apart: apart.then(|| (cluster.into(), persistent)),
+            owner: None,
         }
     }
 }
@@ -206,6 +235,39 @@ impl Service {
             .map(|persistent| Place::new(apart, address, cluster, persistent))
             .into_iter()
             .find(|place| self.instances.contains_key(place))
+    }
+
+    /// Everything at an address, whoever published it.
+    fn at(&self, address: &Address) -> impl Iterator<Item = (&Place, &Record)> {
+        let first = Place {
+            address: address.clone(),
+            apart: None,
+            owner: None,
+        };
+        let address = address.clone();
+        self.instances
+            .range(first..)
+            .take_while(move |(place, _)| place.address == address)
+    }
+
+    /// What readers see, those of these clusters (none: all); equal instances once.
+    fn shown(&self, clusters: &[&str]) -> Vec<(Address, Record)> {
+        let mut shown: Vec<(Address, Record)> = Vec::new();
+        for (place, record) in &self.instances {
+            if !clusters.is_empty() && !clusters.contains(&&*record.cluster) {
+                continue;
+            }
+            let seen = self.seen(place, record);
+            let mut there = shown.iter().rev();
+            let twin = there
+                .by_ref()
+                .take_while(|(address, _)| *address == place.address)
+                .any(|(_, other)| other.looks_like(&seen));
+            if !twin {
+                shown.push((place.address.clone(), seen));
+            }
+        }
+        shown
     }
 
     fn seen(&self, place: &Place, record: &Record) -> Record {
@@ -229,12 +291,13 @@ impl Naming {
             manners: like.manners(),
             late: Late::new(Duration::ZERO),
             services: BTreeMap::new(),
+            published: BTreeMap::new(),
             counts: Counts::default(),
             due: BTreeSet::new(),
         }
     }
 
-    /// The place of an instance.
+    /// The place of an instance that is no connection's.
     pub(crate) fn place(&self, address: &Address, cluster: &str, persistent: bool) -> Place {
         Place::new(self.manners.places_apart, address, cluster, persistent)
     }
@@ -269,6 +332,35 @@ impl Naming {
         }))
     }
 
+    /// Whether so many more instances of this kind may come into a service.
+    fn admit(&self, key: &ServiceKey, persistent: bool, more: usize) -> Result<(), Refusal> {
+        let known = self.services.get(key);
+        if let Some(service) = known
+            && service.persistent != persistent
+            && !self.manners.places_apart
+        {
+            return Err(Refusal::Kind {
+                service: key.grouped(),
+                persistent: service.persistent,
+            });
+        }
+        if more == 0 {
+            return Ok(());
+        }
+        if known.map_or(0, |service| service.instances.len()) + more > INSTANCES {
+            return Err(Refusal::Full("instances of one service", INSTANCES));
+        }
+        if self.counts.ephemeral + self.counts.persistent + more > ALL_INSTANCES {
+            return Err(Refusal::Full("instances", ALL_INSTANCES));
+        }
+        Ok(())
+    }
+
+    /// Whether instances of this kind may come into a service.
+    pub(crate) fn admits(&self, key: &ServiceKey, persistent: bool) -> Result<(), Refusal> {
+        self.admit(key, persistent, 0)
+    }
+
     /// Takes an instance, in place of what was there; its health as it is now.
     pub(crate) fn register(
         &mut self,
@@ -277,38 +369,89 @@ impl Naming {
         address: &Address,
         mut record: Record,
     ) -> Result<bool, Refusal> {
-        let manners = self.manners;
-        let persistent = record.persistent;
-        let place = self.place(address, &record.cluster, persistent);
+        let place = self.place(address, &record.cluster, record.persistent);
         let known = self.services.get(key);
-        if let Some(service) = known
-            && service.persistent != persistent
-            && !manners.places_apart
+        let there = known.and_then(|service| service.instances.get(&place));
+        self.admit(key, record.persistent, usize::from(there.is_none()))?;
+        if let Some(there) = there
+            && !self.manners.health_by_registration
         {
-            return Err(Refusal::Kind {
-                service: key.grouped(),
-                persistent: service.persistent,
-            });
+            record.healthy = there.healthy;
         }
-        match known.and_then(|service| service.instances.get(&place)) {
-            Some(there) if !manners.health_by_registration => record.healthy = there.healthy,
-            Some(_) => {}
-            None => {
-                if known.map_or(0, |service| service.instances.len()) >= INSTANCES {
-                    return Err(Refusal::Full("instances of one service", INSTANCES));
-                }
-                if self.counts.ephemeral + self.counts.persistent >= ALL_INSTANCES {
-                    return Err(Refusal::Full("instances", ALL_INSTANCES));
-                }
+        let healthy = record.healthy;
+        self.put(now, key, place, record)?;
+        Ok(healthy)
+    }
+
+    /// Puts these instances in place of all that the connection has of the service; one after the other if an address comes twice.
+    pub(crate) fn publish(
+        &mut self,
+        now: Moment,
+        key: &ServiceKey,
+        link: Link,
+        instances: Vec<(Address, Record)>,
+    ) -> Result<(), Refusal> {
+        let wanted: BTreeMap<Place, Record> = instances
+            .into_iter()
+            .map(|(address, record)| {
+                let mut place = self.place(&address, &record.cluster, false);
+                place.owner = Some(link);
+                (place, record)
+            })
+            .collect();
+        let there = self.published.get(&link).and_then(|all| all.get(key));
+        let there = there.cloned().unwrap_or_default();
+        let more = wanted.len().saturating_sub(there.len());
+        self.admit(key, false, more)?;
+        let places: BTreeSet<Place> = wanted.keys().cloned().collect();
+        for (place, record) in wanted {
+            self.put(now, key, place, record)?;
+        }
+        for place in there.difference(&places) {
+            self.leave(now, key, place);
+        }
+        if !places.is_empty() {
+            let all = self.published.entry(link).or_default();
+            all.insert(key.clone(), places);
+        }
+        Ok(())
+    }
+
+    /// Takes out what the connection has of the service; without one, of all.
+    pub(crate) fn unpublish(&mut self, now: Moment, link: Link, key: Option<&ServiceKey>) {
+        let Some(all) = self.published.get(&link) else {
+            return;
+        };
+        let gone: Vec<(ServiceKey, BTreeSet<Place>)> = match key {
+            Some(key) => all.get_key_value(key).into_iter().collect(),
+            None => all.iter().collect::<Vec<_>>(),
+        }
+        .into_iter()
+        .map(|(key, places)| (key.clone(), places.clone()))
+        .collect();
+        for (key, places) in gone {
+            for place in places {
+                self.leave(now, &key, &place);
             }
         }
+    }
+
+    fn put(
+        &mut self,
+        now: Moment,
+        key: &ServiceKey,
+        place: Place,
+        mut record: Record,
+    ) -> Result<(), Refusal> {
+        let manners = self.manners;
+        let persistent = record.persistent;
+        let address = place.address.clone();
         if 0.0 < record.weight && record.weight < manners.least_weight {
             record.weight = manners.least_weight;
         }
         if !manners.null_metadata {
             record.metadata.retain(|_, value| value.is_some());
         }
-        let healthy = record.healthy;
         let service = self.service(now, key, persistent)?;
         service.changed = now;
         let emptied = service.empty.take();
@@ -333,17 +476,24 @@ impl Naming {
             ));
         }
         if let Some(cluster) = moved {
-            self.detach(now, key, address, cluster);
+            self.detach(now, key, &address, cluster);
         }
         if replaced.is_none() {
             *self.counts.of(persistent) += 1;
         }
         self.late.changed(now, key);
-        Ok(healthy)
+        Ok(())
     }
 
+    /// Takes note that an instance has left: what an operator set for it waits for the next one there.
     fn detach(&mut self, now: Moment, key: &ServiceKey, address: &Address, cluster: Arc<str>) {
         let over = self.services.get_mut(key).and_then(|service| {
+            let others = service
+                .at(address)
+                .any(|(_, record)| record.cluster == cluster);
+            if others {
+                return None;
+            }
             service
                 .overrides
                 .get_mut(&(address.clone(), Arc::clone(&cluster)))
@@ -389,6 +539,18 @@ impl Naming {
                 .insert((now.saturating_add(EMPTY), Expiry::Service(key.clone())));
         }
         *self.counts.of(gone.persistent) -= 1;
+        if let Some(link) = place.owner
+            && let Some(all) = self.published.get_mut(&link)
+            && let Some(places) = all.get_mut(key)
+        {
+            places.remove(place);
+            if places.is_empty() {
+                all.remove(key);
+            }
+            if all.is_empty() {
+                self.published.remove(&link);
+            }
+        }
         self.late.changed(now, key);
         self.detach(now, key, &place.address, gone.cluster);
         true
@@ -444,6 +606,13 @@ impl Naming {
         service
             .find(apart, address, cluster)
             .and_then(|place| Some(service.seen(&place, service.instances.get(&place)?)))
+            .or_else(|| {
+                let mut here = service
+                    .at(address)
+                    .filter(|(place, _)| place.owner.is_some());
+                here.next()
+                    .map(|(place, record)| service.seen(place, record))
+            })
             .filter(|record| &*record.cluster == cluster)
             .ok_or(Refusal::NoMatch)
     }
@@ -497,14 +666,9 @@ impl Naming {
     ) -> Result<(), Refusal> {
         let service = self.services.get_mut(key).ok_or(Refusal::NoMatch)?;
         let place = (address.clone(), Arc::clone(cluster));
-        let at = Place {
-            address: address.clone(),
-            apart: None,
-        };
         let there = service
-            .instances
-            .get(&at)
-            .is_some_and(|record| record.cluster == *cluster);
+            .at(address)
+            .any(|(_, record)| record.cluster == *cluster);
         if !service.overrides.contains_key(&place) {
             if service.overrides.len() >= INSTANCES {
                 return Err(Refusal::Full("operator's values of one service", INSTANCES));
@@ -552,12 +716,7 @@ impl Naming {
         let Some(service) = self.late.read(key, self.services.get(key)) else {
             return Listing::default();
         };
-        let mut hosts: Vec<_> = service
-            .instances
-            .iter()
-            .filter(|(_, record)| clusters.is_empty() || clusters.contains(&&*record.cluster))
-            .map(|(place, record)| (place.address.clone(), service.seen(place, record)))
-            .collect();
+        let mut hosts = service.shown(clusters);
         let shown =
             |(_, record): &(Address, Record)| record.enabled && (record.healthy || !healthy_only);
         let settings = service.settings.as_ref();
@@ -595,12 +754,7 @@ impl Naming {
         key: &ServiceKey,
     ) -> Option<impl Iterator<Item = (Address, Record)>> {
         let service = self.late.read(key, self.services.get(key))?;
-        Some(
-            service
-                .instances
-                .iter()
-                .map(|(place, record)| (place.address.clone(), service.seen(place, record))),
-        )
+        Some(service.shown(&[]).into_iter())
     }
 
     /// `POST /service`.
@@ -687,7 +841,7 @@ impl Naming {
             .instances
             .values()
             .map(|record| &record.cluster)
-            .chain(&settings.unchecked)
+            .chain(settings.unchecked.keys())
             .cloned()
             .collect();
         Some((settings, clusters))
@@ -699,6 +853,7 @@ impl Naming {
         now: Moment,
         key: &ServiceKey,
         cluster: &str,
+        said: Unchecked,
     ) -> Result<(), Refusal> {
         let service =
             self.services
@@ -708,10 +863,10 @@ impl Naming {
                     name: key.name.to_string(),
                 })?;
         let settings = service.settings.get_or_insert_default();
-        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains(cluster) {
+        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains_key(cluster) {
             return Err(Refusal::Full("clusters with a checker", CLUSTERS));
         }
-        settings.unchecked.insert(cluster.into());
+        settings.unchecked.insert(cluster.into(), said);
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -733,7 +888,7 @@ impl Naming {
             return Err(Refusal::Null(NO_SERVICE));
         }
         let unchecked = service.and_then(|service| service.settings.as_ref());
-        if !unchecked.is_some_and(|settings| settings.unchecked.contains(cluster)) {
+        if !unchecked.is_some_and(|settings| settings.unchecked.contains_key(cluster)) {
             let known = |service: &Service| {
                 let mut records = service.instances.values();
                 records.any(|record| &*record.cluster == cluster)
@@ -771,6 +926,38 @@ impl Naming {
             .collect()
     }
 
+    /// The services of a namespace, in order.
+    pub(crate) fn of(&self, namespace: &Namespace) -> impl Iterator<Item = &ServiceKey> {
+        self.services
+            .keys()
+            .filter(move |key| key.namespace == *namespace)
+    }
+
+    /// Whether the instances of a service are persistent; `None` for an unknown one.
+    pub(crate) fn is_persistent(&self, key: &ServiceKey) -> Option<bool> {
+        Some(self.services.get(key)?.persistent)
+    }
+
+    /// Whoever has an instance, as 2.x and 3.x count them: each address once for each kind, however many services it is in.
+    pub(crate) fn clients(&self) -> BTreeSet<(&Address, bool)> {
+        self.services
+            .values()
+            .flat_map(|service| &service.instances)
+            .map(|(place, record)| (&place.address, record.persistent))
+            .collect()
+    }
+
+    /// The metadata that an operator set for an instance.
+    pub(crate) fn overruled(
+        &self,
+        key: &ServiceKey,
+        address: &Address,
+        cluster: &Arc<str>,
+    ) -> Option<&Metadata> {
+        let place = (address.clone(), Arc::clone(cluster));
+        Some(&self.services.get(key)?.overrides.get(&place)?.metadata)
+    }
+
     /// How many of what.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
@@ -787,13 +974,18 @@ impl Naming {
 
     /// From now on readers see a change this much later.
     pub(crate) fn set_lag(&mut self, lag: Duration) {
-        self.late = Late::new(lag);
+        self.late.start_again(lag);
+    }
+
+    /// The services of which readers see another state since this was asked last.
+    pub(crate) fn take_changed(&mut self) -> BTreeSet<ServiceKey> {
+        self.late.take_told()
     }
 
     /// What a standalone server knows after a restart: instances that are kept, services with one of them or settings. 1.4 has
     /// their health as it was registered, later ones have lost it.
     pub(crate) fn restart(&mut self, now: Moment) {
-        self.late = Late::new(self.late.lag());
+        self.late.start_again(self.late.lag());
         let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
         for key in keys {
             let Some(service) = self.services.get_mut(&key) else {
@@ -820,13 +1012,13 @@ impl Naming {
 
     /// Forgets all.
     pub(crate) fn forget(&mut self) {
-        *self = Self {
-            manners: self.manners,
-            late: Late::new(self.late.lag()),
-            services: BTreeMap::new(),
-            counts: Counts::default(),
-            due: BTreeSet::new(),
-        };
+        self.late.start_again(self.late.lag());
+        for key in std::mem::take(&mut self.services).into_keys() {
+            self.late.tell(key);
+        }
+        self.published = BTreeMap::new();
+        self.counts = Counts::default();
+        self.due = BTreeSet::new();
     }
 
     /// Lets go what has been empty or detached long enough, and shows readers what they lag behind.
@@ -886,6 +1078,14 @@ mod tests {
         }
     }
 
+    fn said() -> Unchecked {
+        Unchecked {
+            port: 80,
+            instance_port: true,
+            metadata: Metadata::new(),
+        }
+    }
+
     fn record(healthy: bool) -> Record {
         Record {
             persistent: false,
@@ -896,6 +1096,7 @@ mod tests {
             metadata: Metadata::new(),
             said: healthy,
             bare: false,
+            without_id: false,
         }
     }
 
@@ -991,7 +1192,7 @@ mod tests {
             let mut naming = Naming::new(like);
             let s = key("s");
             naming.create(NOW, &s, true, Settings::default()).unwrap();
-            naming.uncheck(NOW, &s, "DEFAULT").unwrap();
+            naming.uncheck(NOW, &s, "DEFAULT", said()).unwrap();
             naming
                 .register(NOW, &s, &address(0), persistent(true))
                 .unwrap();
@@ -1078,7 +1279,7 @@ mod tests {
         naming
             .create(NOW, &key("s"), true, Settings::default())
             .unwrap();
-        naming.uncheck(NOW, &key("s"), "DEFAULT").unwrap();
+        naming.uncheck(NOW, &key("s"), "DEFAULT", said()).unwrap();
         assert_eq!(by_hand(&mut naming), Ok(None));
         naming
             .register(NOW, &key("s"), &address(0), persistent(true))

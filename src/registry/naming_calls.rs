@@ -23,10 +23,12 @@ use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
+use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
 use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
+use crate::registry::naming::Unchecked;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::json;
@@ -90,12 +92,17 @@ fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
         metadata: params.metadata()?,
         said: healthy,
         bare: false,
+        without_id: false,
     };
     Ok((address, record))
 }
 
 /// What must be right about an instance: `NamingUtils.checkInstanceIsLegal`, on 1.4 the names.
-fn check_record(like: Like, service: &ServiceKey, record: &Record) -> Result<(), Refusal> {
+pub(crate) fn check_record(
+    like: Like,
+    service: &ServiceKey,
+    record: &Record,
+) -> Result<(), Refusal> {
     if !like.manners().parameter_check {
         forms::check_grouped(service)?;
     } else {
@@ -114,7 +121,7 @@ fn check_record(like: Like, service: &ServiceKey, record: &Record) -> Result<(),
 }
 
 /// Registers, and has the beat check watch an ephemeral one.
-fn take(
+pub(crate) fn take(
     state: &mut State,
     now: Moment,
     service: &ServiceKey,
@@ -146,14 +153,25 @@ fn take(
 }
 
 fn register(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let service = call.params.service()?;
-    let (address, record) = instance(&call.params)?;
-    check_record(state.like, &service, &record)?;
-    take(state, time.now, &service, &address, record)?;
+    enroll(state, time, call, false)?;
     Ok(Answer::ok())
 }
 
-fn deregister(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+/// Registers the instance of a call, and gives it no id if so wanted.
+pub(crate) fn enroll(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+    without_id: bool,
+) -> Result<(), Refusal> {
+    let service = call.params.service()?;
+    let (address, mut record) = instance(&call.params)?;
+    record.without_id = without_id;
+    check_record(state.like, &service, &record)?;
+    take(state, time.now, &service, &address, record)
+}
+
+pub(crate) fn deregister(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
@@ -169,7 +187,7 @@ fn deregister(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refu
 }
 
 /// What an operator sets may change how long an instance may be silent.
-fn overrule(
+pub(crate) fn overrule(
     state: &mut State,
     now: Moment,
     service: &ServiceKey,
@@ -377,6 +395,7 @@ fn beaten(
         enabled: true,
         said: true,
         bare: metadata.is_empty(),
+        without_id: false,
         metadata,
     };
     if !(0.0..=10_000.0).contains(&record.weight) {
@@ -433,8 +452,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         take(state, time.now, &service, &address, record)?;
     }
     if let Some(alive) = alive {
-        let who = (alive, state.naming.place(&address, &cluster, false));
-        state.beats.handle(time.now, Event::Beat { who });
+        keep_alive(state, time.now, alive, &address, &cluster);
     }
     let interval = state
         .naming
@@ -447,6 +465,18 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     ))
 }
 
+/// Tells the beat check that an instance is alive.
+pub(crate) fn keep_alive(
+    state: &mut State,
+    now: Moment,
+    service: ServiceKey,
+    address: &Address,
+    cluster: &str,
+) {
+    let who = (service, state.naming.place(address, cluster, false));
+    state.beats.handle(now, Event::Beat { who });
+}
+
 fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
     Answer::json(&wire::BeatAnswer {
         client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
@@ -455,7 +485,7 @@ fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
     })
 }
 
-fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
+pub(crate) fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the original keeps a float"
@@ -463,7 +493,7 @@ fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
     Ok(params.fraction("protectThreshold")?.map(|t| t as f32))
 }
 
-fn check_selector(params: &Params) -> Result<(), Refusal> {
+pub(crate) fn check_selector(params: &Params) -> Result<(), Refusal> {
     let Some(text) = params.get("selector") else {
         return Ok(());
     };
@@ -536,7 +566,7 @@ pub(crate) fn delete_service(
 }
 
 /// A float as it is written: 0.7 widened would be 0.699999988079071.
-fn shortest(threshold: f32) -> f64 {
+pub(crate) fn shortest(threshold: f32) -> f64 {
     threshold.to_string().parse().unwrap_or(threshold.into())
 }
 
@@ -553,9 +583,14 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
-            let unchecked = settings.unchecked.contains(name);
-            let checker = if unchecked { "NONE" } else { "TCP" };
-            json!({"name": &**name, "healthChecker": {"type": checker}, "metadata": {}})
+            let unchecked = settings.unchecked.get(name);
+            let checker = if unchecked.is_some() { "NONE" } else { "TCP" };
+            let metadata = unchecked.map(|said| &said.metadata);
+            json!({
+                "name": &**name,
+                "healthChecker": {"type": checker},
+                "metadata": metadata.unwrap_or(&Metadata::new()),
+            })
         })
         .collect();
     let selector = if state.like == Like::V1_4 {
@@ -594,24 +629,18 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let params = &call.params;
-    let cluster = params.required("clusterName")?;
-    params.required("checkPort")?;
-    params.required("useInstancePort4Check")?;
-    let checker = params.required("healthChecker")?;
-    let service = params.service()?;
-    uncheck(state, time, &service, cluster, checker)?;
+    let (cluster, said) = unchecked(&call.params)?;
+    let service = call.params.service()?;
+    state.naming.uncheck(time.now, &service, cluster, said)?;
     Ok(Answer::ok())
 }
 
-/// Sets the checker of a cluster, which can be NONE only.
-pub(crate) fn uncheck(
-    state: &mut State,
-    time: Time,
-    service: &ServiceKey,
-    cluster: &str,
-    checker: &str,
-) -> Result<(), Refusal> {
+/// Which cluster is to have which checker, which can be NONE only.
+pub(crate) fn unchecked(params: &Params) -> Result<(&str, Unchecked), Refusal> {
+    let cluster = params.required("clusterName")?;
+    let port = params.required("checkPort")?;
+    params.required("useInstancePort4Check")?;
+    let checker = params.required("healthChecker")?;
     let kind = serde_json::from_str::<serde_json::Value>(checker)
         .ok()
         .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
@@ -619,7 +648,13 @@ pub(crate) fn uncheck(
     if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
         return Err(Refusal::NotOffered("health checkers other than NONE"));
     }
-    state.naming.uncheck(time.now, service, cluster)
+    let said = Unchecked {
+        // What is no number is 0 to the original.
+        port: port.parse().unwrap_or(0),
+        instance_port: params.flag(&["useInstancePort4Check"], true),
+        metadata: params.metadata()?,
+    };
+    Ok((cluster, said))
 }
 
 pub(crate) fn health_by_hand(
@@ -670,7 +705,7 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,
-        "subscribeCount": 0,
-        "connectionBasedClientCount": 0,
+        "subscribeCount": state.subscribers.count(),
+        "connectionBasedClientCount": state.links.namers(),
     })))
 }

@@ -3,7 +3,7 @@
 //! 2.5.1 has four shapes. A controller's refusal is a bare text under `/v1/ns` and `caused: …;` under `/v1/cs`; the parameter
 //! check ends its text with CRLF and names no content type under `/v1/ns`; filters answer the servlet's JSON page. 1.4.8 writes
 //! `caused: …;` everywhere, and 500 where its own exception was thrown, whatever status that names. 3.0.3 keeps to 2.5.1 but for
-//! what [`Refusal::in_3_0`] lists, and dresses everything under `/v3/` as JSON with a code. The variants below the line are our
+//! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
 use crate::registry::like::Like;
@@ -25,6 +25,8 @@ pub(crate) enum Half {
     Config,
     /// `/v3/`, of which 3.0.3 alone has something.
     V3,
+    /// `/v3/client/cs`, the one corner of it that refuses in plain words.
+    OpenConfig,
 }
 
 /// Why a request is refused.
@@ -95,6 +97,16 @@ pub(crate) enum Refusal {
     ServiceNotEmpty(String),
     /// A selector that is not `none`.
     Selector,
+    /// 3.0 alone, a light beat under `/v3/`: the instance is unknown.
+    NoInstance,
+    /// 3.0 alone, the administrator's list: there is no such service or cluster; the words.
+    NotThere(String),
+    /// 3.0 alone: a number of pages or of a page that is below 1.
+    NotPositive(&'static str, i64),
+    /// 3.0 alone: a state that no node has.
+    NodeState(String),
+    /// 3.0 alone: which instances are meant cannot be read.
+    Instances(String),
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
     /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
@@ -187,8 +199,18 @@ impl Refusal {
     /// What `like` would answer in `half`.
     pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
         let (status, dress) = self.said(like, half);
-        if half == Half::V3 && !matches!(dress, Dress::Page(_)) {
-            return self.coded(status, dress);
+        if matches!(half, Half::V3 | Half::OpenConfig) {
+            // The filter that checks parameters fails there before anything is written.
+            if matches!(self, Self::Metadata(_)) {
+                return Refused {
+                    status: 200,
+                    content_type: None,
+                    body: Body::Text(String::new()),
+                };
+            }
+            if !matches!(dress, Dress::Page(_) | Dress::Checked(_)) {
+                return self.coded(half, status, dress);
+            }
         }
         let config = half == Half::Config;
         // 3.0.3 answers all of configurations with the one type.
@@ -220,28 +242,46 @@ impl Refusal {
         }
     }
 
-    /// Under `/v3/`.
-    fn coded(&self, status: u16, dress: Dress) -> Refused {
+    /// Under `/v3/`, where a status of 200 is no yes.
+    fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
         let (status, code, message) = match self {
-            Self::Required(_) | Self::Missing(_) => (400, 10_000, "parameter missing"),
+            Self::Required(_) | Self::Missing(_) | Self::NameFormat => {
+                (400, 10_000, "parameter missing")
+            }
+            Self::NotPositive(..) | Self::Instances(_) | Self::ContentTooLong(_) => {
+                (400, 20_002, "parameter validate error")
+            }
+            Self::NoConfig if half == Half::OpenConfig => (200, 20_004, "resource not found"),
+            Self::NoConfig | Self::NoMatch | Self::NoInstances { .. } => {
+                (404, 20_004, "resource not found")
+            }
+            Self::Cas => (500, 20_005, "resource conflict"),
             Self::Weight => (400, 21_001, "weight error"),
+            Self::NoInstance => (200, 21_003, "instance not found"),
+            Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
+                (400, 21_004, "instance error")
+            }
+            Self::Selector => (400, 21_006, "selector error"),
             Self::ServiceExists(_) => (400, 21_007, "service already exist"),
-            Self::ServiceNotFound { .. } => (400, 21_008, "service not exist"),
-            Self::NoMatch | Self::NoInstances { .. } => (404, 20_004, "resource not found"),
+            Self::ServiceNotFound { .. }
+            | Self::ServiceUnknown(_)
+            | Self::DeleteOfUnknownService(_) => (400, 21_008, "service not exist"),
+            Self::ServiceNotEmpty(_) => (400, 21_009, "service delete failure"),
+            Self::NodeState(_) => (400, 23_000, "illegal state"),
             _ => (status, 30_000, "server error"),
         };
         let data = match (self, dress) {
-            (Self::Required(name) | Self::Missing(name), _) => {
-                let kind = match *name {
-                    "healthy" => "Boolean",
-                    "port" => "Integer",
-                    _ => "String",
-                };
-                format!("Required parameter '{name}' type {kind} is not present")
+            (Self::NoInstance, _) => None,
+            (Self::NoConfig, _) if half == Half::OpenConfig => None,
+            (Self::NoConfig, _) => {
+                Some("Config not exist, please publish Config first.".to_owned())
             }
-            (Self::ClusterOfUnknownService { group, name }, _) => {
-                format!("service not found groupName: {group},serviceName: {name}")
-            }
+            (Self::Cas, _) => Some(CAS.to_owned()),
+            (Self::NameFormat, _) => Some(absent("serviceName")),
+            (Self::Required(name) | Self::Missing(name), _) => Some(absent(name)),
+            (Self::ClusterOfUnknownService { group, name }, _) => Some(format!(
+                "service not found groupName: {group},serviceName: {name}"
+            )),
             (
                 _,
                 Dress::Words(words)
@@ -249,15 +289,36 @@ impl Refusal {
                 | Dress::Caused(words)
                 | Dress::Checked(words)
                 | Dress::Page(words),
-            ) => words,
-            (_, Dress::Bare(words) | Dress::Line(words)) => words.to_owned(),
+            ) => Some(words),
+            (_, Dress::Bare(words) | Dress::Line(words)) => Some(words.to_owned()),
         };
+        if let (Half::OpenConfig, Some(words)) = (half, &data) {
+            return Refused {
+                status,
+                content_type: Some(TEXT),
+                body: Body::Text(format!("caused: {words};")),
+            };
+        }
         let body = serde_json::json!({"code": code, "message": message, "data": data});
         Refused {
             status,
             content_type: Some(JSON),
             body: Body::Text(body.to_string()),
         }
+    }
+
+    /// What is said over gRPC, where 2.5.1 and 3.0.3 have the same words: status and text.
+    pub(crate) fn over_grpc(&self) -> (i64, String) {
+        let (status, dress) = self.in_2_5();
+        let words = match dress {
+            Dress::Words(words)
+            | Dress::Escaped(words)
+            | Dress::Caused(words)
+            | Dress::Checked(words)
+            | Dress::Page(words) => words,
+            Dress::Bare(words) | Dress::Line(words) => words.to_owned(),
+        };
+        (status.into(), words)
     }
 
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
@@ -497,6 +558,16 @@ impl Refusal {
                 )),
             ),
             Self::Selector => (400, Words("not match any type of selector!".to_owned())),
+            Self::NoInstance => (404, Words("instance not found".to_owned())),
+            Self::NotThere(words) => (404, Words(words.clone())),
+            Self::NotPositive(name, number) => (
+                400,
+                Words(format!(
+                    "Required parameter '{name}' should be positive integer, current is {number}"
+                )),
+            ),
+            Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
+            Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
             Self::StillChecking { service, cluster } => (
                 400,
                 Words(format!(
@@ -508,10 +579,7 @@ impl Refusal {
             Self::InvalidName(name, value) => (400, Words(format!("invalid {name} : {value}"))),
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
-            Self::Cas => (
-                500,
-                Words("Cas publish fail, server md5 may have changed.".to_owned()),
-            ),
+            Self::Cas => (500, Words(CAS.to_owned())),
             Self::NoConfig => (404, Line("config data not exist")),
             Self::BeingModified => (
                 409,
@@ -546,6 +614,7 @@ impl Refusal {
     }
 }
 
+const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
 const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty";
@@ -553,6 +622,16 @@ const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.hea
 
 fn missing(name: &str) -> String {
     format!("Required request parameter '{name}' for method parameter type String is not present")
+}
+
+/// The same under `/v3/`, which names types as its forms have them.
+fn absent(name: &str) -> String {
+    let kind = match name {
+        "healthy" | "useInstancePort4Check" => "Boolean",
+        "port" | "checkPort" => "Integer",
+        _ => "String",
+    };
+    format!("Required parameter '{name}' type {kind} is not present")
 }
 
 /// `HtmlUtils.htmlEscape`, which 2.4 and later apply to what a request may have put into an exception's text.

@@ -2,14 +2,22 @@
 
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::BeatCheck;
+use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
 use crate::registry::like::Like;
+use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
+use crate::registry::pushes::Manner;
+use crate::registry::pushes::Pushes;
+use std::time::Duration;
 
 /// The port that it says it is reached at, unless told another.
 const PORT: u16 = 8848;
+
+/// How long changes of a service are gathered before its subscribers are told, unless told another; the original takes 500 ms.
+pub const PUSH_DELAY: Duration = Duration::from_millis(10);
 
 /// An ephemeral instance, for the beat check.
 pub(crate) type Who = (ServiceKey, Place);
@@ -23,6 +31,12 @@ pub(crate) struct State {
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) configs: Configs,
     pub(crate) polls: LongPoll,
+    /// Who is connected over gRPC.
+    pub(crate) links: Links,
+    /// Subscribers of services; said are the clusters.
+    pub(crate) subscribers: Pushes<ServiceKey>,
+    /// Listeners of configurations over gRPC; said is the tenant.
+    pub(crate) listeners: Pushes<ConfigKey>,
 }
 
 impl State {
@@ -35,6 +49,26 @@ impl State {
             beats: BeatCheck::new(),
             configs: Configs::default(),
             polls: LongPoll::default(),
+            links: Links::new(),
+            subscribers: subscribers(PUSH_DELAY),
+            listeners: Pushes::new(Manner {
+                delay: Duration::ZERO,
+                greets: false,
+                again: |tries| Duration::from_secs(3 + 2 * u64::from(tries)),
+                tries: 50,
+                first: 2,
+            }),
         }
     }
+}
+
+/// Nobody subscribes; changes of a service are gathered for `delay`.
+pub(crate) fn subscribers(delay: Duration) -> Pushes<ServiceKey> {
+    Pushes::new(Manner {
+        delay,
+        greets: true,
+        again: |_| Duration::from_secs(6),
+        tries: u32::MAX,
+        first: 1,
+    })
 }

@@ -459,7 +459,7 @@ fn an_agent_of_somebody_else_moves_no_cursor_of_ours() {
     let agent = alone("");
     let listener = UnixListener::bind(agent.path("admin.sock")).unwrap();
     let body = serde_json::json!({
-        "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "version": HOSTILE, "plaintext": true, "reason": HOSTILE,
+        "registry": { "state": HOSTILE, "server": HOSTILE, "transport": HOSTILE, "transport_reason": HOSTILE, "version": HOSTILE, "plaintext": true, "reason": HOSTILE,
             "since": HOSTILE },
         "services": [{ "name": HOSTILE, "group": HOSTILE, "namespace": HOSTILE, "port": 1, "instance": HOSTILE,
             "state": HOSTILE, "reason": HOSTILE, "since": HOSTILE, "probe": HOSTILE, "ephemeral": true, "address_origin": HOSTILE,

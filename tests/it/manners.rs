@@ -14,14 +14,14 @@ const ALL: [Like; 3] = [Like::V1_4, Like::V2_5, Like::V3_0];
 const NONE: &str = "clusterName=DEFAULT&checkPort=80&useInstancePort4Check=true&healthChecker=%7B%22type%22:%22NONE%22%7D";
 
 /// A registry, its clock, and whoever asks it.
-struct Registry {
+pub(crate) struct Registry {
     desk: Desk,
     now: Moment,
     tickets: u64,
 }
 
 impl Registry {
-    fn like(like: Like) -> Self {
+    pub(crate) fn like(like: Like) -> Self {
         Self {
             desk: Desk::new(like),
             now: Duration::ZERO,
@@ -30,7 +30,7 @@ impl Registry {
     }
 
     /// Asks; `None` while the answer is held.
-    fn send(&mut self, request: Request) -> Option<Answer> {
+    pub(crate) fn send(&mut self, request: Request) -> Option<Answer> {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         let at = UNIX_EPOCH + self.now;
@@ -42,36 +42,39 @@ impl Registry {
                 request,
             },
         );
-        self.desk.effect().map(|Effect::Answer(answered, answer)| {
-            assert_eq!(answered, ticket);
-            answer
-        })
+        match self.desk.effect()? {
+            Effect::Answer(answered, answer) => {
+                assert_eq!(answered, ticket);
+                Some(answer)
+            }
+            other => panic!("nobody is connected over gRPC: {other:?}"),
+        }
     }
 
     /// Asks what is answered at once: status and body.
-    fn ask(&mut self, method: &str, target: &str) -> (u16, String) {
+    pub(crate) fn ask(&mut self, method: &str, target: &str) -> (u16, String) {
         let request = Request::new(method, target, [("", ""); 0], "");
         let answer = self.send(request).unwrap();
         let body = String::from_utf8(answer.body().to_vec()).unwrap();
         (answer.status(), body)
     }
 
-    fn json(&mut self, method: &str, target: &str) -> Value {
+    pub(crate) fn json(&mut self, method: &str, target: &str) -> Value {
         let (status, body) = self.ask(method, target);
         assert_eq!(status, 200, "{target}: {body}");
         serde_json::from_str(&body).unwrap()
     }
 
-    fn ok(&mut self, method: &str, target: &str) {
+    pub(crate) fn ok(&mut self, method: &str, target: &str) {
         let (status, body) = self.ask(method, target);
         assert_eq!(status, 200, "{target}: {body}");
     }
 
-    fn wait(&mut self, seconds: u64) {
+    pub(crate) fn wait(&mut self, seconds: u64) {
         self.wait_ms(seconds * 1_000);
     }
 
-    fn wait_ms(&mut self, millis: u64) {
+    pub(crate) fn wait_ms(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         self.desk.wake(self.now);
     }
@@ -102,6 +105,19 @@ impl Registry {
         let path = if like == Like::V3_0 { "v3/admin" } else { "v1" };
         let it = format!("serviceName=s&ip=10.0.0.1&port=80&healthy={healthy}");
         self.ask("PUT", &format!("/{path}/ns/health/instance?{it}"))
+    }
+
+    /// The answer to somebody who was held.
+    pub(crate) fn desk_answer(&mut self) -> String {
+        let Some(Effect::Answer(_, answer)) = self.desk.effect() else {
+            panic!("nobody was answered");
+        };
+        String::from_utf8(answer.body().to_vec()).unwrap()
+    }
+
+    /// Lets the registry do something wrong from now on.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        self.desk.handle(self.now, Event::Faulted(fault));
     }
 
     fn hosts(&mut self, query: &str) -> Vec<Value> {

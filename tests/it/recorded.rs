@@ -51,6 +51,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 open: false,
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
+                push_delay: registry::PUSH_DELAY,
                 faults: false,
             };
             let tasks = Tasks::new();
@@ -127,8 +128,19 @@ fn essence(body: &str) -> Value {
             *field = Value::Null;
         }
     }
-    if let Some(count) = value.pointer_mut("/data/0/configCount") {
-        *count = Value::Null;
+    for path in [
+        "/data/0/configCount",
+        "/data/createTime",
+        "/data/modifyTime",
+        "/data/lastModified",
+        // Who published it from where, and in which row of a database it is.
+        "/data/createUser",
+        "/data/createIp",
+        "/data/id",
+    ] {
+        if let Some(field) = value.pointer_mut(path) {
+            *field = Value::Null;
+        }
     }
     if let Some(hosts) = value.get_mut("hosts").and_then(Value::as_array_mut) {
         hosts.sort_by_key(|host| host["instanceId"].to_string());
@@ -417,6 +429,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        push_delay: registry::PUSH_DELAY,
         faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
@@ -433,6 +446,7 @@ async fn beyond_loopback_only_when_opened() {
         open: false,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
+        push_delay: registry::PUSH_DELAY,
         faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;

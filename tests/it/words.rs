@@ -535,6 +535,7 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
             "state",
             "server",
             "transport",
+            "transport_reason",
             "version",
             "plaintext",
             "reason",
