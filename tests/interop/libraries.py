@@ -114,7 +114,8 @@ JAVA, GO, PYTHON = ("java", "javac", "mvn"), ("go",), ("python3",)
 
 LIBRARIES = [
     Library("java2", "Java", "nacos-client", "2.5.1", GRPC, JAVA, lambda: java("Story2", "2.5.1")),
-    Library("java3", "Java", "nacos-client", "3.1.1", GRPC, JAVA, lambda: java("Story2", "3.1.1")),
+    Library("java3", "Java", "nacos-client", "3.1.1", GRPC, JAVA, lambda: java("Story2", "3.1.1"), known={"2.5": {
+        "back": "it listens with the tenant `public`, which 2.5 knows as the empty one: it hears of no configuration that is new"}}),
     Library("go2", "Go", "nacos-sdk-go", "2.3.5", GRPC, GO, lambda: go("go2")),
     Library("py3", "Python", "nacos-sdk-python", "3.2.0", GRPC, PYTHON, lambda: python("py3")),
     Library("rust", "Rust", "nacos-sdk", "0.8.3", GRPC, ("cargo",), rust),

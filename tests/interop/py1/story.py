@@ -5,6 +5,7 @@ import sys
 import time
 
 from nacos import NacosClient
+from nacos.listener import SubscribeListener
 
 RUN = os.environ["RUN"]
 WEB, VAULT, APP = f"web-{RUN}", f"vault-{RUN}", f"app-{RUN}"
@@ -37,7 +38,7 @@ class Story:
             change = self.hosts.discard if event == "DELETED" else self.hosts.add
             change(address(local.instance))
 
-        self.nacos.subscribe(tell, 1, WEB)
+        self.nacos.subscribe(SubscribeListener(tell, "hosts"), 1, WEB)
         please("add", WEB, "10.2.0.1:9090")
         eventually(lambda: "10.2.0.1:9090" in self.hosts)
         please("remove", WEB, "10.2.0.1:9090")

@@ -199,11 +199,12 @@ fn addresses(instances: &[ServiceInstance]) -> Vec<String> {
     found
 }
 
+/// After an outage the library asks for its configurations only once a minute.
 async fn eventually(condition: impl AsyncFn() -> bool) -> Outcome {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(75);
     while !condition().await {
         if Instant::now() > end {
-            return Err("not within 20 s".into());
+            return Err("not within 75 s".into());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
