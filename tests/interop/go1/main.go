@@ -261,9 +261,9 @@ func step(name string, tell func() error) {
 }
 
 func eventually(condition func() bool) error {
-	for end := time.Now().Add(20 * time.Second); !condition(); time.Sleep(250 * time.Millisecond) {
+	for end := time.Now().Add(35 * time.Second); !condition(); time.Sleep(250 * time.Millisecond) {
 		if time.Now().After(end) {
-			return errors.New("not within 20 s")
+			return errors.New("not within 35 s")
 		}
 	}
 	return nil

@@ -83,7 +83,8 @@ func list() error {
 	param := instance(web, "10.1.0.1", 8080)
 	param.Weight = 2.5
 	param.Metadata = map[string]string{"version": "1.4", "zone": "a b&c"}
-	if err := register(param); err != nil {
+	// A new client may still be connecting.
+	if err := eventually(func() bool { return register(param) == nil }); err != nil {
 		return err
 	}
 	err := eventually(func() bool {
@@ -290,9 +291,9 @@ func step(name string, tell func() error) {
 
 // The library reads a configuration at most five times a second.
 func eventually(condition func() bool) error {
-	for end := time.Now().Add(20 * time.Second); !condition(); time.Sleep(250 * time.Millisecond) {
+	for end := time.Now().Add(35 * time.Second); !condition(); time.Sleep(250 * time.Millisecond) {
 		if time.Now().After(end) {
-			return errors.New("not within 20 s")
+			return errors.New("not within 35 s")
 		}
 	}
 	return nil

@@ -102,8 +102,8 @@ function addresses(instances) {
 }
 
 async function eventually(condition) {
-  for (const end = Date.now() + 20_000; !await condition(); await sleep(50)) {
-    assert(Date.now() < end, 'not within 20 s');
+  for (const end = Date.now() + 35_000; !await condition(); await sleep(50)) {
+    assert(Date.now() < end, 'not within 35 s');
   }
 }
 

@@ -96,7 +96,7 @@ def address(instance):
     return f"{instance['ip']}:{instance['port']}"
 
 
-def eventually(condition, within=20):
+def eventually(condition, within=35):
     end = time.monotonic() + within
     while not condition():
         assert time.monotonic() < end, f"not within {within} s"

@@ -152,7 +152,7 @@ def md5(text):
     return hashlib.md5(text.encode()).hexdigest()
 
 
-async def eventually(condition, within=20):
+async def eventually(condition, within=35):
     end = asyncio.get_running_loop().time() + within
     while True:
         met = condition()
