@@ -323,11 +323,32 @@ fn view(state: &mut State, key: &ServiceKey) -> Value {
     })
 }
 
-/// Nobody who asks over HTTP is pushed.
-fn subscribers(_: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
-    call.params.service()?;
+/// Who is pushed, which is nobody over HTTP. Of a connection its address is known, not what speaks over it; those of one address
+/// look alike, and are shown once unless `aggregation=false`.
+fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+    let service = call.params.service()?;
     let page = Page::asked(&call.params)?;
-    Ok(page.answer(0, 0, Vec::new()))
+    let links = state.subscribers.askers(&service);
+    let mut all: Vec<&str> = links
+        .filter_map(|link| state.links.id(link)?.split('_').nth(1))
+        .collect();
+    if call.params.flag(&["aggregation"], true) {
+        all.sort_unstable();
+        all.dedup();
+    }
+    let count = all.len();
+    let items = page.of(all).map(|ip| {
+        json!({
+            "namespaceId": service.namespace.naming_id(),
+            "groupName": &*service.group,
+            "serviceName": &*service.name,
+            "ip": ip,
+            "port": 0,
+            "agent": null,
+            "appName": null,
+        })
+    });
+    Ok(page.answer(count, page.available(count), items.collect()))
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
@@ -344,26 +365,28 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let counts = state.naming.counts();
     let clients = state.naming.clients();
     let persistent = clients.iter().filter(|(_, persistent)| *persistent).count();
+    let connections = state.links.namers().count();
     Ok(json!({
         "status": "UP",
         "serviceCount": counts.services,
         "instanceCount": counts.ephemeral + counts.persistent,
-        "subscribeCount": 0,
-        "clientCount": clients.len(),
-        "connectionBasedClientCount": 0,
+        "subscribeCount": state.subscribers.count(),
+        "clientCount": clients.len() + connections,
+        "connectionBasedClientCount": connections,
         "ephemeralIpPortClientCount": clients.len() - persistent,
         "persistentIpPortClientCount": persistent,
-        "responsibleClientCount": clients.len(),
+        "responsibleClientCount": clients.len() + connections,
     }))
 }
 
-/// `ip:port#true` for whoever has ephemeral instances, `ip:port#false` for whoever has persistent ones.
+/// `ip:port#true` for whoever has ephemeral instances, `ip:port#false` for whoever has persistent ones; connections by their names.
 fn clients(state: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
     let clients = state.naming.clients();
     let id = |(address, persistent): &(&Address, bool)| {
         format!("{}:{}#{}", address.ip, address.port, !persistent)
     };
-    Ok(clients.iter().map(id).collect())
+    let connections = state.links.namers().map(str::to_owned);
+    Ok(clients.iter().map(id).chain(connections).collect())
 }
 
 /// The node that is responsible for a client: there is but one.

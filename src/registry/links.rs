@@ -148,13 +148,10 @@ impl Links {
         self.known.iter().filter_map(client)
     }
 
-    /// How many are clients that name services.
-    pub(crate) fn namers(&self) -> usize {
-        let clients = self
-            .known
-            .values()
-            .filter_map(|known| known.client.as_ref());
-        clients.filter(|client| client.naming).count()
+    /// What the clients that name services are called.
+    pub(crate) fn namers(&self) -> impl Iterator<Item = &str> {
+        let named = |known: &&Known| known.client.as_ref().is_some_and(|client| client.naming);
+        self.known.values().filter(named).map(|known| &*known.id)
     }
 
     /// All connections.

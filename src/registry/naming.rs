@@ -938,11 +938,13 @@ impl Naming {
         Some(self.services.get(key)?.persistent)
     }
 
-    /// Whoever has an instance, as 2.x and 3.x count them: each address once for each kind, however many services it is in.
+    /// Whoever registered an instance over HTTP, as 2.x and 3.x count them: each address once for each kind, however many services
+    /// it is in. What a connection published is the connection's.
     pub(crate) fn clients(&self) -> BTreeSet<(&Address, bool)> {
         self.services
             .values()
             .flat_map(|service| &service.instances)
+            .filter(|(place, _)| place.owner.is_none())
             .map(|(place, record)| (&place.address, record.persistent))
             .collect()
     }

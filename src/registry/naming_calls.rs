@@ -706,6 +706,6 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         "instanceCount": instances,
         "responsibleInstanceCount": instances,
         "subscribeCount": state.subscribers.count(),
-        "connectionBasedClientCount": state.links.namers(),
+        "connectionBasedClientCount": state.links.namers().count(),
     })))
 }

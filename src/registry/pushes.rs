@@ -108,6 +108,11 @@ impl<K: Ord + Clone> Pushes<K> {
         his + more <= ASKED && self.count + more <= ALL_ASKED
     }
 
+    /// Who wants to be told of `key`.
+    pub(crate) fn askers(&self, key: &K) -> impl Iterator<Item = Link> + '_ {
+        self.askers.get(key).into_iter().flatten().copied()
+    }
+
     /// How many wishes there are.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -527,3 +527,54 @@ async fn eventually_closed(client: &Client) {
     let waited = tokio::time::timeout(LONG, closed).await;
     assert!(waited.is_ok(), "it takes requests yet");
 }
+
+#[tokio::test]
+async fn an_operator_is_shown_connections_and_whom_they_subscribe_to() {
+    let registry = Registry::like(Like::V3_0).await;
+    let ask = async |target: &str| {
+        let answer: Value = serde_json::from_str(&registry.http("GET", target).await).unwrap();
+        answer["data"].clone()
+    };
+    let mut client = registry.connect().await;
+    let _stream = client.set_up("naming").await;
+    let mut config = registry.connect().await;
+    let _other = config.set_up("config").await;
+    client.register("s", 7).await;
+    client.subscribe("s").await;
+    let it = "serviceName=s&ip=10.0.0.1&port=8";
+    registry
+        .http("POST", &format!("/v3/client/ns/instance?{it}"))
+        .await;
+    let clients = ask("/v3/admin/ns/client/list").await;
+    assert_eq!(clients[0], "10.0.0.1:8#true");
+    assert!(clients[1].as_str().unwrap().contains("_127.0.0.1_"));
+    assert_eq!(
+        clients[2],
+        Value::Null,
+        "one connection names services, and what it published is its own"
+    );
+    let subscribers = "/v3/admin/ns/service/subscribers?serviceName=s";
+    let page = ask(subscribers).await;
+    assert_eq!(
+        (&page["totalCount"], &page["pagesAvailable"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(page["pageItems"][0]["ip"], "127.0.0.1");
+    let mut second = registry.connect().await;
+    let _third = second.set_up("naming").await;
+    second.subscribe("s").await;
+    assert_eq!(ask(subscribers).await["totalCount"], 1);
+    let each = format!("{subscribers}&aggregation=false");
+    assert_eq!(ask(&each).await["totalCount"], 2);
+    let metrics = ask("/v3/admin/ns/ops/metrics?onlyStatus=false").await;
+    let names = [
+        "subscribeCount",
+        "clientCount",
+        "connectionBasedClientCount",
+        "instanceCount",
+    ];
+    assert_eq!(
+        names.map(|name| metrics[name].as_u64().unwrap()),
+        [2, 3, 2, 2]
+    );
+}
