@@ -387,16 +387,10 @@ impl Client {
         });
     }
 
-    /// Asks what the registry is: the numbers of its version, if it says them.
+    /// Asks what the registry is: the numbers of its version, if it says them. Any answer over HTTP shows that somebody is there.
     pub(super) async fn what_is_it(&self) -> Result<Option<(u32, u32, u32)>, Error> {
-        let call = calls::state();
-        let outcome = self.asked(&call, Whom::Preferred, None).await;
-        route::who_answered(&call, &outcome).ok_or(Error::Stopped)?;
-        Ok(outcome
-            .ok()
-            .and_then(Answer::version)
-            .as_ref()
-            .and_then(calls::numbers))
+        let answer = self.asked(&calls::state(), Whom::Preferred, None).await?;
+        Ok(answer.version().as_ref().and_then(calls::numbers))
     }
 
     /// Whether the connection that `status` shows is that of these calls.

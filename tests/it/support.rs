@@ -298,7 +298,13 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// A folder with settings that ask `servers`; nothing runs yet. `more` is appended to the settings.
+    /// An agent before these servers, which speaks HTTP v1 unless `more` says otherwise: most that are no registry of ours do.
     pub(crate) fn prepare(servers: &[String], more: &str) -> Self {
+        let speech = if more.contains("transport:") {
+            ""
+        } else {
+            "  transport: http\n"
+        };
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("conf.d")).unwrap();
         let agent = Self {
@@ -316,13 +322,16 @@ impl Agent {
         let rest = if more.starts_with("  ") { "" } else { more };
         agent.write(
             "outrigger.yaml",
-            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
+            &format!("registry:\n  servers: [{servers}]\n{speech}{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
         );
         agent
     }
 
     pub(crate) fn of(registry: &Registry) -> Self {
-        Self::prepare(&[format!("http://127.0.0.1:{}", registry.port)], "")
+        Self::prepare(
+            &[format!("http://127.0.0.1:{}", registry.port)],
+            "  transport: auto\n",
+        )
     }
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
