@@ -333,8 +333,12 @@ impl Shell {
         payload: rpc::Payload,
     ) -> Result<rpc::Payload, Error> {
         let outcome = self.ask_signed(number, channel, payload).await;
-        self.client
-            .count(what, outcome.as_ref().map_or_else(Error::word, |_| "ok"));
+        let word = match &outcome {
+            Err(error) if !says_absent(error) => error.word(),
+            // That there is none is an answer.
+            _ => "ok",
+        };
+        self.client.count(what, word);
         outcome
     }
 
@@ -523,10 +527,7 @@ impl Shell {
             module: CONFIG.to_owned(),
         };
         let (answer, server) = match self.ask("config_get", &request).await {
-            // The code of a server that is starting means something else to this request.
-            Err(Error::Busy { message, .. }) if message.raw().contains(NO_CONFIG) => {
-                return Ok(None);
-            }
+            Err(error) if says_absent(&error) => return Ok(None),
             answered => answered?,
         };
         let garbage = |what: &str| Error::Garbage {
@@ -622,8 +623,11 @@ impl Shell {
 
 const NAMING: &str = "naming";
 const CONFIG: &str = "config";
-/// Of the message that there is no such configuration.
-const NO_CONFIG: &str = "config data not exist";
+
+/// Whether it says that there is no such configuration; its code is also that of a server that is starting.
+fn says_absent(error: &Error) -> bool {
+    matches!(error, Error::Busy { message, .. } if message.raw().contains("config data not exist"))
+}
 
 fn persistent(instance: &Instance, kind: &str) -> rpc::PersistentInstanceRequest {
     let service = &instance.key.service;

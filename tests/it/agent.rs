@@ -29,9 +29,14 @@ fn config(agent: &Agent, data_id: &str, more: &str) -> String {
 
 /// A registry, an application, and an agent that has just registered it as `orders`.
 fn listed() -> (Registry, App, Agent) {
+    listed_over("auto")
+}
+
+fn listed_over(transport: &str) -> (Registry, App, Agent) {
     let registry = Registry::start();
     let app = App::start();
-    let mut agent = Agent::of(&registry);
+    let server = format!("http://127.0.0.1:{}", registry.port);
+    let mut agent = Agent::prepare(&[server], &format!("  transport: {transport}\n"));
     agent.write("conf.d/orders.yaml", &service("orders", app.port));
     agent.start();
     registry.until_listed("orders", 1, LONG);
@@ -154,7 +159,8 @@ fn an_operators_delete_is_healed_by_a_beat() {
 
 #[test]
 fn a_process_stopped_for_longer_than_its_time_outs_is_back_on_waking() {
-    let (registry, _app, agent) = listed();
+    // Over gRPC a server takes 28 s to notice.
+    let (registry, _app, agent) = listed_over("http");
     agent.signal(Signal::SIGSTOP);
     registry.until_listed("orders", 0, LONG);
     agent.signal(Signal::SIGCONT);

@@ -61,6 +61,8 @@ pub(crate) fn properly(line: &str) -> Play {
         ok(r#"{"accessToken":"token","tokenTtl":18000,"globalAdmin":false}"#)
     } else if is("GET /nacos/v1/console/server/state") {
         ok(r#"{"version":"2.5.1"}"#)
+    } else if is("GET /nacos/v3/") {
+        answer(404, "", "No endpoint")
     } else {
         Play::Silence
     }

@@ -75,7 +75,8 @@ fn figures_move_with_what_happens_and_carry_no_name_from_outside() {
     let registry = Registry::start();
     registry.publish("canary.yaml", "greeting: one\n");
     let app = App::start();
-    let mut agent = Agent::of(&registry);
+    // Beats are of HTTP v1.
+    let mut agent = Agent::prepare(&[format!("http://127.0.0.1:{}", registry.port)], "");
     agent.write(
         "conf.d/a.yaml",
         &format!(
@@ -229,7 +230,7 @@ fn a_missing_configuration_is_no_garbage() {
 #[test]
 fn restorations_and_killed_commands_are_counted() {
     let registry = Registry::start();
-    let mut agent = Agent::of(&registry);
+    let mut agent = Agent::prepare(&[format!("http://127.0.0.1:{}", registry.port)], "");
     agent.write(
         "conf.d/a.yaml",
         &format!(

@@ -5,8 +5,14 @@ use serde_json::Value;
 
 /// The health the registry has, from the detail: the list masks it. `None` when there is no such instance.
 fn health(registry: &Registry, port: u16) -> Option<bool> {
-    let path = format!("/nacos/v1/ns/instance?serviceName=orders&ip=127.0.0.1&port={port}");
-    let detail: Value = serde_json::from_str(&http(registry.port, "GET", &path, "").ok()?).unwrap();
+    let query = format!("instance?serviceName=orders&ip=127.0.0.1&port={port}");
+    let detail = |path: &str| -> Option<Value> {
+        let answer = http(registry.port, "GET", &format!("/nacos/{path}/{query}"), "");
+        serde_json::from_str(&answer.ok()?).ok()
+    };
+    // 3.0 has it in an envelope.
+    let found = detail("v1/ns").or_else(|| detail("v3/admin/ns"))?;
+    let detail = found.get("data").unwrap_or(&found);
     detail["healthy"].as_bool()
 }
 
@@ -23,7 +29,11 @@ fn until_health(registry: &Registry, port: u16, wanted: Option<bool>) {
 
 /// Settings and one persistent service whose application is on `port`; `through` is where the registry is reached.
 fn prepare(through: u16, port: u16) -> Agent {
-    let agent = Agent::prepare(&[format!("http://127.0.0.1:{through}")], "");
+    of(&[format!("http://127.0.0.1:{through}")], "", port)
+}
+
+fn of(servers: &[String], more: &str, port: u16) -> Agent {
+    let agent = Agent::prepare(servers, more);
     agent.write(
         "conf.d/orders.yaml",
         &format!(
@@ -58,13 +68,28 @@ fn the_verdict_of_the_probe_is_the_health_on_2_5() {
 }
 
 #[test]
-fn on_3_0_it_is_refused_with_the_servers_words() {
-    let (registry, app) = (like("3.0"), App::start());
-    let mut agent = prepare(registry.port, app.port);
-    agent.start();
-    let refused = agent.until_state("services", "orders", "refused");
-    let reason = refused["reason"].as_str().unwrap();
-    assert!(reason.contains("/v3/admin/ns/service"), "{reason}");
+fn the_verdict_of_the_probe_is_the_health_on_3_0_and_over_grpc() {
+    for (generation, transport) in [("3.0", "http"), ("3.0", "grpc"), ("2.5", "grpc")] {
+        let (registry, app) = (like(generation), App::start());
+        let port = app.port;
+        let server = format!("http://127.0.0.1:{}", registry.port);
+        let mut agent = of(&[server], &format!("  transport: {transport}\n"), port);
+        agent.start();
+        until_health(&registry, port, Some(true));
+        drop(app);
+        until_health(&registry, port, Some(false));
+        agent.until_state("services", "orders", "unhealthy");
+        let app = App::start_on(port);
+        until_health(&registry, port, Some(true));
+        agent.signal(nix::sys::signal::Signal::SIGTERM);
+        assert_eq!(
+            agent.ended(LONG).code(),
+            Some(0),
+            "{generation} {transport}"
+        );
+        assert_eq!(health(&registry, port), None);
+        drop(app);
+    }
 }
 
 /// Nothing is taken out before the end; answers how often the health was set by hand.

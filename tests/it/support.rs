@@ -300,17 +300,16 @@ impl Agent {
     /// A folder with settings that ask `servers`; nothing runs yet. `more` is appended to the settings.
     /// An agent before these servers, which speaks HTTP v1 unless `more` says otherwise: most that are no registry of ours do.
     pub(crate) fn prepare(servers: &[String], more: &str) -> Self {
-        let speech = if more.contains("transport:") {
-            ""
-        } else {
-            "  transport: http\n"
-        };
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("conf.d")).unwrap();
         let agent = Self {
             folder,
             process: None,
-            env: Vec::new(),
+            env: if more.contains("transport:") {
+                Vec::new()
+            } else {
+                vec![("OUTRIGGER_REGISTRY_TRANSPORT".to_owned(), "http".to_owned())]
+            },
         };
         let at = agent.folder.path().display();
         let servers = servers
@@ -322,7 +321,7 @@ impl Agent {
         let rest = if more.starts_with("  ") { "" } else { more };
         agent.write(
             "outrigger.yaml",
-            &format!("registry:\n  servers: [{servers}]\n{speech}{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
+            &format!("registry:\n  servers: [{servers}]\n{registry}state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n{rest}"),
         );
         agent
     }
