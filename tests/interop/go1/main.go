@@ -24,12 +24,12 @@ import (
 const group = "INTEROP"
 
 var (
-	run                   = os.Getenv("RUN")
+	run             = os.Getenv("RUN")
 	web, vault, app = "web-" + run, "vault-" + run, "app-" + run
-	naming                naming_client.INamingClient
-	config                config_client.IConfigClient
-	answers               = bufio.NewScanner(os.Stdin)
-	failed                bool
+	naming          naming_client.INamingClient
+	config          config_client.IConfigClient
+	answers         = bufio.NewScanner(os.Stdin)
+	failed          bool
 
 	// What the callbacks were told last.
 	lock    sync.Mutex

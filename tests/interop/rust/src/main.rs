@@ -1,8 +1,12 @@
 //! The story, told with nacos-sdk: gRPC and tokio.
 
-use nacos_sdk::api::config::{ConfigChangeListener, ConfigResponse, ConfigService, ConfigServiceBuilder};
+use nacos_sdk::api::config::{
+    ConfigChangeListener, ConfigResponse, ConfigService, ConfigServiceBuilder,
+};
 use nacos_sdk::api::error::Error;
-use nacos_sdk::api::naming::{NamingChangeEvent, NamingEventListener, NamingService, NamingServiceBuilder, ServiceInstance};
+use nacos_sdk::api::naming::{
+    NamingChangeEvent, NamingEventListener, NamingService, NamingServiceBuilder, ServiceInstance,
+};
 use nacos_sdk::api::props::ClientProps;
 use std::collections::HashMap;
 use std::env::var;
@@ -53,17 +57,25 @@ impl Story {
     async fn list(&self) -> Outcome {
         let web = ServiceInstance {
             weight: 2.5,
-            metadata: HashMap::from([("version".into(), "1.4".into()), ("zone".into(), "a b&c".into())]),
+            metadata: HashMap::from([
+                ("version".into(), "1.4".into()),
+                ("zone".into(), "a b&c".into()),
+            ]),
             ..instance("10.1.0.1", 8080)
         };
-        self.naming.register_instance(self.web(), None, web.clone()).await?;
+        self.naming
+            .register_instance(self.web(), None, web.clone())
+            .await?;
         eventually(async || {
             let found = self.naming.get_all_instances(self.web(), None, vec![], false).await.unwrap_or_default();
             matches!(&found[..], [it] if it.ip_and_port() == "10.1.0.1:8080" && it.weight == 2.5 && it.healthy
                 && it.cluster_name == web.cluster_name && it.metadata == web.metadata)
         })
         .await?;
-        please(&format!("expect {} 10.1.0.1:8080 weight=2.5 clusterName=BLUE version=1.4", self.web()))
+        please(&format!(
+            "expect {} 10.1.0.1:8080 weight=2.5 clusterName=BLUE version=1.4",
+            self.web()
+        ))
     }
 
     async fn agent(&self) -> Outcome {
@@ -72,9 +84,12 @@ impl Story {
     }
 
     async fn told(&self) -> Outcome {
-        self.naming.subscribe(self.web(), None, vec![], self.heard.clone()).await?;
+        self.naming
+            .subscribe(self.web(), None, vec![], self.heard.clone())
+            .await?;
         please(&format!("add {} 10.2.0.1:9090", self.web()))?;
-        eventually(async || self.heard.of("10.1.0.1:8080") && self.heard.of("10.2.0.1:9090")).await?;
+        eventually(async || self.heard.of("10.1.0.1:8080") && self.heard.of("10.2.0.1:9090"))
+            .await?;
         please(&format!("remove {} 10.2.0.1:9090", self.web()))?;
         eventually(async || self.heard.of("10.1.0.1:8080") && !self.heard.of("10.2.0.1:9090")).await
     }
@@ -82,14 +97,19 @@ impl Story {
     async fn batch(&self) -> Outcome {
         let pair = format!("pair-{}", self.run);
         let both = vec![instance("10.1.0.2", 8081), instance("10.1.0.3", 8082)];
-        self.naming.batch_register_instance(pair.clone(), None, both).await?;
+        self.naming
+            .batch_register_instance(pair.clone(), None, both)
+            .await?;
         please(&format!("expect {pair} 10.1.0.2:8081"))?;
         please(&format!("expect {pair} 10.1.0.3:8082"))?;
         eventually(async || self.listed(&pair).await == ["10.1.0.2:8081", "10.1.0.3:8082"]).await
     }
 
     async fn config(&self) -> Outcome {
-        let missing = self.config.get_config(format!("missing-{}", self.run), GROUP.into()).await;
+        let missing = self
+            .config
+            .get_config(format!("missing-{}", self.run), GROUP.into())
+            .await;
         if !matches!(missing, Err(Error::ConfigNotFound(_))) {
             return Err(format!("what is missing is {missing:?}").into());
         }
@@ -99,7 +119,9 @@ impl Story {
         if found.content() != "greeting: 你好" {
             return Err(format!("read {found:?}").into());
         }
-        self.config.add_listener(self.app(), GROUP.into(), self.heard.clone()).await?;
+        self.config
+            .add_listener(self.app(), GROUP.into(), self.heard.clone())
+            .await?;
         // The library tells nobody what it reads first, and that it reads on its own time.
         tokio::time::sleep(Duration::from_secs(1)).await;
         for change in ["greeting: bonjour", "greeting: hola"] {
@@ -112,7 +134,13 @@ impl Story {
     async fn cas(&self) -> Outcome {
         let data_id = format!("cas-{}", self.run);
         let publish = async |md5: &str| {
-            let two = self.config.publish_config_cas(data_id.clone(), GROUP.into(), "two".into(), None, md5.into());
+            let two = self.config.publish_config_cas(
+                data_id.clone(),
+                GROUP.into(),
+                "two".into(),
+                None,
+                md5.into(),
+            );
             two.await.unwrap_or(false)
         };
         self.publish(&data_id, "one").await?;
@@ -133,7 +161,9 @@ impl Story {
         let other = format!("other-{}", self.run);
         self.publish(&other, "here").await?;
         please(&format!("content {other} here"))?;
-        self.config.remove_config(other.clone(), GROUP.into()).await?;
+        self.config
+            .remove_config(other.clone(), GROUP.into())
+            .await?;
         eventually(async || {
             let found = self.config.get_config(other.clone(), GROUP.into()).await;
             matches!(found, Err(Error::ConfigNotFound(_)))
@@ -143,24 +173,36 @@ impl Story {
 
     async fn kept(&self) -> Outcome {
         let name = format!("vault-{}", self.run);
-        let vault = ServiceInstance { ephemeral: false, ..instance("10.1.0.4", 8200) };
-        self.naming.register_instance(name.clone(), None, vault.clone()).await?;
+        let vault = ServiceInstance {
+            ephemeral: false,
+            ..instance("10.1.0.4", 8200)
+        };
+        self.naming
+            .register_instance(name.clone(), None, vault.clone())
+            .await?;
         please(&format!("expect {name} 10.1.0.4:8200 ephemeral=false"))?;
-        self.naming.deregister_instance(name.clone(), None, vault).await?;
+        self.naming
+            .deregister_instance(name.clone(), None, vault)
+            .await?;
         please(&format!("gone {name} 10.1.0.4:8200"))
     }
 
     async fn left(&self) -> Outcome {
-        self.naming.deregister_instance(self.web(), None, instance("10.1.0.1", 8080)).await?;
+        self.naming
+            .deregister_instance(self.web(), None, instance("10.1.0.1", 8080))
+            .await?;
         please(&format!("gone {} 10.1.0.1:8080", self.web()))?;
         eventually(async || self.listed(&self.web()).await.is_empty()).await
     }
 
     /// The registry is killed and comes back empty: what the library says again by itself, and what it still hears.
     async fn back(&self) -> Outcome {
-        self.naming.register_instance(self.web(), None, instance("10.1.0.1", 8080)).await?;
+        self.naming
+            .register_instance(self.web(), None, instance("10.1.0.1", 8080))
+            .await?;
         self.publish(&self.app(), "greeting: hello").await?;
-        eventually(async || self.heard.reads("greeting: hello") && self.heard.of("10.1.0.1:8080")).await?;
+        eventually(async || self.heard.reads("greeting: hello") && self.heard.of("10.1.0.1:8080"))
+            .await?;
         please("restart")?;
         please(&format!("expect {} 10.1.0.1:8080", self.web()))?;
         please(&format!("add {} 10.2.0.2:9090", self.web()))?;
@@ -178,11 +220,21 @@ impl Story {
     }
 
     async fn listed(&self, service: &str) -> Vec<String> {
-        addresses(&self.naming.get_all_instances(service.into(), None, vec![], false).await.unwrap_or_default())
+        addresses(
+            &self
+                .naming
+                .get_all_instances(service.into(), None, vec![], false)
+                .await
+                .unwrap_or_default(),
+        )
     }
 
     async fn publish(&self, data_id: &str, content: &str) -> Outcome {
-        match self.config.publish_config(data_id.into(), GROUP.into(), content.into(), None).await? {
+        match self
+            .config
+            .publish_config(data_id.into(), GROUP.into(), content.into(), None)
+            .await?
+        {
             true => Ok(()),
             false => Err("not published".into()),
         }
@@ -190,7 +242,12 @@ impl Story {
 }
 
 fn instance(ip: &str, port: i32) -> ServiceInstance {
-    ServiceInstance { ip: ip.into(), port, cluster_name: Some("BLUE".into()), ..Default::default() }
+    ServiceInstance {
+        ip: ip.into(),
+        port,
+        cluster_name: Some("BLUE".into()),
+        ..Default::default()
+    }
 }
 
 fn addresses(instances: &[ServiceInstance]) -> Vec<String> {
@@ -224,7 +281,12 @@ fn please(deed: &str) -> Outcome {
 
 #[tokio::main]
 async fn main() -> Outcome {
-    let props = || ClientProps::new().server_addr(var("SERVER").unwrap_or_default()).namespace("").app_name("interop");
+    let props = || {
+        ClientProps::new()
+            .server_addr(var("SERVER").unwrap_or_default())
+            .namespace("")
+            .app_name("interop")
+    };
     let story = Story {
         naming: NamingServiceBuilder::new(props()).build().await?,
         config: ConfigServiceBuilder::new(props()).build().await?,
@@ -250,5 +312,9 @@ async fn main() -> Outcome {
     step("left", story.left().await);
     step("back", story.back().await);
     please(&format!("kill {} 10.1.0.1:8080", story.web()))?;
-    if failed { Err("a step failed".into()) } else { Ok(()) }
+    if failed {
+        Err("a step failed".into())
+    } else {
+        Ok(())
+    }
 }
