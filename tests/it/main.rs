@@ -24,6 +24,7 @@ mod grpc;
 mod guard;
 mod hands;
 mod hostile;
+mod lists;
 mod manners;
 mod persistent;
 mod recorded;
