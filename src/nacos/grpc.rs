@@ -14,6 +14,7 @@ use super::model::{
     ServiceList, Standing,
 };
 use super::route::Whom;
+use super::rpc::Message;
 use super::tickets::Tickets;
 use super::watching::Source;
 use super::{
@@ -372,9 +373,13 @@ impl Shell {
             BTreeMap::from([("accessToken".to_owned(), token.text.expose().to_owned())])
         });
         let within = self.client.settings.request_timeout;
+        let writes = [rpc::InstanceRequest::KIND, rpc::BatchInstanceRequest::KIND];
+        let writes = writes.contains(&payload.kind());
         let outcome = channel.ask(payload, headers, within).await;
         let event = match &outcome {
             Ok(_) | Err(Trouble::Said(_)) => link::Event::Heard(number),
+            // Calls are not carried out in the order in which they were made.
+            Err(Trouble::Silent(_)) if writes => link::Event::Late(number),
             Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Doubted(number),
             Err(gone @ Trouble::Unregistered(_)) => link::Event::Ended(number, gone.to_string()),
         };

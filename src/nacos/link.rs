@@ -8,6 +8,8 @@
 //! - A server that wants us elsewhere (`ConnectResetRequest`) does not close the connection itself: a second one is made first,
 //!   everything is said on it, and only then the old one is closed, so that nothing is ever missing from a list. It may name
 //!   a server, but only one that we know: no answer leads us, and our token, to a stranger.
+//! - A write that was given up may be carried out yet, and overwrite what was said after it, for as long as its connection lives.
+//!   So that connection is left in the same way, once it has settled: earlier, a slow server would never hear all of it.
 //! - There is one connection, two during such a move, whatever happens.
 
 use crate::backoff::Backoff;
@@ -42,6 +44,12 @@ const FLAPS: Pace = Pace {
 };
 /// A connection that lived so long has lasted.
 const LASTED: Duration = Duration::from_secs(10);
+/// Before a connection is left for a write that may come late: at a server that is slow each time, less and less often.
+const LEAVE: Pace = Pace {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(600),
+    floor: Duration::ZERO,
+};
 /// An old connection is kept so long beside its successor at most.
 const MOVE: Duration = Duration::from_secs(60);
 /// Between two times that the registry is back: one that comes and goes must not be hurried at each time.
@@ -62,6 +70,8 @@ pub enum Event {
     Missed(u64),
     /// A call on it got no answer in time.
     Doubted(u64),
+    /// A write on it got no answer in time, and may be carried out yet.
+    Late(u64),
     /// The server wants us elsewhere: at `host:port`, or anywhere.
     Reset(u64, Option<String>),
     /// All that is to be said has been said on it.
@@ -100,6 +110,11 @@ struct Open {
     heard: Moment,
     checking: bool,
     missed: u32,
+    settled: bool,
+    /// A write on it may be carried out yet.
+    late: bool,
+    /// When it is left for that.
+    leave: Option<Moment>,
 }
 
 /// The machine.
@@ -122,6 +137,7 @@ pub struct Link {
     again: Backoff,
     idly: Backoff,
     flaps: Backoff,
+    leaves: Backoff,
     idle: bool,
     away: bool,
     back_due: bool,
@@ -146,6 +162,7 @@ impl Link {
             again: Backoff::new(AGAIN, seed),
             idly: Backoff::new(IDLY, !seed),
             flaps: Backoff::new(FLAPS, seed.rotate_left(9)),
+            leaves: Backoff::new(LEAVE, seed.rotate_left(19)),
             idle: false,
             away: false,
             back_due: false,
@@ -206,6 +223,9 @@ impl Link {
             heard: now,
             checking: false,
             missed: 0,
+            settled: false,
+            late: false,
+            leave: None,
         };
         if let Some(before) = self.open.replace(fresh) {
             // Of two moves in a row the first one's old connection has nothing left that the second's has not.
@@ -301,6 +321,16 @@ impl Link {
         }
     }
 
+    fn leave_if_late(&mut self, now: Moment) {
+        if let Some(open) = &mut self.open
+            && open.late
+            && open.settled
+        {
+            open.leave
+                .get_or_insert_with(|| now + self.leaves.next_wait());
+        }
+    }
+
     fn with(&mut self, number: u64) -> Option<&mut Open> {
         self.open.as_mut().filter(|open| open.number == number)
     }
@@ -349,14 +379,26 @@ impl Machine for Link {
                     self.check();
                 }
             }
+            Event::Late(number) => {
+                if let Some(open) = self.with(number) {
+                    open.late = true;
+                    self.check();
+                    self.leave_if_late(now);
+                }
+            }
             Event::Reset(number, named) => {
                 if self.with(number).is_some() {
                     self.reset(now, named);
                 }
             }
             Event::Settled(number) => {
-                if self.with(number).is_some() {
+                if let Some(open) = self.with(number) {
+                    open.settled = true;
+                    if !open.late {
+                        self.leaves.reset();
+                    }
                     self.close_old();
+                    self.leave_if_late(now);
                 }
             }
             Event::Idle(idle) => {
@@ -376,6 +418,10 @@ impl Machine for Link {
         if (self.open.as_ref()).is_some_and(|open| open.heard + QUIET <= now) {
             self.check();
         }
+        let left = |open: &mut Open| open.leave.take_if(|leave| *leave <= now);
+        if self.open.as_mut().and_then(left).is_some() {
+            self.reset(now, None);
+        }
         self.tell_back(now);
         self.connect(now);
     }
@@ -387,7 +433,8 @@ impl Machine for Link {
         let next = self.next.filter(|_| wanted && !self.servers.is_empty());
         let old = self.old.map(|(_, until)| until);
         let back = self.back_due.then_some(self.back_not_before);
-        [quiet, next, old, back].into_iter().flatten().min()
+        let leave = self.open.as_ref().and_then(|open| open.leave);
+        [quiet, next, old, back, leave].into_iter().flatten().min()
     }
 
     fn effect(&mut self) -> Option<Effect> {
@@ -597,6 +644,51 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_with_a_write_that_may_come_late_is_left_once_it_has_settled() {
+        let mut link = linked();
+        assert_eq!(after(&mut link, 100, Event::Late(1)), [Effect::Check(1)]);
+        after(&mut link, 110, Event::Heard(1));
+        link.wake(ms(3_000));
+        assert_eq!(effects(&mut link), [], "not all is said yet");
+        after(&mut link, 3_000, Event::Settled(1));
+        let (at, number, server) = next_open(&mut link);
+        assert!(at <= ms(3_000) + LEAVE.base, "{at:?}");
+        assert_eq!((number, &*server), (2, "b"));
+        link.handle(at, Event::Opened(2));
+        assert_eq!(effects(&mut link), [Effect::Use(2, name("b"))]);
+        link.handle(at, Event::Settled(2));
+        assert_eq!(effects(&mut link), [Effect::Close(1)]);
+        assert_eq!(link.deadline(), Some(at + QUIET), "it is well");
+    }
+
+    #[test]
+    fn a_server_that_is_always_slow_is_left_less_and_less_often() {
+        let mut link = linked();
+        let (mut number, mut at, mut made) = (1, ms(2), 0);
+        while at < ms(600_000) {
+            link.handle(at, Event::Settled(number));
+            link.handle(at, Event::Late(number));
+            effects(&mut link);
+            let (then, next) = loop {
+                let due = link.deadline().unwrap();
+                link.wake(due);
+                link.handle(due, Event::Heard(number));
+                let open = |effect| match effect {
+                    Effect::Open(next, _) => Some(next),
+                    _ => None,
+                };
+                if let Some(next) = effects(&mut link).into_iter().find_map(open) {
+                    break (due, next);
+                }
+            };
+            link.handle(then, Event::Opened(next));
+            (number, at, made) = (next, then, made + 1);
+            link.handle(at, Event::Late(number));
+        }
+        assert!(made < 20, "{made} in ten minutes");
+    }
+
+    #[test]
     fn a_server_that_is_listed_no_more_is_left() {
         let mut link = linked();
         let left = after(&mut link, 30_000, of("bc"));
@@ -613,6 +705,7 @@ mod tests {
         Heard,
         Missed,
         Doubted,
+        Late,
         Reset(Option<char>),
         Settled,
         Idle(bool),
@@ -629,6 +722,7 @@ mod tests {
             1 => Just(Step::Heard),
             2 => Just(Step::Missed),
             1 => Just(Step::Doubted),
+            1 => Just(Step::Late),
             2 => named.prop_map(Step::Reset),
             1 => Just(Step::Settled),
             1 => any::<bool>().prop_map(Step::Idle),
@@ -720,6 +814,7 @@ mod tests {
                     Step::Heard => Event::Heard(model.used.unwrap_or(0)),
                     Step::Missed => Event::Missed(model.used.unwrap_or(0)),
                     Step::Doubted => Event::Doubted(model.used.unwrap_or(0)),
+                    Step::Late => Event::Late(model.used.unwrap_or(0)),
                     Step::Reset(named) => {
                         let named = named.map(|named| format!("{named}:8848"));
                         Event::Reset(model.used.unwrap_or(0), named)
