@@ -168,6 +168,12 @@ impl Shell {
                 let channel = self.channels().remove(&number);
                 if let Some(channel) = channel {
                     channel.close();
+                    // Of the one in use the link says that it is lost, and why.
+                    let current = self.current.borrow().as_ref().map(|(number, _)| *number);
+                    if current != Some(number) {
+                        let why = format!("{}: another connection took its place", channel.server);
+                        _ = self.roll.send(roll::Event::Lost(number, why)).await;
+                    }
                 }
             }
             link::Effect::Check(number) => {

@@ -25,6 +25,7 @@ mod guard;
 mod hands;
 mod hostile;
 mod manners;
+mod over_grpc;
 mod persistent;
 mod recorded;
 mod recorded_rpc;
