@@ -95,7 +95,7 @@ pub enum Effect {
     Lost(u64, String),
     /// A server could not be reached, or left us.
     Failed(Arc<str>),
-    /// No server can be reached; says why the last one could not. Once, until there is a connection.
+    /// No server can be reached; says why the last one could not. Until there is a connection, again only when that changes.
     Away(String),
     /// The registry was away and is back: what waited need not wait longer. At most once in [`BACK`].
     Back,
@@ -139,7 +139,8 @@ pub struct Link {
     flaps: Backoff,
     leaves: Backoff,
     idle: bool,
-    away: bool,
+    /// Why the last server could not be reached, as it was told.
+    away: Option<String>,
     back_due: bool,
     back_not_before: Moment,
     due: VecDeque<Effect>,
@@ -164,7 +165,7 @@ impl Link {
             flaps: Backoff::new(FLAPS, seed.rotate_left(9)),
             leaves: Backoff::new(LEAVE, seed.rotate_left(19)),
             idle: false,
-            away: false,
+            away: None,
             back_due: false,
             back_not_before: Moment::ZERO,
             due: VecDeque::new(),
@@ -212,7 +213,7 @@ impl Link {
             return;
         };
         self.moving = false;
-        self.back_due = std::mem::take(&mut self.away) || self.back_due;
+        self.back_due = self.away.take().is_some() || self.back_due;
         self.out.clear();
         self.again.reset();
         self.idly.reset();
@@ -289,8 +290,9 @@ impl Link {
         self.out.insert(server);
         if self.servers.iter().all(|server| self.out.contains(server)) {
             self.out.clear();
-            if self.open.is_none() && self.opening.is_none() && !self.away {
-                self.away = true;
+            let news = self.away.as_ref() != Some(&why);
+            if self.open.is_none() && self.opening.is_none() && news {
+                self.away = Some(why.clone());
                 self.back_due = false;
                 self.due.push_back(Effect::Away(why));
             }
@@ -535,6 +537,24 @@ mod tests {
     }
 
     #[test]
+    fn why_the_registry_is_away_is_told_anew_when_it_changes() {
+        let mut link = Link::new(3);
+        after(&mut link, 0, of("a"));
+        let mut told = Vec::new();
+        let (mut number, mut at) = (1, Moment::ZERO);
+        for why in ["it broke", "refused", "refused", "starting"] {
+            link.handle(at, Event::Ended(number, why.into()));
+            for effect in effects(&mut link) {
+                if let Effect::Away(why) = effect {
+                    told.push(why);
+                }
+            }
+            (at, number, _) = next_open(&mut link);
+        }
+        assert_eq!(told, ["it broke", "refused", "starting"]);
+    }
+
+    #[test]
     fn a_registry_that_returns_is_tried_within_two_seconds_however_long_it_was_away() {
         let mut link = Link::new(3);
         after(&mut link, 0, of("a"));
@@ -737,7 +757,7 @@ mod tests {
         open: BTreeSet<u64>,
         used: Option<u64>,
         servers: BTreeSet<Arc<str>>,
-        away: bool,
+        away: Option<String>,
     }
 
     impl Model {
@@ -755,15 +775,15 @@ mod tests {
                     Effect::Use(number, _) => {
                         prop_assert!(self.open.contains(&number));
                         self.used = Some(number);
-                        self.away = false;
+                        self.away = None;
                     }
                     Effect::Lost(number, _) => {
                         prop_assert_eq!(self.used.take(), Some(number));
                     }
                     Effect::Check(number) => prop_assert_eq!(self.used, Some(number)),
-                    Effect::Away(_) => {
-                        prop_assert!(self.used.is_none() && !self.away, "told twice");
-                        self.away = true;
+                    Effect::Away(why) => {
+                        prop_assert!(self.used.is_none());
+                        prop_assert_ne!(self.away.replace(why.clone()), Some(why), "told twice");
                     }
                     Effect::Failed(_) | Effect::Back => {}
                 }

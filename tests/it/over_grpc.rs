@@ -153,6 +153,20 @@ fn until_speaks(agent: &Agent, transport: &str, version: &str, within: Duration)
     })
 }
 
+/// Waits until `status` says that the registry cannot be reached for this reason; answers all of it.
+fn until_unreachable(agent: &Agent, why: &str) -> String {
+    let what = format!("it is unreachable: {why}");
+    until(&what, LONG, || {
+        let registry = agent.status()?["registry"].clone();
+        match registry["reason"].as_str() {
+            Some(reason) if registry["state"] == "unreachable" && reason.contains(why) => {
+                Ok(reason.to_owned())
+            }
+            _ => Err(registry.to_string()),
+        }
+    })
+}
+
 /// Reads the list again and again, and keeps what was wrong with it.
 struct Reader {
     stop: Arc<AtomicBool>,
@@ -311,9 +325,7 @@ fn a_registry_that_was_killed_and_is_back_empty_is_told_everything_once_over_grp
         // Dropped first: its ports must be free for the next one.
         scene.registry.process.signal(Signal::SIGKILL);
         scene.registry.process.ended(LONG);
-        scene
-            .agent
-            .until_state("services", "orders", "unreachable");
+        scene.agent.until_state("services", "orders", "unreachable");
         scene.registry = faulty(port, "2.5");
         scene.is_whole(&format!("round: {round}\n"), LONG);
     }
@@ -365,4 +377,244 @@ fn a_goaway_is_followed_by_another_connection() {
         scene.is_whole(&format!("round: {round}\n"), LONG);
     }
     scene.leaves();
+}
+
+#[test]
+fn a_mute_stream_costs_no_instance_and_its_news_come_when_it_speaks_again() {
+    let scene = Scene::start();
+    let reader = Reader::start(scene.registry.port, &wanted(&scene.apps));
+    fault(&scene.registry, "mute=8s");
+    scene
+        .registry
+        .publish("orders.yaml", "said: while it was mute\n");
+    until_file(&scene.agent, "said: while it was mute\n", NOTICED);
+    reader.saw_no_gap("mute");
+    scene.is_whole("greeting: again\n", LONG);
+    scene.leaves();
+}
+
+#[test]
+fn a_cut_before_a_mute_server_is_made_good_when_it_hears_again() {
+    let scene = Scene::start();
+    fault(&scene.registry, "mute=5s&amnesia");
+    until_nothing(scene.registry.port, &["orders"], LONG);
+    scene.agent.until_state("services", "orders", "unreachable");
+    scene.is_whole("greeting: again\n", NOTICED);
+    scene.leaves();
+}
+
+#[test]
+fn a_registry_that_hangs_is_noticed_within_seconds_and_told_everything_again() {
+    let scene = Scene::start();
+    scene.registry.process.signal(Signal::SIGSTOP);
+    scene.agent.until_state("services", "orders", "unreachable");
+    scene.registry.process.signal(Signal::SIGCONT);
+    scene.is_whole("greeting: again\n", NOTICED);
+    scene.leaves();
+}
+
+#[test]
+fn a_server_that_is_starting_is_waited_for_and_it_is_said_so() {
+    let scene = Scene::start();
+    fault(&scene.registry, "starting=4s&amnesia");
+    until_unreachable(&scene.agent, "starting");
+    scene.is_whole("greeting: again\n", NOTICED);
+    scene.leaves();
+}
+
+#[test]
+fn a_server_at_its_limit_is_knocked_at_seldom_until_there_is_room() {
+    let scene = Scene::start();
+    let before = connects(&scene.agent, "unreachable");
+    fault(&scene.registry, "clients=0");
+    stays("who is in stays in", Duration::from_millis(500), || {
+        lists(scene.registry.port, &wanted(&scene.apps))
+    });
+    fault(&scene.registry, "amnesia");
+    let reason = until_unreachable(&scene.agent, "closed the connection on setup");
+    let explained = scene.agent.command(&["explain"]).output().unwrap();
+    assert!(said(&explained).contains(&reason), "{}", said(&explained));
+    let began = Instant::now();
+    until("it knocks on", LONG, || {
+        match connects(&scene.agent, "unreachable") - before {
+            tries @ ..6 => Err(tries.to_string()),
+            _ => Ok(()),
+        }
+    });
+    assert!(
+        began.elapsed() > Duration::from_secs(1),
+        "six knocks in {:?}",
+        began.elapsed()
+    );
+    fault(&scene.registry, "clients=100");
+    scene.is_whole("greeting: again\n", LONG);
+    scene.leaves();
+}
+
+/// Passes connections on to a port; or takes them and says nothing.
+struct Door {
+    port: u16,
+    open: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    /// Both ends of what is passed on, and what is kept waiting.
+    held: Arc<Mutex<Vec<TcpStream>>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Door {
+    fn start(port: u16, to: u16, opens: bool) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (open, stop) = (
+            Arc::new(AtomicBool::new(opens)),
+            Arc::<AtomicBool>::default(),
+        );
+        let held = Arc::<Mutex<Vec<TcpStream>>>::default();
+        let (opened, ends, keeps) = (Arc::clone(&open), Arc::clone(&stop), Arc::clone(&held));
+        let thread = thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if ends.load(Ordering::SeqCst) {
+                    return;
+                }
+                keeps.lock().unwrap().push(client.try_clone().unwrap());
+                if !opened.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else {
+                    let _closed = client.shutdown(Shutdown::Both);
+                    continue;
+                };
+                for end in [&client, &server] {
+                    end.set_nodelay(true).unwrap();
+                }
+                keeps.lock().unwrap().push(server.try_clone().unwrap());
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for (mut from, mut to) in [(client, server), back] {
+                    thread::spawn(move || {
+                        let _end = io::copy(&mut from, &mut to);
+                        let _closed = to.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self {
+            port,
+            open,
+            stop,
+            held,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        let _woken = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+        for end in self.held.lock().unwrap().iter() {
+            let _closed = end.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn until_reason(agent: &Agent, why: &str) {
+    until(&format!("status says {why}"), LONG, || {
+        let registry = agent.status()?["registry"].clone();
+        match registry["transport_reason"].as_str() {
+            Some(reason) if reason.contains(why) => Ok(()),
+            _ => Err(registry.to_string()),
+        }
+    });
+}
+
+/// Two instances before a registry whose gRPC port cannot be reached: over HTTP soon, over gRPC when it can, without a gap.
+fn is_blocked_for_a_while(mut grpc: Option<Door>, port: u16, registry: &Registry, why: &str) {
+    let _http = Door::start(port, registry.port, true);
+    let apps = [App::start(), App::start(), App::start()];
+    let mut agent = agent(&[port], "  transport: auto\n");
+    registry.publish("orders.yaml", "greeting: hello\n");
+    describe(&agent, &wanted(&apps), "");
+    agent.start();
+    until_lists(registry.port, &wanted(&apps), LONG);
+    until_file(&agent, "greeting: hello\n", LONG);
+    until_speaks(&agent, "http", "2.5", LONG);
+    until_reason(&agent, why);
+
+    let reader = Reader::start(registry.port, &wanted(&apps));
+    match &grpc {
+        None => grpc = Some(Door::start(port + 1000, registry.port + 1000, true)),
+        Some(door) => {
+            door.open.store(true, Ordering::SeqCst);
+        }
+    }
+    until_speaks(&agent, "grpc", "2.5", Duration::from_secs(90));
+    until_lists(registry.port, &wanted(&apps), LONG);
+    reader.saw_no_gap("the way back to gRPC");
+    registry.publish("orders.yaml", "greeting: over gRPC\n");
+    until_file(&agent, "greeting: over gRPC\n", LONG);
+
+    drop(grpc);
+    until_speaks(&agent, "http", "2.5", Duration::from_secs(60));
+    until_reason(&agent, "connection refused");
+    until_lists(registry.port, &wanted(&apps), LONG);
+    registry.publish("orders.yaml", "greeting: over HTTP\n");
+    until_file(&agent, "greeting: over HTTP\n", LONG);
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.ended(LONG).success());
+    until_nothing(registry.port, &["orders", "billing"], LONG);
+}
+
+#[test]
+fn where_nothing_listens_for_grpc_http_does_the_work_until_something_does() {
+    let registry = faulty(free_port(), "2.5");
+    is_blocked_for_a_while(None, free_port(), &registry, "connection refused");
+}
+
+#[test]
+fn where_grpc_never_answers_http_does_the_work_until_it_does() {
+    let registry = faulty(free_port(), "2.5");
+    let port = free_port();
+    let mute = Door::start(port + 1000, registry.port + 1000, false);
+    is_blocked_for_a_while(Some(mute), port, &registry, "no answer within");
+}
+
+#[test]
+fn an_upgrade_from_1_4_to_2_5_to_3_0_is_noticed_while_it_runs() {
+    let port = free_port();
+    let apps = [App::start(), App::start(), App::start()];
+    let mut agent = agent(&[port], "  transport: auto\n");
+    describe(&agent, &wanted(&apps), "");
+    let mut before: Option<Registry> = None;
+    for (like, transport, version) in [
+        ("1.4", "http", "1.4"),
+        ("2.5", "grpc", "2.5"),
+        ("3.0", "grpc", "3.0"),
+    ] {
+        drop(before.take());
+        let registry = faulty(port, like);
+        if like == "1.4" {
+            agent.start();
+        }
+        // A registry of ours is empty after its restart: so its configurations are published again.
+        let content = format!("like: {like}\n");
+        registry.publish("orders.yaml", &content);
+        let says = until_speaks(&agent, transport, version, Duration::from_secs(90));
+        let reason = says["transport_reason"].as_str().unwrap();
+        assert!(
+            reason.contains(if transport == "http" {
+                "1.4.8 has no gRPC"
+            } else {
+                "takes gRPC"
+            }),
+            "{reason}"
+        );
+        until_lists(port, &wanted(&apps), NOTICED);
+        until_file(&agent, &content, LONG);
+        before = Some(registry);
+    }
+    agent.signal(Signal::SIGTERM);
+    assert!(agent.ended(LONG).success());
+    until_nothing(port, &["orders", "billing"], LONG);
 }
