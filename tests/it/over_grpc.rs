@@ -618,3 +618,150 @@ fn an_upgrade_from_1_4_to_2_5_to_3_0_is_noticed_while_it_runs() {
     assert!(agent.ended(LONG).success());
     until_nothing(port, &["orders", "billing"], LONG);
 }
+
+/// What to throw for, or so long as the environment says.
+fn storm_lasts() -> Duration {
+    let seconds = std::env::var("STORM_SECONDS").ok();
+    let seconds = seconds.map_or(10, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+/// How long something of a storm lasts.
+fn a_while(dice: &mut outrigger::backoff::Dice, most_ms: usize) -> Duration {
+    Duration::from_millis(u64::try_from(dice.below(most_ms)).unwrap())
+}
+
+/// Three registries that are no cluster: each has a list of its own, and what is wanted belongs on that of the one in use. On the others
+/// nothing may be left, because what was published there lived as long as a connection that is closed.
+#[test]
+fn a_storm_of_restarts_ends_with_exactly_what_is_wanted() {
+    let seed = std::env::var("STORM_SEED").map_or_else(
+        |_| u64::from(std::process::id()) << 20 | u64::from(free_port()),
+        |seed| seed.parse().unwrap(),
+    );
+    eprintln!("STORM_SEED={seed}");
+    let mut dice = outrigger::backoff::Dice::new(seed);
+    let ports_of_all = [free_port(), free_port(), free_port()];
+    let mut registries: Vec<Option<Registry>> = ports_of_all
+        .iter()
+        .map(|port| Some(faulty(*port, "2.5")))
+        .collect();
+    let apps: Vec<App> = (0..6).map(|_| App::start()).collect();
+    let every: Vec<(&str, u16)> = apps
+        .iter()
+        .zip(["orders", "orders", "orders", "billing", "billing", "stock"])
+        .map(|(app, name)| (name, app.port))
+        .collect();
+    let services = ["orders", "billing", "stock"];
+    let mut agent = agent(
+        &ports_of_all,
+        "  transport: auto\n  request_timeout: 1s\n  write_rate: 200\n",
+    );
+    let mut wanted = every.clone();
+    describe(&agent, &wanted, "");
+    agent.start();
+    agent.until_state("services", "orders", "registered");
+
+    let (began, lasts) = (Instant::now(), storm_lasts());
+    let mut happened = std::collections::BTreeMap::<&str, u32>::new();
+    while began.elapsed() < lasts {
+        let place = dice.below(3);
+        let port = ports_of_all[place];
+        let what = match (dice.below(10), registries[place].take()) {
+            (0..4, Some(registry)) => {
+                drop(registry);
+                "kill"
+            }
+            (_, None) => {
+                registries[place] = Some(faulty(port, "2.5"));
+                "start"
+            }
+            (4, Some(registry)) => {
+                // Half dead, for less or more time than it takes to notice.
+                registry.process.signal(Signal::SIGSTOP);
+                thread::sleep(a_while(&mut dice, 6_000));
+                registry.process.signal(Signal::SIGCONT);
+                registries[place] = Some(registry);
+                "stop"
+            }
+            (5, registry) => {
+                registries[place] = registry;
+                wanted = every
+                    .iter()
+                    .copied()
+                    .filter(|_| dice.below(3) > 0)
+                    .collect();
+                describe(&agent, &wanted, "");
+                "edit"
+            }
+            (_, Some(registry)) => {
+                let faults = [
+                    "restart",
+                    "amnesia",
+                    "goaway",
+                    "connect_reset",
+                    "mute=2s",
+                    "starting=2s",
+                    "path=InstanceRequest&times=2&hang",
+                    "path=BatchInstanceRequest&times=2&drop",
+                    "path=BatchInstanceRequest&times=1&delay=1500ms",
+                ];
+                let query = faults[dice.below(faults.len())];
+                fault(&registry, query);
+                registries[place] = Some(registry);
+                query
+            }
+        };
+        *happened.entry(what).or_default() += 1;
+        // The pace of the storm itself, nothing that is waited for.
+        thread::sleep(a_while(&mut dice, 700));
+    }
+    eprintln!("{happened:?}");
+
+    for (place, port) in ports_of_all.iter().enumerate() {
+        let registry = registries[place].take();
+        let registry = registry.unwrap_or_else(|| faulty(*port, "2.5"));
+        fault(&registry, "clear&mute=0s");
+        registry.publish("orders.yaml", "greeting: after the storm\n");
+        registries[place] = Some(registry);
+    }
+    // Long enough for the slowest wait between two tries, and for what HTTP left behind.
+    const CALM: Duration = Duration::from_secs(90);
+    until(
+        "exactly what is wanted is listed where it is in use",
+        CALM,
+        || {
+            let registry = agent.status()?["registry"].clone();
+            for port in ports_of_all {
+                let here = registry["server"] == format!("http://127.0.0.1:{port}");
+                for service in services {
+                    let mut right: Vec<u16> = wanted
+                        .iter()
+                        .filter(|(name, _)| here && *name == service)
+                        .map(|(_, port)| *port)
+                        .collect();
+                    right.sort_unstable();
+                    let seen = ports(port, service)?;
+                    if seen != right {
+                        return Err(format!(
+                            "{port} {service} {seen:?}, not {right:?}; {registry}"
+                        ));
+                    }
+                }
+            }
+            Ok(())
+        },
+    );
+    until_file(&agent, "greeting: after the storm\n", CALM);
+    let tried = connects(&agent, "ok") + connects(&agent, "unreachable");
+    let most = 60 + 5 * u64::try_from(began.elapsed().as_secs()).unwrap();
+    assert!(tried < most, "{tried} connects");
+    agent.signal(Signal::SIGTERM);
+    let end = agent.ended(LONG);
+    let log = agent.read("agent.log");
+    assert!(end.success(), "{end:?}\n{log}");
+    for port in ports_of_all {
+        until_nothing(port, &services, LONG);
+    }
+    eprintln!("{tried} connects");
+}
