@@ -765,3 +765,104 @@ fn a_storm_of_restarts_ends_with_exactly_what_is_wanted() {
     }
     eprintln!("{tried} connects");
 }
+
+/// The requests that the agent makes over gRPC.
+const CLASSES: [&str; 8] = [
+    "ServerCheckRequest",
+    "HealthCheckRequest",
+    "InstanceRequest",
+    "BatchInstanceRequest",
+    "PersistentInstanceRequest",
+    "ServiceQueryRequest",
+    "ConfigQueryRequest",
+    "ConfigBatchListenRequest",
+];
+
+/// All reasons that `status` gives at present.
+fn reasons(agent: &Agent) -> Result<BTreeSet<String>, String> {
+    let status = agent.status()?;
+    let mut all = vec![status["registry"].clone()];
+    for kind in ["services", "configs"] {
+        all.extend(status[kind].as_array().cloned().unwrap_or_default());
+    }
+    let reason = |one: &Value| one["reason"].as_str().map(str::to_owned);
+    Ok(all.iter().filter_map(reason).collect())
+}
+
+/// A registry that fails the first requests of these classes so; status says why in `words`, and all is well in the end.
+fn is_borne(harm: &str, times: u32, words: &str, classes: &[&str]) {
+    let registry = faulty(free_port(), "2.5");
+    for class in classes {
+        fault(&registry, &format!("path={class}&times={times}&{harm}"));
+    }
+    registry.publish("orders.yaml", "greeting: hello\n");
+    let apps = [App::start(), App::start(), App::start()];
+    let mut agent = agent(
+        &[registry.port],
+        "  transport: grpc\n  request_timeout: 1s\n",
+    );
+    describe(&agent, &wanted(&apps), "");
+    agent.write(
+        "conf.d/kept.yaml",
+        &format!(
+            "services:\n  - {{ name: kept, port: {}, ephemeral: false }}\n",
+            apps[2].port
+        ),
+    );
+    agent.start();
+    let mut seen = BTreeSet::new();
+    // The last of them is asked when nothing else was said for a while.
+    until(&format!("{harm}: every class was struck"), NOTICED, || {
+        seen.extend(reasons(&agent).unwrap_or_default());
+        let shown = http(registry.port, "GET", "/outrigger/faults", "")?;
+        let shown: Value = serde_json::from_str(&shown).map_err(|e| e.to_string())?;
+        match shown["faults"].as_array() {
+            Some(left) if left.is_empty() => Ok(()),
+            left => Err(format!("{left:?}; {seen:?}")),
+        }
+    });
+    let mut all = wanted(&apps).to_vec();
+    all.push(("kept", apps[2].port));
+    until_lists(registry.port, &all, NOTICED);
+    until_file(&agent, "greeting: hello\n", NOTICED);
+    for service in ["orders", "billing", "kept"] {
+        agent.until_state("services", service, "registered");
+    }
+    registry.publish("orders.yaml", "greeting: again\n");
+    until_file(&agent, "greeting: again\n", LONG);
+    assert!(
+        words.is_empty() || seen.iter().any(|reason| reason.contains(words)),
+        "{harm}: {words} is not among {seen:#?}"
+    );
+    agent.signal(Signal::SIGTERM);
+    let end = agent.ended(LONG);
+    let log = agent.read("agent.log");
+    assert!(
+        end.success() && !log.contains("panic"),
+        "{harm}: {end:?}\n{log}"
+    );
+    until_nothing(registry.port, &["orders", "billing", "kept"], LONG);
+}
+
+#[test]
+fn whatever_happens_to_each_class_of_request_is_said_and_made_good() {
+    // What breaks the connection is spread over two agents: connections that do not last are made less and less often.
+    let (some, others) = CLASSES.split_at(4);
+    let rows: [(&str, u32, &str, &[&str]); 9] = [
+        ("delay=300ms", 1, "", &CLASSES),
+        ("status=500&body=made+up", 2, "made up", &CLASSES),
+        ("garbage", 1, "the connection broke", some),
+        ("garbage", 1, "the connection broke", others),
+        ("drop", 2, "the connection broke", &CLASSES),
+        ("hang", 2, "no answer within", &CLASSES),
+        ("reset", 1, "the connection broke", some),
+        ("reset", 1, "the connection broke", others),
+        ("big", 2, "message length too large", &CLASSES),
+    ];
+    // All at once: each waits for the slowest class.
+    thread::scope(|all| {
+        for (harm, times, words, classes) in rows {
+            all.spawn(move || is_borne(harm, times, words, classes));
+        }
+    });
+}
