@@ -295,8 +295,14 @@ impl Shell {
             Some(channel) => match channel.health().await {
                 // That it says no is a sign of life.
                 Ok(()) | Err(Trouble::Said(_)) => link::Event::Heard(number),
-                Err(Trouble::Silent(_)) => link::Event::Missed(number),
-                Err(gone) => link::Event::Ended(number, gone.to_string()),
+                // Its stream may live, and what was registered on it; if not, the stream tells.
+                Err(Trouble::Broken(_)) if channel.takes_no_more() => {
+                    link::Event::Reset(number, None)
+                }
+                Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Missed(number),
+                Err(gone @ Trouble::Unregistered(_)) => {
+                    link::Event::Ended(number, gone.to_string())
+                }
             },
         };
         _ = self.link.send(event).await;

@@ -5,7 +5,7 @@
 //!   that returns is known about a second later; connections that are made and end at once are made less and less often.
 //! - A connection on which nothing was heard for [`QUIET`] is asked whether it still is one. Two questions without an answer, or
 //!   the answer that the server does not know it, end it. A call that got no answer in time asks at once.
-//! - A server that wants us elsewhere (`ConnectResetRequest`) does not close the connection itself: a second one is made first,
+//! - A server that wants us elsewhere (`ConnectResetRequest`, or GOAWAY) does not close the connection itself: a second one is made first,
 //!   everything is said on it, and only then the old one is closed, so that nothing is ever missing from a list. It may name
 //!   a server, but only one that we know: no answer leads us, and our token, to a stranger.
 //! - A write that was given up may be carried out yet, and overwrite what was said after it, for as long as its connection lives.
@@ -313,7 +313,14 @@ impl Link {
             };
             self.servers.iter().find(same).cloned()
         });
-        self.next = Some(now);
+        self.next = Some(match &self.open {
+            // Who is sent from one to the next does not run.
+            Some(open) if now < open.since + LASTED => now + self.flaps.next_wait(),
+            _ => {
+                self.flaps.reset();
+                now
+            }
+        });
     }
 
     fn check(&mut self) {
@@ -594,6 +601,32 @@ mod tests {
             link.handle(at, Event::Ended(number, "over the limit".into()));
             let (then, next, _) = next_open(&mut link);
             link.handle(then, Event::Opened(next));
+            (number, at, made) = (next, then, made + 1);
+        }
+        assert!(made < 40, "{made} in two minutes");
+    }
+
+    #[test]
+    fn who_is_always_sent_elsewhere_goes_less_and_less_often() {
+        let mut link = linked();
+        let (mut number, mut at, mut made) = (1, ms(2), 0);
+        while at < ms(120_000) {
+            link.handle(at, Event::Reset(number, None));
+            let (then, next) = loop {
+                let due = link.deadline().unwrap();
+                link.wake(due);
+                link.handle(due, Event::Heard(number));
+                let open = |effect| match effect {
+                    Effect::Open(next, _) => Some(next),
+                    _ => None,
+                };
+                if let Some(next) = effects(&mut link).into_iter().find_map(open) {
+                    break (due, next);
+                }
+            };
+            link.handle(then, Event::Opened(next));
+            link.handle(then, Event::Settled(next));
+            effects(&mut link);
             (number, at, made) = (next, then, made + 1);
         }
         assert!(made < 40, "{made} in two minutes");

@@ -368,14 +368,39 @@ fn who_is_sent_elsewhere_is_never_missed_by_a_reader() {
 }
 
 #[test]
-fn a_goaway_is_followed_by_another_connection() {
+fn a_goaway_is_followed_by_another_connection_and_never_missed_by_a_reader() {
     let scene = Scene::start();
+    let reader = Reader::start(scene.registry.port, &wanted(&scene.apps));
     for round in 0..2 {
         let before = connects(&scene.agent, "ok");
         fault(&scene.registry, "goaway");
         until_connected_again(&scene.agent, before);
         scene.is_whole(&format!("round: {round}\n"), LONG);
     }
+    reader.saw_no_gap("goaway");
+    scene.leaves();
+}
+
+#[test]
+fn a_registration_that_was_given_up_is_followed_by_a_move_that_nobody_sees() {
+    let scene = Scene::with("  request_timeout: 1s\n");
+    let reader = Reader::start(scene.registry.port, &wanted(&scene.apps));
+    let before = connects(&scene.agent, "ok");
+    fault(&scene.registry, "path=InstanceRequest&times=1&hang");
+    describe(&scene.agent, &wanted(&scene.apps), ", weight: 7");
+    until_connected_again(&scene.agent, before);
+    until("the new weight is listed", LONG, || {
+        let hosts = [
+            scene.registry.hosts("orders")?,
+            scene.registry.hosts("billing")?,
+        ];
+        match hosts.concat() {
+            hosts if hosts.iter().all(|host| host["weight"] == 7.0) => Ok(()),
+            hosts => Err(format!("{hosts:?}")),
+        }
+    });
+    reader.saw_no_gap("a call without an answer");
+    scene.is_whole("greeting: again\n", LONG);
     scene.leaves();
 }
 
