@@ -779,7 +779,7 @@ fn a_storm_of_restarts_ends_with_exactly_what_is_wanted() {
     );
     until_file(&agent, "greeting: after the storm\n", CALM);
     let tried = connects(&agent, "ok") + connects(&agent, "unreachable");
-    let most = 60 + 5 * u64::try_from(began.elapsed().as_secs()).unwrap();
+    let most = 60 + 5 * began.elapsed().as_secs();
     assert!(tried < most, "{tried} connects");
     agent.signal(Signal::SIGTERM);
     let end = agent.ended(LONG);
