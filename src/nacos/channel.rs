@@ -317,6 +317,11 @@ impl Channel {
         self.cut.cancel();
     }
 
+    /// Whether it takes no more requests: it was asked to make them elsewhere (GOAWAY), or has ended.
+    pub(super) fn takes_no_more(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Asks until the server says that the connection is a client.
     async fn taken(&self) -> Result<(), String> {
         let mut wait = ASK_AGAIN;

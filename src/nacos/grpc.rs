@@ -14,6 +14,7 @@ use super::model::{
     ServiceKey, ServiceList, Standing,
 };
 use super::route::Whom;
+use super::rpc::Message;
 use super::tickets::Tickets;
 use super::watching::{Lister, Source};
 use super::{
@@ -170,6 +171,12 @@ impl Shell {
                 let channel = self.channels().remove(&number);
                 if let Some(channel) = channel {
                     channel.close();
+                    // Of the one in use the link says that it is lost, and why.
+                    let current = self.current.borrow().as_ref().map(|(number, _)| *number);
+                    if current != Some(number) {
+                        let why = format!("{}: another connection took its place", channel.server);
+                        _ = self.roll.send(roll::Event::Lost(number, why)).await;
+                    }
                 }
             }
             link::Effect::Check(number) => {
@@ -301,8 +308,14 @@ impl Shell {
             Some(channel) => match channel.health().await {
                 // That it says no is a sign of life.
                 Ok(()) | Err(Trouble::Said(_)) => link::Event::Heard(number),
-                Err(Trouble::Silent(_)) => link::Event::Missed(number),
-                Err(gone) => link::Event::Ended(number, gone.to_string()),
+                // Its stream may live, and what was registered on it; if not, the stream tells.
+                Err(Trouble::Broken(_)) if channel.takes_no_more() => {
+                    link::Event::Reset(number, None)
+                }
+                Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Missed(number),
+                Err(gone @ Trouble::Unregistered(_)) => {
+                    link::Event::Ended(number, gone.to_string())
+                }
             },
         };
         _ = self.link.send(event).await;
@@ -385,9 +398,13 @@ impl Shell {
             BTreeMap::from([("accessToken".to_owned(), token.text.expose().to_owned())])
         });
         let within = self.client.settings.request_timeout;
+        let writes = [rpc::InstanceRequest::KIND, rpc::BatchInstanceRequest::KIND];
+        let writes = writes.contains(&payload.kind());
         let outcome = channel.ask(payload, headers, within).await;
         let event = match &outcome {
             Ok(_) | Err(Trouble::Said(_)) => link::Event::Heard(number),
+            // Calls are not carried out in the order in which they were made.
+            Err(Trouble::Silent(_)) if writes => link::Event::Late(number),
             Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Doubted(number),
             Err(gone @ Trouble::Unregistered(_)) => link::Event::Ended(number, gone.to_string()),
         };
