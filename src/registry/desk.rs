@@ -420,7 +420,7 @@ impl Desk {
             return Some(self.reply_to(caller, payload));
         }
         if let Err(answer) = rpc_calls::handler(&self.state, caller, payload) {
-            return Some(answer);
+            return Some(*answer);
         }
         let Some(class) = access::class(payload) else {
             return Some(rpc_calls::garbled());
@@ -444,7 +444,7 @@ impl Desk {
             Ok(run) => {
                 run(&mut self.state, caller, payload).unwrap_or_else(|_| rpc_calls::garbled())
             }
-            Err(answer) => answer,
+            Err(answer) => *answer,
         }
     }
 

@@ -89,21 +89,25 @@ pub(crate) fn handler(
     state: &State,
     caller: Caller,
     payload: &Payload,
-) -> Result<Handler, Payload> {
+) -> Result<Handler, Box<Payload>> {
     let kind = payload.kind();
     if kind == "ServerCheckRequest" {
         let id = state.links.id(caller.link).unwrap_or_default();
-        return Err(Payload::new(&ServerCheckResponse {
+        let answer = Payload::new(&ServerCheckResponse {
             outcome: Outcome::ok(),
             connection_id: id.to_owned(),
             support_ability_negotiation: true,
-        }));
+        });
+        return Err(Box::new(answer));
     }
     let Some(run) = rpc_naming::handler(kind)
         .or_else(|| rpc_config::handler(kind))
         .or_else(|| (kind == "HealthCheckRequest").then_some(health_check as Handler))
     else {
-        return Err(error(code::NO_HANDLER, "RequestHandler Not Found"));
+        return Err(Box::new(error(
+            code::NO_HANDLER,
+            "RequestHandler Not Found",
+        )));
     };
     if !state.links.is_client(caller.link) {
         return Err(error(code::UNREGISTERED, "Connection is unregistered."));
