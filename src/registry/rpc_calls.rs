@@ -104,13 +104,12 @@ pub(crate) fn handler(
         .or_else(|| rpc_config::handler(kind))
         .or_else(|| (kind == "HealthCheckRequest").then_some(health_check as Handler))
     else {
-        return Err(Box::new(error(
-            code::NO_HANDLER,
-            "RequestHandler Not Found",
-        )));
+        let answer = error(code::NO_HANDLER, "RequestHandler Not Found");
+        return Err(Box::new(answer));
     };
     if !state.links.is_client(caller.link) {
-        return Err(error(code::UNREGISTERED, "Connection is unregistered."));
+        let answer = error(code::UNREGISTERED, "Connection is unregistered.");
+        return Err(Box::new(answer));
     }
     Ok(run)
 }
