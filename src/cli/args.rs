@@ -100,11 +100,8 @@ pub(super) struct Dev {
     /// Listen beyond loopback, open to everybody who can reach it
     #[arg(long)]
     pub(super) open: bool,
-    /// Users, one a line: NAME:PASSWORD or NAME:BCRYPT, then `admin` or NAMESPACE:rw
-    ///
-    /// Whoever asks must then be one of them. Read again on HUP and when it changes.
-    /// [env: OUTRIGGER_DEV_AUTH; the lines themselves: OUTRIGGER_DEV_USERS]
-    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH, or OUTRIGGER_DEV_USERS]
+    #[arg(long, value_name = "FILE")]
     pub(super) auth: Option<PathBuf>,
     /// A further name this registry may be asked by; may be repeated
     #[arg(long, value_name = "NAME")]
