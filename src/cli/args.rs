@@ -100,7 +100,7 @@ pub(super) struct Dev {
     /// Listen beyond loopback, open to everybody who can reach it
     #[arg(long)]
     pub(super) open: bool,
-    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH, or OUTRIGGER_DEV_USERS]
+    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH]
     #[arg(long, value_name = "FILE")]
     pub(super) auth: Option<PathBuf>,
     /// A further name this registry may be asked by; may be repeated
