@@ -9,11 +9,12 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::time::SystemTime;
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    from: Option<IpAddr>,
     method: String,
     path: String,
     query: String,
@@ -21,7 +22,21 @@ pub struct Request {
     body: Bytes,
 }
 
+/// Without query, headers and body, which may have a password in them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method, self.path)
+    }
+}
+
 impl Request {
+    /// The same, from this address; else it is one of this host.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
     pub fn new<N: Into<String>, V: Into<String>>(
         method: impl Into<String>,
@@ -31,6 +46,7 @@ impl Request {
     ) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self {
+            from: None,
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
@@ -84,8 +100,10 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
+    /// Where it came from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// As it came.
     pub(crate) method: String,
     /// The path as it came, context path and all.
@@ -95,6 +113,13 @@ pub(crate) struct Call {
     /// Query and form.
     pub(crate) params: Params,
     headers: Vec<(String, String)>,
+}
+
+/// As that of a request.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.what())
+    }
 }
 
 impl Call {
@@ -110,6 +135,7 @@ impl Call {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
+            from: request.from,
             route,
             method: request.method,
             path: request.path,

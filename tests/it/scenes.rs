@@ -266,7 +266,10 @@ pub(crate) const NACOS_1_4: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
@@ -635,7 +638,10 @@ pub(crate) const NACOS_2_5: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
@@ -1017,7 +1023,10 @@ pub(crate) const NACOS_3_0: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
