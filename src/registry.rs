@@ -23,6 +23,7 @@ mod console_calls;
 pub mod desk;
 mod faults;
 mod forms;
+mod gone;
 mod grpc;
 mod http;
 mod keeper;
@@ -39,6 +40,7 @@ mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod switches;
 
 pub use call::Answer;
 pub use call::Request;

@@ -11,6 +11,7 @@ use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
+use crate::registry::switches::Switches;
 use std::time::Duration;
 
 /// The port that it says it is reached at, unless told another.
@@ -27,6 +28,7 @@ pub(crate) type Who = (ServiceKey, Place);
 pub(crate) struct State {
     pub(crate) like: Like,
     pub(crate) port: u16,
+    pub(crate) switches: Switches,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) configs: Configs,
@@ -45,6 +47,7 @@ impl State {
         Self {
             like,
             port: PORT,
+            switches: Switches::default(),
             naming: Naming::new(like),
             beats: BeatCheck::new(),
             configs: Configs::default(),

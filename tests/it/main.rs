@@ -25,6 +25,7 @@ mod guard;
 mod hands;
 mod hostile;
 mod manners;
+mod operator;
 mod persistent;
 mod recorded;
 mod recorded_rpc;

@@ -81,6 +81,7 @@ pub(crate) const NACOS_1_4: Server = Server {
                 "console-namespaces",
                 "state-v1-console",
                 "metrics",
+                "switches",
                 "metrics-full",
             ],
         ),
@@ -303,7 +304,6 @@ pub(crate) const NACOS_1_4: Server = Server {
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
         ("config-get-tag", "no variants of a configuration"),
         (
             "list-after-full-beat",
@@ -395,6 +395,7 @@ pub(crate) const NACOS_2_5: Server = Server {
                 "auth-login-users-path",
                 "console-namespaces",
                 "metrics",
+                "switches",
             ],
         ),
         (
@@ -672,7 +673,6 @@ pub(crate) const NACOS_2_5: Server = Server {
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
         ("config-get-tag", "no variants of a configuration"),
         ("health-checkers", "no checker but NONE"),
         ("loader-", "no connections to be balanced"),

@@ -86,7 +86,7 @@ fn a_known_path_asked_otherwise_is_405_and_an_unknown_one_404() {
     for (method, path) in [
         ("PATCH", ADMIN),
         ("GET", CLIENT),
-        ("PUT", "/v3/admin/ns/ops/switches"),
+        ("POST", "/v3/admin/ns/ops/switches"),
         ("GET", "/v3/auth/user/login"),
     ] {
         let (status, body) = registry.ask(method, path);
