@@ -6,7 +6,8 @@
 //! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
 //! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
 //! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
-//! desk when something is due; `http` and `grpc` are the only files with a socket.
+//! desk when something is due. `checks` decides when the health of persistent instances is checked, and `prober` does it; `http`, `grpc`
+//! and `prober` are the only files with a socket.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
@@ -25,6 +26,7 @@ mod console_calls;
 pub mod desk;
 mod faults;
 mod forms;
+mod gone;
 mod grpc;
 mod http;
 mod keeper;
@@ -42,6 +44,7 @@ mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod switches;
 
 pub use call::Answer;
 pub use call::Request;

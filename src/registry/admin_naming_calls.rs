@@ -71,7 +71,16 @@ pub(crate) const CALLS: &[Row] = &[
     ("GET", "/v3/admin/ns/health/checkers", |_, _, _| {
         Ok(checker::kinds())
     }),
-    ("GET", "/v3/admin/ns/ops/switches", |_, _, _| Ok(switches())),
+    ("GET", "/v3/admin/ns/ops/switches", |state, _, _| {
+        Ok(state.switches.shown(state.like))
+    }),
+    ("PUT", "/v3/admin/ns/ops/switches", |state, time, call| {
+        for name in ["entry", "value"] {
+            call.params.required(name)?;
+        }
+        naming_calls::switch(state, time, call)?;
+        Ok("ok".into())
+    }),
     ("GET", "/v3/admin/ns/ops/metrics", metrics),
     ("GET", "/v3/admin/ns/client/list", clients),
     ("GET", "/v3/admin/ns/client/distro", responsible),
@@ -362,15 +371,16 @@ fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Value, R
 }
 
 fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+    let status = state.switches.status().name();
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(json!({"status": "UP"}));
+        return Ok(json!({"status": status}));
     }
     let counts = state.naming.counts();
     let clients = state.naming.clients();
     let persistent = clients.iter().filter(|(_, persistent)| *persistent).count();
     let connections = state.links.namers().count();
     Ok(json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": counts.ephemeral + counts.persistent,
         "subscribeCount": state.subscribers.count(),
@@ -396,44 +406,4 @@ fn clients(state: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
 fn responsible(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     naming_calls::address(&call.params)?;
     Ok(json!({"responsibleServer": console_calls::own_address(state)}))
-}
-
-/// The switches as 3.0.3 is delivered with them; nothing changes them here.
-fn switches() -> Value {
-    json!({
-        "masters": null,
-        "adWeightMap": {},
-        "defaultPushCacheMillis": 10_000,
-        "clientBeatInterval": listing::BEAT,
-        "defaultCacheMillis": 3_000,
-        "distroThreshold": 0.7,
-        "healthCheckEnabled": true,
-        "autoChangeHealthCheckEnabled": true,
-        "distroEnabled": true,
-        "enableStandalone": true,
-        "pushEnabled": true,
-        "checkTimes": 3,
-        "httpHealthParams": {"max": 5_000, "min": 500, "factor": 0.85},
-        "tcpHealthParams": {"max": 5_000, "min": 1_000, "factor": 0.75},
-        "mysqlHealthParams": {"max": 3_000, "min": 2_000, "factor": 0.65},
-        "incrementalList": [],
-        "serverStatusSynchronizationPeriodMillis": 2_000,
-        "serviceStatusSynchronizationPeriodMillis": 5_000,
-        "disableAddIP": false,
-        "sendBeatOnly": false,
-        "lightBeatEnabled": true,
-        "limitedUrlMap": {},
-        "distroServerExpiredMillis": 10_000,
-        "pushVersionOfGo": "0.1.0",
-        "pushVersionOfJava": "0.1.0",
-        "pushVersionOfPython": "0.4.3",
-        "pushVersionOfC": "1.0.12",
-        "pushVersionOfCsharp": "0.9.0",
-        "enableAuthentication": false,
-        "overriddenServerStatus": null,
-        "defaultInstanceEphemeral": true,
-        "healthCheckWhiteList": [],
-        "name": "00-00---000-NACOS_SWITCH_DOMAIN-000---00-00",
-        "checksum": null,
-    })
 }

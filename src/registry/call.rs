@@ -90,6 +90,8 @@ pub(crate) struct Call {
     pub(crate) method: String,
     /// The path as it came, context path and all.
     pub(crate) path: String,
+    /// Path and query as they came.
+    pub(crate) target: String,
     /// The path from `/v1/` on.
     pub(crate) route: String,
     /// Query and form.
@@ -111,6 +113,7 @@ impl Call {
         }
         Self {
             route,
+            target: format!("{}?{}", request.path, request.query),
             method: request.method,
             path: request.path,
             params,
@@ -126,6 +129,15 @@ impl Call {
     /// Method and path, for texts.
     pub(crate) fn what(&self) -> String {
         format!("{} {}", self.method, self.path)
+    }
+
+    /// What the client calls itself: `Client-Version` where `User-Agent` says nothing.
+    pub(crate) fn agent(&self) -> &str {
+        ["User-Agent", "Client-Version"]
+            .iter()
+            .filter_map(|name| self.header(name))
+            .find(|agent| !agent.is_empty())
+            .unwrap_or_default()
     }
 
     /// Whether a Java client of 1.0 or later asks.

@@ -202,6 +202,8 @@ pub struct Desk {
     stopping: bool,
     /// The number of the next request to a client that is no push.
     next: u64,
+    /// Until when everything that was due has happened.
+    settled: Moment,
 }
 
 impl Desk {
@@ -220,6 +222,7 @@ impl Desk {
             muted: Moment::ZERO,
             stopping: false,
             next: pushes::STEP,
+            settled: Moment::ZERO,
         }
     }
 
@@ -234,6 +237,7 @@ impl Desk {
     #[must_use]
     pub fn checking(mut self, rules: CheckRules) -> Self {
         self.state.checks = Checks::by(rules);
+        self.state.switches.take_check_rules(&rules);
         self
     }
 
@@ -415,14 +419,29 @@ impl Desk {
     /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
         while let Some(due) = self.deadline().filter(|due| *due < now) {
-            self.settle_at(due);
+            // What a switch held back happens when it lets go, not when it was due.
+            self.settle_at(due.max(self.settled));
         }
         self.settle_at(now);
     }
 
+    /// Whether silence has consequences.
+    fn checks_beats(&self) -> bool {
+        self.state.switches.health_check_enabled
+    }
+
+    /// Whether subscribers of services are told; 1.4 goes on with those who have subscribed.
+    fn tells_subscribers(&self) -> bool {
+        self.state.switches.push_enabled || !self.state.like.manners().switch_holds_pushes
+    }
+
     fn settle_at(&mut self, now: Moment) {
+        self.settled = now;
+        let checks = self.checks_beats();
         let state = &mut self.state;
-        state.beats.wake(now);
+        if checks {
+            state.beats.wake(now);
+        }
         while let Some(effect) = state.beats.effect() {
             match effect {
                 beat_check::Effect::Tell { who, healthy } => {
@@ -469,9 +488,8 @@ impl Desk {
 
     fn settle_checks(&mut self, now: Moment) {
         let state = &mut self.state;
-        for (key, place, check) in state.naming.take_stirred() {
-            let who = (key, place);
-            let event = match check {
+        for who in state.naming.take_stirred() {
+            let event = match state.naming.check(&who.0, &who.1) {
                 Some((probe, healthy)) => checks::Event::Registered {
                     who,
                     kind: probe.by.kind(),
@@ -532,8 +550,11 @@ impl Desk {
             now,
             at: self.clock.at + now.saturating_sub(self.clock.now),
         };
+        let tells = self.tells_subscribers();
         let state = &mut self.state;
-        state.subscribers.wake(now);
+        if tells {
+            state.subscribers.wake(now);
+        }
         state.listeners.wake(now);
         let mut given_up = Vec::new();
         while let Some(effect) = self.state.subscribers.effect() {
@@ -660,12 +681,12 @@ impl Machine for Desk {
         let state = &self.state;
         [
             state.naming.deadline(),
-            state.beats.deadline(),
+            state.beats.deadline().filter(|_| self.checks_beats()),
             state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
             state.links.deadline(),
-            state.subscribers.deadline(),
+            (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
         ]
         .into_iter()

@@ -435,15 +435,9 @@ impl Naming {
         Ok(())
     }
 
-    /// Persistent instances of which a check may have to know, since this was asked last: what it is to ask, and the health.
-    pub(crate) fn take_stirred(&mut self) -> Vec<(ServiceKey, Place, Option<(Probe, bool)>)> {
+    /// Persistent instances of which a check may have to know, since this was asked last.
+    pub(crate) fn take_stirred(&mut self) -> BTreeSet<(ServiceKey, Place)> {
         std::mem::take(&mut self.stirred)
-            .into_iter()
-            .map(|(key, place)| {
-                let check = self.check(&key, &place);
-                (key, place, check)
-            })
-            .collect()
     }
 
     /// What is asked of an instance to know its health, and the health it has; `None` for one that is not there or not checked.

@@ -14,9 +14,10 @@ use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::checker;
 use crate::registry::checker::Checker;
+use crate::registry::checks;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::like;
+use crate::registry::gone;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
@@ -40,9 +41,12 @@ const CACHE_UNPUSHED: i64 = 3_000;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
+    state
+        .switches
+        .admits(&call.method, &call.target, call.agent())?;
     let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
     let run: fn(&mut State, Time, &Call) -> Result<Answer, Refusal> =
         match (call.method.as_str(), call.route.as_str()) {
@@ -62,6 +66,8 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
             ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
+            ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
+            ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
             _ => return Err(no_such_api()),
         };
     if state.like.manners().parameter_check {
@@ -81,12 +87,12 @@ pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
     })
 }
 
-/// An instance as POST and PUT describe it.
-fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
+/// An instance as POST and PUT describe it, which is `ephemeral` unless it says what it is.
+fn instance(params: &Params, ephemeral: bool) -> Result<(Address, Record), Refusal> {
     let address = address(params)?;
     let healthy = params.flag(&["healthy"], true);
     let record = Record {
-        persistent: !params.flag(&["ephemeral"], true),
+        persistent: !params.flag(&["ephemeral"], ephemeral),
         cluster: params.cluster().into(),
         weight: params.weight()?.unwrap_or(1.0),
         healthy,
@@ -167,7 +173,7 @@ pub(crate) fn enroll(
     without_id: bool,
 ) -> Result<(), Refusal> {
     let service = call.params.service()?;
-    let (address, mut record) = instance(&call.params)?;
+    let (address, mut record) = instance(&call.params, state.switches.default_instance_ephemeral)?;
     record.without_id = without_id;
     check_record(state.like, &service, &record)?;
     take(state, time.now, &service, &address, record)
@@ -177,7 +183,7 @@ pub(crate) fn deregister(state: &mut State, time: Time, call: &Call) -> Result<A
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
-    let persistent = !params.flag(&["ephemeral"], true);
+    let persistent = !params.flag(&["ephemeral"], state.switches.default_instance_ephemeral);
     let gone = state
         .naming
         .deregister(time.now, &service, &address, params.cluster(), persistent);
@@ -218,7 +224,7 @@ pub(crate) fn overrule(
 pub(crate) fn update(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
-    let (address, record) = instance(params)?;
+    let (address, record) = instance(params, state.switches.default_instance_ephemeral)?;
     check_record(state.like, &service, &record)?;
     if !state.like.manners().operator_overrules {
         return update_as_registration(state, time, call, &service, &address, record);
@@ -449,7 +455,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     };
     if state.naming.beaten(&service, &address, &cluster).is_none() {
         let Some(record) = record else {
-            return Ok(beat_answer(state.like, wire::BEAT_NOT_FOUND, BEAT));
+            return Ok(beat_answer(state, wire::BEAT_NOT_FOUND, None));
         };
         take(state, time.now, &service, &address, record)?;
     }
@@ -460,11 +466,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .naming
         .beaten(&service, &address, &cluster)
         .and_then(|place| state.naming.seen(&service, &place)?.millis(INTERVAL));
-    Ok(beat_answer(
-        state.like,
-        wire::BEAT_OK,
-        interval.unwrap_or(BEAT),
-    ))
+    Ok(beat_answer(state, wire::BEAT_OK, interval))
 }
 
 /// Tells the beat check that an instance is alive.
@@ -479,11 +481,15 @@ pub(crate) fn keep_alive(
     state.beats.handle(now, Event::Beat { who });
 }
 
-fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
+/// With the interval of the instance, else that of all.
+fn beat_answer(state: &State, code: i64, interval: Option<u64>) -> Answer {
+    let switches = &state.switches;
+    let own = interval.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX));
+    let light = state.like != Like::V1_4 || code == wire::BEAT_OK;
     Answer::json(&wire::BeatAnswer {
-        client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
+        client_beat_interval: own.unwrap_or(switches.client_beat_interval),
         code,
-        light_beat_enabled: (like != Like::V1_4 || code == wire::BEAT_OK).then_some(true),
+        light_beat_enabled: light.then_some(switches.light_beat_enabled),
     })
 }
 
@@ -682,12 +688,30 @@ pub(crate) fn health_by_hand(
     Ok(Answer::ok())
 }
 
+fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&state.switches.shown(state.like)))
+}
+
+/// Changes a switch. `debug` means this node alone, and there is no other.
+pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
+    let (entry, value) = (said("entry")?, said("value")?);
+    state.switches.set(state.like, entry, value)?;
+    let rules = state.switches.check_rules(state.checks.rules());
+    if rules != state.checks.rules() {
+        let event = checks::Event::Ruled(rules);
+        state.checks.handle(time.now, event);
+    }
+    Ok(Answer::ok())
+}
+
 fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let status = state.switches.status().name();
     let counts = state.naming.counts();
     let instances = counts.ephemeral + counts.persistent;
     if state.like == Like::V1_4 {
         return Ok(Answer::json(&json!({
-            "status": "UP",
+            "status": status,
             "serviceCount": counts.services,
             "instanceCount": instances,
             "raftNotifyTaskCount": 0,
@@ -699,10 +723,10 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         })));
     }
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": "UP"})));
+        return Ok(Answer::json(&json!({"status": status})));
     }
     Ok(Answer::json(&json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,

@@ -12,6 +12,7 @@ use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
+use crate::registry::switches::Switches;
 use std::time::Duration;
 
 /// The port that it says it is reached at, unless told another.
@@ -28,6 +29,7 @@ pub(crate) type Who = (ServiceKey, Place);
 pub(crate) struct State {
     pub(crate) like: Like,
     pub(crate) port: u16,
+    pub(crate) switches: Switches,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) checks: Checks<Who>,
@@ -47,6 +49,7 @@ impl State {
         Self {
             like,
             port: PORT,
+            switches: Switches::default(),
             naming: Naming::new(like),
             beats: BeatCheck::new(),
             checks: Checks::never(),
