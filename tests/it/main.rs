@@ -35,5 +35,6 @@ mod support;
 mod switches;
 #[cfg(feature = "tls")]
 mod tls;
+mod udp;
 mod v3;
 mod words;
