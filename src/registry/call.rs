@@ -9,7 +9,7 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::time::SystemTime;
+use std::{net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub struct Request {
     query: String,
     headers: Vec<(String, String)>,
     body: Bytes,
+    peer: Option<IpAddr>,
 }
 
 impl Request {
@@ -39,7 +40,15 @@ impl Request {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             body: body.into(),
+            peer: None,
         }
+    }
+
+    /// The same, which came from there. Without it nobody is pushed over UDP.
+    #[must_use]
+    pub fn from_peer(mut self, peer: IpAddr) -> Self {
+        self.peer = Some(peer);
+        self
     }
 
     fn is_form(&self) -> bool {
@@ -96,6 +105,8 @@ pub(crate) struct Call {
     pub(crate) route: String,
     /// Query and form.
     pub(crate) params: Params,
+    /// The other end of the TCP connection.
+    pub(crate) peer: Option<IpAddr>,
     headers: Vec<(String, String)>,
 }
 
@@ -117,6 +128,7 @@ impl Call {
             method: request.method,
             path: request.path,
             params,
+            peer: request.peer,
             headers: request.headers,
         }
     }
@@ -142,11 +154,16 @@ impl Call {
 
     /// Whether a Java client of 1.0 or later asks.
     pub(crate) fn is_java(&self) -> bool {
-        self.header("User-Agent")
-            .and_then(|agent| agent.strip_prefix("Nacos-Java-Client:v"))
-            .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
-            .is_some_and(|major| major >= 1)
+        self.header("User-Agent").is_some_and(is_java)
     }
+}
+
+/// Whether a Java client of 1.0 or later calls itself so.
+pub(crate) fn is_java(agent: &str) -> bool {
+    agent
+        .strip_prefix("Nacos-Java-Client:v")
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|major| major >= 1)
 }
 
 /// When a call is answered, on both clocks.

@@ -40,6 +40,8 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::udp;
+use hyper::body::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -117,6 +119,13 @@ pub enum Event {
         /// How.
         outcome: Checked,
     },
+    /// A datagram came.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// What.
+        bytes: Bytes,
+    },
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -143,7 +152,8 @@ pub enum Fault {
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
-    /// For so long nothing goes out over the streams of gRPC connections, and nothing that comes over them is heard; they stay open.
+    /// For so long nothing goes out over the streams of gRPC connections and over UDP, and nothing that comes over them is heard;
+    /// the streams stay open.
     Mute(Duration),
     /// So many gRPC connections are clients at most; those that are there stay.
     Clients(usize),
@@ -178,6 +188,8 @@ pub enum Effect {
         /// What to ask.
         probe: Probe,
     },
+    /// Send this over UDP.
+    Datagram(SocketAddr, Bytes),
 }
 
 /// A listener who has not been answered yet.
@@ -230,6 +242,7 @@ impl Desk {
     #[must_use]
     pub fn pushing_after(mut self, delay: Duration) -> Self {
         self.state.subscribers = state::subscribers(delay);
+        self.state.udp = state::subscribers_over_udp(self.state.like, delay);
         self
     }
 
@@ -367,11 +380,13 @@ impl Desk {
             Fault::Restart => {
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
+                state.udp.forget();
                 state.naming.restart(now);
                 self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.udp.forget();
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
                 state.configs.forget();
@@ -457,6 +472,7 @@ impl Desk {
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.udp.handle(now, udp::Event::Changed(key.clone()));
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
@@ -556,6 +572,30 @@ impl Desk {
             state.subscribers.wake(now);
         }
         state.listeners.wake(now);
+        state.udp.held = !tells;
+        state.udp.wake(now);
+        while let Some(effect) = self.state.udp.effect() {
+            let udp::Effect::Push {
+                peer,
+                wish,
+                number,
+                at,
+            } = effect;
+            // Once more is the same, so it is of when it was told first.
+            let first = Time {
+                now: at,
+                at: time.wall(at),
+            };
+            match naming_calls::datagram(&mut self.state, first, &wish, number) {
+                Some(bytes) if now >= self.muted => {
+                    self.effects.push_back(Effect::Datagram(peer, bytes));
+                }
+                Some(_) => {}
+                None => {
+                    tracing::debug!(%peer, service = %wish.service.grouped(), "no datagram holds the list; the client looks by itself")
+                }
+            }
+        }
         let mut given_up = Vec::new();
         while let Some(effect) = self.state.subscribers.effect() {
             match effect {
@@ -648,6 +688,14 @@ impl Machine for Desk {
                 let event = links::Event::Closed(link);
                 self.state.links.handle(now, event);
             }
+            Event::Datagram { from, bytes } => {
+                let number = udp::acknowledged(&bytes).filter(|_| now >= self.muted);
+                if let Some(number) = number {
+                    let peer = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let event = udp::Event::Acknowledged { peer, number };
+                    self.state.udp.handle(now, event);
+                }
+            }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
                 self.state
@@ -688,6 +736,7 @@ impl Machine for Desk {
             state.links.deadline(),
             (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
+            state.udp.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -1059,7 +1108,10 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) | Effect::Probe { .. } => {}
+                    Effect::GoAway(_)
+                    | Effect::Answer(..)
+                    | Effect::Datagram(..)
+                    | Effect::Probe { .. } => {}
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -146,7 +147,12 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         bodies: Semaphore::new(BODIES_KIB as usize),
         faults: options.faults.then(Mutex::default),
     });
+    let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
+    let told = Arc::clone(&keeper);
+    tasks.spawn("registry datagrams", async move {
+        datagrams::serve(datagrams, &told).await;
+    });
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
@@ -230,10 +236,10 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((place, stream, _)) = accepted else {
+        let Some((place, stream, peer)) = accepted else {
             break;
         };
-        let Some(served) = connection(stream, &door, &graceful) else {
+        let Some(served) = connection(stream, peer.ip(), &door, &graceful) else {
             continue;
         };
         let cut = cut.clone();
@@ -257,6 +263,7 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     door: &Arc<Door>,
     graceful: &GracefulShutdown,
 ) -> Option<impl Future<Output = ()> + Send + 'static> {
@@ -268,7 +275,8 @@ fn connection(
     let door = Arc::clone(door);
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
         async move { door.answer(local.ip(), &harmed, request).await }
     });
@@ -284,6 +292,10 @@ fn connection(
         }
     })
 }
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
 
 /// What a fault asked for did to a connection.
 #[derive(Debug, Default)]
@@ -465,9 +477,11 @@ impl Door {
             // What is no text is nothing that a call looks at.
             Some((name.as_str(), value.to_str().ok()?))
         });
-        let answer = self
-            .keeper
-            .ask(Request::new(head.method.as_str(), target, headers, body));
+        let mut request = Request::new(head.method.as_str(), target, headers, body);
+        if let Some(Peer(peer)) = head.extensions.get() {
+            request = request.from_peer(*peer);
+        }
+        let answer = self.keeper.ask(request);
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
         answer.await.ok_or(Refusal::Unanswered)

@@ -20,6 +20,7 @@ use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
 use crate::registry::prober::Wanted;
+use hyper::body::Bytes;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -42,6 +43,9 @@ pub(crate) const STREAMS: usize = 8;
 const STUCK: Duration = Duration::from_secs(30);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
+
+/// Datagrams that wait to go out at most; most are below a kibibyte.
+const DATAGRAMS: usize = 1024;
 
 /// What waits to go out over a stream, and its shares of the memory for that: the stream's and everybody's.
 pub(crate) type Queued = Box<(Payload, [OwnedSemaphorePermit; 2])>;
@@ -115,6 +119,8 @@ struct Inside {
     room: Arc<Semaphore>,
     /// Who carries out health checks.
     prober: Option<mpsc::Sender<Wanted>>,
+    /// The way out over UDP, once there is one.
+    datagrams: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
     next: u64,
 }
 
@@ -151,6 +157,12 @@ impl Inside {
                         "a gRPC connection reads nothing of what is pushed, and is cut"
                     );
                     wire.ends.cut.cancel();
+                }
+            }
+            Effect::Datagram(to, bytes) => {
+                // What finds no place is lost as on the way, and sent again.
+                if let Some(datagrams) = &self.datagrams {
+                    _ = datagrams.try_send((to, bytes));
                 }
             }
             Effect::EndStream(link, stream) => {
@@ -219,6 +231,7 @@ impl Keeper {
                 wires: BTreeMap::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
                 prober: None,
+                datagrams: None,
                 next: 0,
             }),
             sooner: Notify::new(),
@@ -380,6 +393,18 @@ impl Keeper {
             let event = Event::StreamEnded { link, stream };
             inside.desk.handle(now, event);
         });
+    }
+
+    /// What goes out over UDP from now on comes through the queue.
+    pub(crate) fn datagrams(&self) -> mpsc::Receiver<(SocketAddr, Bytes)> {
+        let (queue, receive) = mpsc::channel(DATAGRAMS);
+        self.with(|inside, _| inside.datagrams = Some(queue));
+        receive
+    }
+
+    /// A datagram came.
+    pub(crate) fn datagram(&self, from: SocketAddr, bytes: Bytes) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Datagram { from, bytes }));
     }
 
     /// Makes the registry do things wrong.

@@ -3,6 +3,8 @@
 //! What a refusal says in each generation is in `refusal`, what a list looks like in `listing`; both ask for the generation
 //! alone. All else asks the table for a manner, by its name: no call knows a version.
 
+use std::time::Duration;
+
 /// A generation of Nacos, by the release that was listened to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Like {
@@ -73,8 +75,13 @@ pub(crate) struct Manners {
     pub(crate) switch_holds_pushes: bool,
     /// The masking of health.
     pub(crate) masks: Masks,
-    /// Milliseconds for which a list may be kept.
-    pub(crate) cache: i64,
+    /// A list may be kept longer by who is pushed; else by everybody as long.
+    pub(crate) cache_follows_push: bool,
+    /// Who asks to be pushed over UDP has a subscription of its own for each list, and hears of the next change first; else one of
+    /// each service, and hears at once.
+    pub(crate) subscribes_by_list: bool,
+    /// How long a subscription over UDP lives at least that is not asked for again.
+    pub(crate) subscribed: Duration,
     /// The comparison on publishing.
     pub(crate) cas: Cas,
     /// The public tenant.
@@ -100,7 +107,9 @@ const V1_4: Manners = Manners {
     delete_with_instances: true,
     switch_holds_pushes: false,
     masks: Masks::Every,
-    cache: 3_000,
+    cache_follows_push: true,
+    subscribes_by_list: true,
+    subscribed: Duration::ZERO,
     cas: Cas::Ignored,
     public_is_empty: PublicIsEmpty {
         publish: true,
@@ -127,7 +136,9 @@ const V2_5: Manners = Manners {
     delete_with_instances: false,
     switch_holds_pushes: true,
     masks: Masks::Configured,
-    cache: 10_000,
+    cache_follows_push: false,
+    subscribes_by_list: false,
+    subscribed: Duration::from_secs(30),
     cas: Cas::Refused,
     public_is_empty: PublicIsEmpty {
         publish: true,

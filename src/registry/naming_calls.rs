@@ -9,6 +9,7 @@ use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire;
 use crate::registry::beat_check::Event;
+use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
@@ -33,11 +34,17 @@ use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
+use crate::registry::udp;
+use crate::registry::udp::Wish;
+use flate2::{Compression, write::GzEncoder};
+use hyper::body::Bytes;
 use serde_json::json;
-use std::sync::Arc;
+use std::{io::Write as _, sync::Arc, time::Duration};
 
-/// Milliseconds for which who asks to be pushed may keep a list: that is not done here, and 1.4 tells so to whom it does not push.
-const CACHE_UNPUSHED: i64 = 3_000;
+/// From so many bytes on a datagram is compressed.
+const COMPRESSED: usize = 1024;
+/// Bytes of a datagram at most, over IPv4.
+const DATAGRAM: usize = 65_507;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
@@ -348,23 +355,84 @@ fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .split(',')
         .filter(|name| !name.is_empty())
         .collect();
-    let healthy_only = params
-        .get("healthyOnly")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
-    let cache = state.like.manners().cache;
+    let healthy_only = params.is_true("healthyOnly");
+    let port = params.number("udpPort")?;
+    let cache = subscribe(state, time.now, call, &service, port);
+    if state.like == Like::V1_4 && params.is_true("isCheck") {
+        return Ok(Answer::json(&json!({})));
+    }
     let listing = state.naming.list(&service, &among, healthy_only);
     let asked = Asked {
         service: &service,
         clusters,
-        cache: if asks_push {
-            cache.min(CACHE_UNPUSHED)
-        } else {
-            cache
-        },
+        cache,
+        env: params.get("env").unwrap_or_default(),
         java: call.is_java(),
     };
     Ok(listing::answer(state.like, time, &asked, listing))
+}
+
+/// Has a client pushed over UDP that asks for it, at the address it asks from, whatever `clientIP` says; milliseconds for which it may
+/// keep the list.
+pub(crate) fn subscribe(
+    state: &mut State,
+    now: Moment,
+    call: &Call,
+    service: &ServiceKey,
+    port: Option<i64>,
+) -> i64 {
+    let (switches, manners) = (&state.switches, state.like.manners());
+    let pushed = switches.default_push_cache_millis;
+    let unpushed = switches.default_cache_millis;
+    let of_all = if manners.cache_follows_push {
+        unpushed
+    } else {
+        pushed
+    };
+    let agent = call.agent();
+    let Some(peer) = udp::peer(call.peer, port).filter(|_| switches.pushes_to(agent)) else {
+        return of_all;
+    };
+    let clusters = call.params.get("clusters");
+    let wish = Wish {
+        service: service.clone(),
+        clusters: clusters.unwrap_or_default().into(),
+        agent: agent.into(),
+        app: call.params.get("app").unwrap_or_default().into(),
+    };
+    if !state.udp.has_room(peer, &wish) {
+        // He has to look by himself.
+        return unpushed;
+    }
+    let millis = u64::try_from(pushed).unwrap_or(0);
+    let life = manners.subscribed.max(Duration::from_millis(millis));
+    let event = udp::Event::Asked { peer, wish, life };
+    state.udp.handle(now, event);
+    pushed
+}
+
+/// What a subscriber over UDP is told, compressed when it is long; `None` when no datagram can hold it.
+pub(crate) fn datagram(state: &mut State, time: Time, wish: &Wish, number: u64) -> Option<Bytes> {
+    let among: Vec<&str> = wish.clusters.split(',').collect();
+    let among: Vec<&str> = among.into_iter().filter(|name| !name.is_empty()).collect();
+    let listing = state.naming.list(&wish.service, &among, false);
+    let asked = Asked {
+        service: &wish.service,
+        clusters: &wish.clusters,
+        cache: state.switches.default_push_cache_millis,
+        env: "",
+        java: call::is_java(&wish.agent),
+    };
+    let datagram = listing::datagram(state.like, time, &asked, listing, number);
+    let plain = serde_json::to_vec(&datagram).ok()?;
+    if plain.len() < COMPRESSED {
+        return Some(plain.into());
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    // Into memory nothing fails.
+    gzip.write_all(&plain).ok()?;
+    let gzip = gzip.finish().ok()?;
+    (gzip.len() <= DATAGRAM).then(|| gzip.into())
 }
 
 /// A full beat as far as it describes an instance.

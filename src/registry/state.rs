@@ -13,6 +13,8 @@ use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
 use crate::registry::switches::Switches;
+use crate::registry::udp;
+use crate::registry::udp::Udp;
 use std::time::Duration;
 
 /// The port that it says it is reached at, unless told another.
@@ -39,6 +41,8 @@ pub(crate) struct State {
     pub(crate) links: Links,
     /// Subscribers of services; said are the clusters.
     pub(crate) subscribers: Pushes<ServiceKey>,
+    /// Subscribers of services over UDP.
+    pub(crate) udp: Udp,
     /// Listeners of configurations over gRPC; said is the tenant.
     pub(crate) listeners: Pushes<ConfigKey>,
 }
@@ -57,6 +61,7 @@ impl State {
             polls: LongPoll::default(),
             links: Links::new(),
             subscribers: subscribers(PUSH_DELAY),
+            udp: subscribers_over_udp(like, PUSH_DELAY),
             listeners: Pushes::new(Manner {
                 delay: Duration::ZERO,
                 greets: false,
@@ -66,6 +71,16 @@ impl State {
             }),
         }
     }
+}
+
+/// Nobody subscribes over UDP; changes of a service are gathered for `delay`.
+pub(crate) fn subscribers_over_udp(like: Like, delay: Duration) -> Udp {
+    let apart = like.manners().subscribes_by_list;
+    Udp::new(udp::Manner {
+        delay,
+        greets: !apart,
+        apart,
+    })
 }
 
 /// Nobody subscribes; changes of a service are gathered for `delay`.

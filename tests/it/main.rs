@@ -36,5 +36,6 @@ mod support;
 mod switches;
 #[cfg(feature = "tls")]
 mod tls;
+mod udp;
 mod v3;
 mod words;

@@ -276,19 +276,6 @@ fn every_recorded_exchange_is_played_or_has_its_reason() {
 }
 
 #[test]
-fn a_client_that_asks_to_be_pushed_is_told_to_look_again_sooner() {
-    with_registry(|port| {
-        let cache = |udp: &str| {
-            let list = format!("/v1/ns/instance/list?serviceName=orders{udp}");
-            essence(&ask(port, "GET", &list, &[], "").body)["cacheMillis"].clone()
-        };
-        assert_eq!(cache(""), 10_000);
-        assert_eq!(cache("&udpPort=0"), 10_000);
-        assert_eq!(cache("&udpPort=54321"), 3_000);
-    });
-}
-
-#[test]
 fn a_listener_may_name_ten_thousand_configurations_and_not_one_more() {
     with_registry(|port| {
         let headers = [

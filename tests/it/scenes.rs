@@ -278,7 +278,8 @@ pub(crate) const NACOS_1_4: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -648,7 +649,8 @@ pub(crate) const NACOS_2_5: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -1029,7 +1031,8 @@ pub(crate) const NACOS_3_0: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
