@@ -3,10 +3,11 @@
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
 //! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
-//! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
+//! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
 //! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
-//! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
-//! desk when something is due; `http` and `grpc` are the only files with a socket.
+//! what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`, `rpc_naming` and
+//! `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the health of persistent
+//! instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files with a socket.
 //!
 //! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
 //! password) is a machine, and `access` decides about each call before it is carried out.
@@ -20,13 +21,17 @@ mod admin_config_calls;
 mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod checker;
+mod checks;
 mod client_calls;
 mod config;
 mod config_calls;
 mod console_calls;
+mod datagrams;
 pub mod desk;
 mod faults;
 mod forms;
+mod gone;
 mod grpc;
 mod guesses;
 mod http;
@@ -38,17 +43,22 @@ mod listing;
 mod long_poll;
 mod naming;
 mod naming_calls;
+mod prober;
 mod pushes;
 mod refusal;
 mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod switches;
 mod token;
+mod udp;
 mod users;
 
 pub use call::Answer;
 pub use call::Request;
+pub use checks::CheckRules;
+pub use checks::Interval;
 pub use desk::Desk;
 pub use http::Running;
 pub use http::start;
@@ -73,8 +83,10 @@ pub struct Options {
     pub allow_hosts: Vec<String>,
     /// Whose manners it has.
     pub like: Like,
-    /// How long changes of a service are gathered before its subscribers are told over gRPC ([`PUSH_DELAY`]).
+    /// How long changes of a service are gathered before its subscribers are told ([`PUSH_DELAY`]).
     pub push_delay: Duration,
+    /// By which rules the health of persistent instances is checked; `None`: not at all, and nobody can change that.
+    pub checks: Option<CheckRules>,
     /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
     pub faults: bool,
 }

@@ -15,10 +15,10 @@ use crate::registry::call::Call;
 use crate::registry::config_calls;
 use crate::registry::desk::Link;
 use crate::registry::desk::Ticket;
+use crate::registry::gone;
 use crate::registry::guesses;
 use crate::registry::guesses::Guesses;
 use crate::registry::guesses::Who;
-use crate::registry::like;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use crate::registry::token::Bad;
@@ -122,7 +122,7 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
     if route.is_empty()
         || LOGINS.contains(&route)
         || reads && OPEN.contains(&route)
-        || like::gone(like, &call.method, route).is_some()
+        || gone::gone(like, &call.method, route).is_some()
     {
         return Need::Nothing;
     }

@@ -6,6 +6,7 @@ use crate::registry::admin_calls::Page;
 use crate::registry::admin_calls::Row;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::checker;
 use crate::registry::client_calls;
 use crate::registry::console_calls;
 use crate::registry::forms;
@@ -68,9 +69,18 @@ pub(crate) const CALLS: &[Row] = &[
         },
     ),
     ("GET", "/v3/admin/ns/health/checkers", |_, _, _| {
-        Ok(json!({"NONE": {}}))
+        Ok(checker::kinds())
     }),
-    ("GET", "/v3/admin/ns/ops/switches", |_, _, _| Ok(switches())),
+    ("GET", "/v3/admin/ns/ops/switches", |state, _, _| {
+        Ok(state.switches.shown(state.like))
+    }),
+    ("PUT", "/v3/admin/ns/ops/switches", |state, time, call| {
+        for name in ["entry", "value"] {
+            call.params.required(name)?;
+        }
+        naming_calls::switch(state, time, call)?;
+        Ok("ok".into())
+    }),
     ("GET", "/v3/admin/ns/ops/metrics", metrics),
     ("GET", "/v3/admin/ns/client/list", clients),
     ("GET", "/v3/admin/ns/client/distro", responsible),
@@ -240,13 +250,13 @@ fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Valu
     let mut clusters: Map<String, Value> = names
         .iter()
         .map(|name| {
-            let said = settings.unchecked.get(name);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             let cluster = json!({
                 "clusterName": &**name,
-                "healthChecker": {"type": if said.is_some() { "NONE" } else { "TCP" }},
-                "healthyCheckPort": said.map_or(80, |said| said.port),
-                "useInstancePortForCheck": said.is_none_or(|said| said.instance_port),
-                "metadata": said.map_or(&Metadata::new(), |said| &said.metadata),
+                "healthChecker": said.checker.shown(),
+                "healthyCheckPort": said.port,
+                "useInstancePortForCheck": said.instance_port,
+                "metadata": said.metadata,
                 "hosts": if hosts { json!([]) } else { Value::Null },
             });
             (name.to_string(), cluster)
@@ -353,21 +363,24 @@ fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
-    let (cluster, said) = naming_calls::unchecked(&call.params)?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    let (cluster, said) = naming_calls::cluster_said(&call.params)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok("ok".into())
 }
 
 fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+    let status = state.switches.status().name();
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(json!({"status": "UP"}));
+        return Ok(json!({"status": status}));
     }
     let counts = state.naming.counts();
     let clients = state.naming.clients();
     let persistent = clients.iter().filter(|(_, persistent)| *persistent).count();
     let connections = state.links.namers().count();
     Ok(json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": counts.ephemeral + counts.persistent,
         "subscribeCount": state.subscribers.count(),
@@ -393,44 +406,4 @@ fn clients(state: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
 fn responsible(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     naming_calls::address(&call.params)?;
     Ok(json!({"responsibleServer": console_calls::own_address(state)}))
-}
-
-/// The switches as 3.0.3 is delivered with them; nothing changes them here.
-fn switches() -> Value {
-    json!({
-        "masters": null,
-        "adWeightMap": {},
-        "defaultPushCacheMillis": 10_000,
-        "clientBeatInterval": listing::BEAT,
-        "defaultCacheMillis": 3_000,
-        "distroThreshold": 0.7,
-        "healthCheckEnabled": true,
-        "autoChangeHealthCheckEnabled": true,
-        "distroEnabled": true,
-        "enableStandalone": true,
-        "pushEnabled": true,
-        "checkTimes": 3,
-        "httpHealthParams": {"max": 5_000, "min": 500, "factor": 0.85},
-        "tcpHealthParams": {"max": 5_000, "min": 1_000, "factor": 0.75},
-        "mysqlHealthParams": {"max": 3_000, "min": 2_000, "factor": 0.65},
-        "incrementalList": [],
-        "serverStatusSynchronizationPeriodMillis": 2_000,
-        "serviceStatusSynchronizationPeriodMillis": 5_000,
-        "disableAddIP": false,
-        "sendBeatOnly": false,
-        "lightBeatEnabled": true,
-        "limitedUrlMap": {},
-        "distroServerExpiredMillis": 10_000,
-        "pushVersionOfGo": "0.1.0",
-        "pushVersionOfJava": "0.1.0",
-        "pushVersionOfPython": "0.4.3",
-        "pushVersionOfC": "1.0.12",
-        "pushVersionOfCsharp": "0.9.0",
-        "enableAuthentication": false,
-        "overriddenServerStatus": null,
-        "defaultInstanceEphemeral": true,
-        "healthCheckWhiteList": [],
-        "name": "00-00---000-NACOS_SWITCH_DOMAIN-000---00-00",
-        "checksum": null,
-    })
 }

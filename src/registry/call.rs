@@ -108,6 +108,8 @@ pub(crate) struct Call {
     pub(crate) method: String,
     /// The path as it came, context path and all.
     pub(crate) path: String,
+    /// Path and query as they came.
+    pub(crate) target: String,
     /// The path from `/v1/` on.
     pub(crate) route: String,
     /// Query and form.
@@ -137,6 +139,7 @@ impl Call {
         Self {
             from: request.from,
             route,
+            target: format!("{}?{}", request.path, request.query),
             method: request.method,
             path: request.path,
             params,
@@ -154,13 +157,27 @@ impl Call {
         format!("{} {}", self.method, self.path)
     }
 
+    /// What the client calls itself: `Client-Version` where `User-Agent` says nothing.
+    pub(crate) fn agent(&self) -> &str {
+        ["User-Agent", "Client-Version"]
+            .iter()
+            .filter_map(|name| self.header(name))
+            .find(|agent| !agent.is_empty())
+            .unwrap_or_default()
+    }
+
     /// Whether a Java client of 1.0 or later asks.
     pub(crate) fn is_java(&self) -> bool {
-        self.header("User-Agent")
-            .and_then(|agent| agent.strip_prefix("Nacos-Java-Client:v"))
-            .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
-            .is_some_and(|major| major >= 1)
+        self.header("User-Agent").is_some_and(is_java)
     }
+}
+
+/// Whether a Java client of 1.0 or later calls itself so.
+pub(crate) fn is_java(agent: &str) -> bool {
+    agent
+        .strip_prefix("Nacos-Java-Client:v")
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|major| major >= 1)
 }
 
 /// When a call is answered, on both clocks.

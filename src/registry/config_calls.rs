@@ -14,7 +14,7 @@ use crate::registry::config::ConfigKey;
 use crate::registry::config::Publish;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::like;
+use crate::registry::gone;
 use crate::registry::like::Cas;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
@@ -53,7 +53,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outco
         "/v1/cs/configs/listener" => &["POST"],
         _ => &[],
     };
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
     if known.is_empty() {
@@ -184,7 +184,7 @@ fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     let manners = state.like.manners();
     let show = params.get("show").is_some();
     if show || params.get("search").is_some() {
-        return Err(match like::gone_search(state.like, show) {
+        return Err(match gone::gone_search(state.like, show) {
             Some(message) => Refusal::Gone(message),
             None => Refusal::NotOffered("what the console asks of configurations"),
         });

@@ -4,7 +4,7 @@ use crate::nacos::wire;
 use crate::registry::access::Token;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::like;
+use crate::registry::gone;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
@@ -16,7 +16,7 @@ const TOKEN: &str = "AUTH_DISABLED";
 
 /// Answers a call whose route is neither of naming nor of configuration.
 pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
     match (call.method.as_str(), call.route.as_str()) {

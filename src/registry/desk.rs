@@ -26,6 +26,9 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Request;
 use crate::registry::call::Time;
+use crate::registry::checks;
+use crate::registry::checks::CheckRules;
+use crate::registry::checks::Checks;
 use crate::registry::config::ConfigKey;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
@@ -44,14 +47,19 @@ use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
 use crate::registry::token::Key;
+use crate::registry::udp;
 use crate::registry::users::Check;
 use crate::registry::users::Users;
+use hyper::body::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use crate::registry::checks::By;
+pub use crate::registry::checks::Checked;
+pub use crate::registry::checks::Probe;
 pub use crate::registry::links::Link;
 pub use crate::registry::links::Stream;
 
@@ -122,6 +130,20 @@ pub enum Event {
     },
     /// There are other users from now on.
     UsersChanged(Users),
+    /// A probe has ended.
+    Probed {
+        /// Which.
+        number: u64,
+        /// How.
+        outcome: Checked,
+    },
+    /// A datagram came.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// What.
+        bytes: Bytes,
+    },
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -148,7 +170,8 @@ pub enum Fault {
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
-    /// For so long nothing goes out over the streams of gRPC connections, and nothing that comes over them is heard; they stay open.
+    /// For so long nothing goes out over the streams of gRPC connections and over UDP, and nothing that comes over them is heard;
+    /// the streams stay open.
     Mute(Duration),
     /// So many gRPC connections are clients at most; those that are there stay.
     Clients(usize),
@@ -178,6 +201,15 @@ pub enum Effect {
     GoAway(Link),
     /// Close a connection at once.
     Cut(Link),
+    /// Ask an instance whether it is well, and tell how it ended, within a second or two.
+    Probe {
+        /// What the end is told with.
+        number: u64,
+        /// What to ask.
+        probe: Probe,
+    },
+    /// Send this over UDP.
+    Datagram(SocketAddr, Bytes),
 }
 
 /// A listener who has not been answered yet.
@@ -202,6 +234,8 @@ pub struct Desk {
     stopping: bool,
     /// The number of the next request to a client that is no push.
     next: u64,
+    /// Until when everything that was due has happened.
+    settled: Moment,
 }
 
 impl Desk {
@@ -220,6 +254,7 @@ impl Desk {
             muted: Moment::ZERO,
             stopping: false,
             next: pushes::STEP,
+            settled: Moment::ZERO,
         }
     }
 
@@ -227,6 +262,15 @@ impl Desk {
     #[must_use]
     pub fn pushing_after(mut self, delay: Duration) -> Self {
         self.state.subscribers = state::subscribers(delay);
+        self.state.udp = state::subscribers_over_udp(self.state.like, delay);
+        self
+    }
+
+    /// The same, which checks the health of persistent instances by these rules; without, nobody does.
+    #[must_use]
+    pub fn checking(mut self, rules: CheckRules) -> Self {
+        self.state.checks = Checks::by(rules);
+        self.state.switches.take_check_rules(&rules);
         self
     }
 
@@ -523,12 +567,16 @@ impl Desk {
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
             Fault::Restart => {
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
+                state.udp.forget();
                 state.naming.restart(now);
                 self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.udp.forget();
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
                 state.configs.forget();
                 self.cut_all(now);
             }
@@ -574,15 +622,30 @@ impl Desk {
     /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
         while let Some(due) = self.deadline().filter(|due| *due < now) {
-            self.settle_at(due);
+            // What a switch held back happens when it lets go, not when it was due.
+            self.settle_at(due.max(self.settled));
         }
         self.settle_at(now);
     }
 
+    /// Whether silence has consequences.
+    fn checks_beats(&self) -> bool {
+        self.state.switches.health_check_enabled
+    }
+
+    /// Whether subscribers of services are told; 1.4 goes on with those who have subscribed.
+    fn tells_subscribers(&self) -> bool {
+        self.state.switches.push_enabled || !self.state.like.manners().switch_holds_pushes
+    }
+
     fn settle_at(&mut self, now: Moment) {
         self.settle_access(now);
+        self.settled = now;
+        let checks = self.checks_beats();
         let state = &mut self.state;
-        state.beats.wake(now);
+        if checks {
+            state.beats.wake(now);
+        }
         while let Some(effect) = state.beats.effect() {
             match effect {
                 beat_check::Effect::Tell { who, healthy } => {
@@ -594,9 +657,11 @@ impl Desk {
             }
         }
         self.settle_links(now);
+        self.settle_checks(now);
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.udp.handle(now, udp::Event::Changed(key.clone()));
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
@@ -639,6 +704,39 @@ impl Desk {
         }
     }
 
+    fn settle_checks(&mut self, now: Moment) {
+        let state = &mut self.state;
+        for who in state.naming.take_stirred() {
+            let event = match state.naming.check(&who.0, &who.1) {
+                Some((probe, healthy)) => checks::Event::Registered {
+                    who,
+                    kind: probe.by.kind(),
+                    healthy,
+                },
+                None => checks::Event::Left { who },
+            };
+            state.checks.handle(now, event);
+        }
+        state.checks.wake(now);
+        while let Some(effect) = state.checks.effect() {
+            match effect {
+                checks::Effect::Tell { who, healthy } => {
+                    state.naming.tell(now, &who.0, &who.1, healthy);
+                }
+                checks::Effect::Probe { number, who } => {
+                    if let Some((probe, _)) = state.naming.check(&who.0, &who.1) {
+                        self.effects.push_back(Effect::Probe { number, probe });
+                    } else {
+                        // Cannot be: who is not checked was told to have left.
+                        let outcome = Checked::Unable;
+                        let event = checks::Event::Ended { number, outcome };
+                        state.checks.handle(now, event);
+                    }
+                }
+            }
+        }
+    }
+
     fn settle_links(&mut self, now: Moment) {
         self.state.links.wake(now);
         while let Some(effect) = self.state.links.effect() {
@@ -670,9 +768,36 @@ impl Desk {
             now,
             at: self.clock.at + now.saturating_sub(self.clock.now),
         };
+        let tells = self.tells_subscribers();
         let state = &mut self.state;
-        state.subscribers.wake(now);
+        if tells {
+            state.subscribers.wake(now);
+        }
         state.listeners.wake(now);
+        state.udp.held = !tells;
+        state.udp.wake(now);
+        while let Some(effect) = self.state.udp.effect() {
+            let udp::Effect::Push {
+                peer,
+                wish,
+                number,
+                at,
+            } = effect;
+            // Once more is the same, so it is of when it was told first.
+            let first = Time {
+                now: at,
+                at: time.wall(at),
+            };
+            match naming_calls::datagram(&mut self.state, first, &wish, number) {
+                Some(bytes) if now >= self.muted => {
+                    self.effects.push_back(Effect::Datagram(peer, bytes));
+                }
+                Some(_) => {}
+                None => {
+                    tracing::debug!(%peer, service = %wish.service.grouped(), "no datagram holds the list; the client looks by itself")
+                }
+            }
+        }
         let mut given_up = Vec::new();
         while let Some(effect) = self.state.subscribers.effect() {
             match effect {
@@ -771,6 +896,14 @@ impl Machine for Desk {
                 let event = links::Event::Closed(link);
                 self.state.links.handle(now, event);
             }
+            Event::Datagram { from, bytes } => {
+                let number = udp::acknowledged(&bytes).filter(|_| now >= self.muted);
+                if let Some(number) = number {
+                    let peer = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let event = udp::Event::Acknowledged { peer, number };
+                    self.state.udp.handle(now, event);
+                }
+            }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
                 if let Some(access) = &mut self.state.access {
@@ -794,12 +927,17 @@ impl Machine for Desk {
                     access.replace(users);
                 }
             }
+            Event::Probed { number, outcome } => {
+                let event = checks::Event::Ended { number, outcome };
+                self.state.checks.handle(now, event);
+            }
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
                 if let Some(access) = &mut self.state.access {
                     access.stop(now);
                 }
                 self.stopping = true;
+                self.state.checks.handle(now, checks::Event::Stopping);
                 self.state.polls.handle(now, long_poll::Event::Stopping);
                 self.state.links.handle(now, links::Event::AllEnded);
             }
@@ -815,13 +953,15 @@ impl Machine for Desk {
         let state = &self.state;
         [
             state.naming.deadline(),
-            state.beats.deadline(),
+            state.beats.deadline().filter(|_| self.checks_beats()),
+            state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
             state.links.deadline(),
-            state.subscribers.deadline(),
+            (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
             state.access.as_ref().and_then(Access::deadline),
+            state.udp.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -1193,7 +1333,11 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) | Effect::Check(..) => {}
+                    Effect::GoAway(_)
+                    | Effect::Answer(..)
+                    | Effect::Check(..)
+                    | Effect::Datagram(..)
+                    | Effect::Probe { .. } => {}
                 }
             }
         }

@@ -80,6 +80,12 @@ impl Params {
         })
     }
 
+    /// A flag that only one word sets.
+    pub(crate) fn is_true(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
     /// A whole number; absent is `default`.
     pub(crate) fn number(&self, name: &'static str) -> Result<Option<i64>, Refusal> {
         self.get(name)

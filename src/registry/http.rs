@@ -12,6 +12,7 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -19,6 +20,7 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::prober;
 use crate::registry::refusal::Refusal;
 use crate::registry::token::Key;
 use crate::registry::users::Users;
@@ -143,7 +145,13 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         let key = Key::random().map_err(StartError::NoKey)?;
         desk = desk.asking(users, key);
     }
-    let keeper = Arc::new(Keeper::new(desk, epoch));
+    if let Some(rules) = options.checks {
+        desk = desk.checking(rules);
+    }
+    let (wanted, probes) = prober::queue();
+    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
+    tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
@@ -152,12 +160,17 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         bodies: Semaphore::new(BODIES_KIB as usize),
         faults: options.faults.then(Mutex::default),
     });
+    let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
     let kept = Arc::clone(&keeper);
     tasks.spawn("registry deadlines", async move { kept.keep().await });
     let kept = Arc::clone(&keeper);
     tasks.spawn("registry passwords", async move {
         kept.look_at_passwords().await;
+    });
+    let told = Arc::clone(&keeper);
+    tasks.spawn("registry datagrams", async move {
+        datagrams::serve(datagrams, &told).await;
     });
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {

@@ -9,39 +9,51 @@ use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire;
 use crate::registry::beat_check::Event;
+use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::checker;
+use crate::registry::checker::Checker;
+use crate::registry::checks;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::like;
+use crate::registry::gone;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
 use crate::registry::listing::BEAT;
 use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
+use crate::registry::naming::Cluster;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
-use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
 use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
-use crate::registry::naming::Unchecked;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
+use crate::registry::udp;
+use crate::registry::udp::Wish;
+use flate2::{Compression, write::GzEncoder};
+use hyper::body::Bytes;
 use serde_json::json;
-use std::sync::Arc;
+use std::{io::Write as _, sync::Arc, time::Duration};
 
-/// Milliseconds for which who asks to be pushed may keep a list: that is not done here, and 1.4 tells so to whom it does not push.
-const CACHE_UNPUSHED: i64 = 3_000;
+/// From so many bytes on a datagram is compressed.
+const COMPRESSED: usize = 1024;
+/// Bytes of a datagram at most, over IPv4.
+const DATAGRAM: usize = 65_507;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
+    state
+        .switches
+        .admits(&call.method, &call.target, call.agent())?;
     let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
     let run: fn(&mut State, Time, &Call) -> Result<Answer, Refusal> =
         match (call.method.as_str(), call.route.as_str()) {
@@ -59,7 +71,10 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/service/list") => list_services,
             ("PUT", "/v1/ns/cluster") => update_cluster,
             ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
+            ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
+            ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
+            ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
             _ => return Err(no_such_api()),
         };
     if state.like.manners().parameter_check {
@@ -79,12 +94,12 @@ pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
     })
 }
 
-/// An instance as POST and PUT describe it.
-fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
+/// An instance as POST and PUT describe it, which is `ephemeral` unless it says what it is.
+fn instance(params: &Params, ephemeral: bool) -> Result<(Address, Record), Refusal> {
     let address = address(params)?;
     let healthy = params.flag(&["healthy"], true);
     let record = Record {
-        persistent: !params.flag(&["ephemeral"], true),
+        persistent: !params.flag(&["ephemeral"], ephemeral),
         cluster: params.cluster().into(),
         weight: params.weight()?.unwrap_or(1.0),
         healthy,
@@ -165,7 +180,7 @@ pub(crate) fn enroll(
     without_id: bool,
 ) -> Result<(), Refusal> {
     let service = call.params.service()?;
-    let (address, mut record) = instance(&call.params)?;
+    let (address, mut record) = instance(&call.params, state.switches.default_instance_ephemeral)?;
     record.without_id = without_id;
     check_record(state.like, &service, &record)?;
     take(state, time.now, &service, &address, record)
@@ -175,7 +190,7 @@ pub(crate) fn deregister(state: &mut State, time: Time, call: &Call) -> Result<A
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
-    let persistent = !params.flag(&["ephemeral"], true);
+    let persistent = !params.flag(&["ephemeral"], state.switches.default_instance_ephemeral);
     let gone = state
         .naming
         .deregister(time.now, &service, &address, params.cluster(), persistent);
@@ -216,7 +231,7 @@ pub(crate) fn overrule(
 pub(crate) fn update(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
-    let (address, record) = instance(params)?;
+    let (address, record) = instance(params, state.switches.default_instance_ephemeral)?;
     check_record(state.like, &service, &record)?;
     if !state.like.manners().operator_overrules {
         return update_as_registration(state, time, call, &service, &address, record);
@@ -340,23 +355,84 @@ fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .split(',')
         .filter(|name| !name.is_empty())
         .collect();
-    let healthy_only = params
-        .get("healthyOnly")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
-    let cache = state.like.manners().cache;
+    let healthy_only = params.is_true("healthyOnly");
+    let port = params.number("udpPort")?;
+    let cache = subscribe(state, time.now, call, &service, port);
+    if state.like == Like::V1_4 && params.is_true("isCheck") {
+        return Ok(Answer::json(&json!({})));
+    }
     let listing = state.naming.list(&service, &among, healthy_only);
     let asked = Asked {
         service: &service,
         clusters,
-        cache: if asks_push {
-            cache.min(CACHE_UNPUSHED)
-        } else {
-            cache
-        },
+        cache,
+        env: params.get("env").unwrap_or_default(),
         java: call.is_java(),
     };
     Ok(listing::answer(state.like, time, &asked, listing))
+}
+
+/// Has a client pushed over UDP that asks for it, at the address it asks from, whatever `clientIP` says; milliseconds for which it may
+/// keep the list.
+pub(crate) fn subscribe(
+    state: &mut State,
+    now: Moment,
+    call: &Call,
+    service: &ServiceKey,
+    port: Option<i64>,
+) -> i64 {
+    let (switches, manners) = (&state.switches, state.like.manners());
+    let pushed = switches.default_push_cache_millis;
+    let unpushed = switches.default_cache_millis;
+    let of_all = if manners.cache_follows_push {
+        unpushed
+    } else {
+        pushed
+    };
+    let agent = call.agent();
+    let Some(peer) = udp::peer(call.from, port).filter(|_| switches.pushes_to(agent)) else {
+        return of_all;
+    };
+    let clusters = call.params.get("clusters");
+    let wish = Wish {
+        service: service.clone(),
+        clusters: clusters.unwrap_or_default().into(),
+        agent: agent.into(),
+        app: call.params.get("app").unwrap_or_default().into(),
+    };
+    if !state.udp.has_room(peer, &wish) {
+        // He has to look by himself.
+        return unpushed;
+    }
+    let millis = u64::try_from(pushed).unwrap_or(0);
+    let life = manners.subscribed.max(Duration::from_millis(millis));
+    let event = udp::Event::Asked { peer, wish, life };
+    state.udp.handle(now, event);
+    pushed
+}
+
+/// What a subscriber over UDP is told, compressed when it is long; `None` when no datagram can hold it.
+pub(crate) fn datagram(state: &mut State, time: Time, wish: &Wish, number: u64) -> Option<Bytes> {
+    let among: Vec<&str> = wish.clusters.split(',').collect();
+    let among: Vec<&str> = among.into_iter().filter(|name| !name.is_empty()).collect();
+    let listing = state.naming.list(&wish.service, &among, false);
+    let asked = Asked {
+        service: &wish.service,
+        clusters: &wish.clusters,
+        cache: state.switches.default_push_cache_millis,
+        env: "",
+        java: call::is_java(&wish.agent),
+    };
+    let datagram = listing::datagram(state.like, time, &asked, listing, number);
+    let plain = serde_json::to_vec(&datagram).ok()?;
+    if plain.len() < COMPRESSED {
+        return Some(plain.into());
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    // Into memory nothing fails.
+    gzip.write_all(&plain).ok()?;
+    let gzip = gzip.finish().ok()?;
+    (gzip.len() <= DATAGRAM).then(|| gzip.into())
 }
 
 /// A full beat as far as it describes an instance.
@@ -447,7 +523,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     };
     if state.naming.beaten(&service, &address, &cluster).is_none() {
         let Some(record) = record else {
-            return Ok(beat_answer(state.like, wire::BEAT_NOT_FOUND, BEAT));
+            return Ok(beat_answer(state, wire::BEAT_NOT_FOUND, None));
         };
         take(state, time.now, &service, &address, record)?;
     }
@@ -458,11 +534,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .naming
         .beaten(&service, &address, &cluster)
         .and_then(|place| state.naming.seen(&service, &place)?.millis(INTERVAL));
-    Ok(beat_answer(
-        state.like,
-        wire::BEAT_OK,
-        interval.unwrap_or(BEAT),
-    ))
+    Ok(beat_answer(state, wire::BEAT_OK, interval))
 }
 
 /// Tells the beat check that an instance is alive.
@@ -477,11 +549,15 @@ pub(crate) fn keep_alive(
     state.beats.handle(now, Event::Beat { who });
 }
 
-fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
+/// With the interval of the instance, else that of all.
+fn beat_answer(state: &State, code: i64, interval: Option<u64>) -> Answer {
+    let switches = &state.switches;
+    let own = interval.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX));
+    let light = state.like != Like::V1_4 || code == wire::BEAT_OK;
     Answer::json(&wire::BeatAnswer {
-        client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
+        client_beat_interval: own.unwrap_or(switches.client_beat_interval),
         code,
-        light_beat_enabled: (like != Like::V1_4 || code == wire::BEAT_OK).then_some(true),
+        light_beat_enabled: light.then_some(switches.light_beat_enabled),
     })
 }
 
@@ -583,13 +659,11 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
-            let unchecked = settings.unchecked.get(name);
-            let checker = if unchecked.is_some() { "NONE" } else { "TCP" };
-            let metadata = unchecked.map(|said| &said.metadata);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             json!({
                 "name": &**name,
-                "healthChecker": {"type": checker},
-                "metadata": metadata.unwrap_or(&Metadata::new()),
+                "healthChecker": said.checker.shown(),
+                "metadata": said.metadata,
             })
         })
         .collect();
@@ -629,32 +703,33 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let (cluster, said) = unchecked(&call.params)?;
+    let (cluster, said) = cluster_said(&call.params)?;
     let service = call.params.service()?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok(Answer::ok())
 }
 
-/// Which cluster is to have which checker, which can be NONE only.
-pub(crate) fn unchecked(params: &Params) -> Result<(&str, Unchecked), Refusal> {
+/// What is said of which cluster.
+pub(crate) fn cluster_said(params: &Params) -> Result<(&str, Cluster), Refusal> {
     let cluster = params.required("clusterName")?;
     let port = params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
     let checker = params.required("healthChecker")?;
-    let kind = serde_json::from_str::<serde_json::Value>(checker)
-        .ok()
-        .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
-    // The original takes every type it does not know for NONE.
-    if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
-        return Err(Refusal::NotOffered("health checkers other than NONE"));
-    }
-    let said = Unchecked {
+    let said = Cluster {
+        checker: Checker::read(checker)?,
         // What is no number is 0 to the original.
         port: port.parse().unwrap_or(0),
         instance_port: params.flag(&["useInstancePort4Check"], true),
         metadata: params.metadata()?,
     };
     Ok((cluster, said))
+}
+
+/// The kinds of health checkers, which 1.4 does not tell.
+fn checkers(_: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&checker::kinds()))
 }
 
 pub(crate) fn health_by_hand(
@@ -681,12 +756,30 @@ pub(crate) fn health_by_hand(
     Ok(Answer::ok())
 }
 
+fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&state.switches.shown(state.like)))
+}
+
+/// Changes a switch. `debug` means this node alone, and there is no other.
+pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
+    let (entry, value) = (said("entry")?, said("value")?);
+    state.switches.set(state.like, entry, value)?;
+    let rules = state.switches.check_rules(state.checks.rules());
+    if rules != state.checks.rules() {
+        let event = checks::Event::Ruled(rules);
+        state.checks.handle(time.now, event);
+    }
+    Ok(Answer::ok())
+}
+
 fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let status = state.switches.status().name();
     let counts = state.naming.counts();
     let instances = counts.ephemeral + counts.persistent;
     if state.like == Like::V1_4 {
         return Ok(Answer::json(&json!({
-            "status": "UP",
+            "status": status,
             "serviceCount": counts.services,
             "instanceCount": instances,
             "raftNotifyTaskCount": 0,
@@ -698,10 +791,10 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         })));
     }
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": "UP"})));
+        return Ok(Answer::json(&json!({"status": status})));
     }
     Ok(Answer::json(&json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,

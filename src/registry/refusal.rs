@@ -108,6 +108,16 @@ pub(crate) enum Refusal {
     NodeState(String),
     /// 3.0 alone: which instances are meant cannot be read.
     Instances(String),
+    /// A health checker that cannot be used; why.
+    Checker(String),
+    /// A switch that cannot be set so; the words.
+    Switch(String),
+    /// What the original fails at and has no handler for; the words of its exception.
+    Unhandled(String),
+    /// A path that an operator has limited: with which status.
+    Limited(u16),
+    /// An operator has said that the registry is in a status that does not admit this.
+    Status(&'static str),
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
     /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
@@ -172,6 +182,8 @@ enum Dress {
     Caused(String),
     /// Bare everywhere.
     Bare(&'static str),
+    /// A filter's: as it is, with no content type.
+    Untyped(String),
     /// The parameter check's: CRLF at the end.
     Checked(String),
     /// With a line feed, as `println` leaves it.
@@ -230,6 +242,7 @@ impl Refusal {
             Dress::Escaped(words) => (format!("caused: {};", escape(&words)), Some(text)),
             Dress::Caused(words) => (words, Some(text)),
             Dress::Bare(words) => (words.to_owned(), Some(text)),
+            Dress::Untyped(words) => (words, None),
             Dress::Checked(words) => (format!("{words}\r\n"), config.then_some(CONFIG)),
             Dress::Line(words) => (format!("{words}\n"), Some(CONFIG)),
             Dress::Page(message) => {
@@ -273,6 +286,7 @@ impl Refusal {
             | Self::DeleteOfUnknownService(_) => (400, 21_008, "service not exist"),
             Self::ServiceNotEmpty(_) => (400, 21_009, "service delete failure"),
             Self::NodeState(_) => (400, 23_000, "illegal state"),
+            Self::Switch(_) => (500, 30_000, "server error"),
             _ => (status, 30_000, "server error"),
         };
         let data = match (self, dress) {
@@ -292,6 +306,7 @@ impl Refusal {
                 Dress::Words(words)
                 | Dress::Escaped(words)
                 | Dress::Caused(words)
+                | Dress::Untyped(words)
                 | Dress::Checked(words)
                 | Dress::Page(words),
             ) => Some(words),
@@ -319,6 +334,7 @@ impl Refusal {
             Dress::Words(words)
             | Dress::Escaped(words)
             | Dress::Caused(words)
+            | Dress::Untyped(words)
             | Dress::Checked(words)
             | Dress::Page(words) => words,
             Dress::Bare(words) | Dress::Line(words) => words.to_owned(),
@@ -351,7 +367,7 @@ impl Refusal {
 
     /// Where 1.4.8 has other words or another status than 2.5.1; everything is dressed in `caused: …;`.
     fn in_1_4(&self) -> (u16, Dress) {
-        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Words};
+        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Untyped, Words};
         let (status, words) = match self {
             Self::Missing(name) | Self::RequiredParameter(name) => (500, missing(name)),
             Self::NameWithoutGroup => (400, NO_GROUP.to_owned()),
@@ -410,7 +426,7 @@ impl Refusal {
                     Words(words) | Checked(words) | Escaped(words) | Caused(words) => {
                         (status, words)
                     }
-                    Bare(_) | Line(_) | Page(_) => return (status, dress),
+                    Bare(_) | Line(_) | Page(_) | Untyped(_) => return (status, dress),
                 }
             }
         };
@@ -447,7 +463,7 @@ impl Refusal {
 
     /// What 2.5.1 says, and to what is of 1.4 alone what 1.4.8 says.
     fn in_2_5(&self) -> (u16, Dress) {
-        use Dress::{Checked, Escaped, Line, Page, Words};
+        use Dress::{Checked, Escaped, Line, Page, Untyped, Words};
         match self {
             Self::Required(name) => (400, Words(format!("Param '{name}' is required."))),
             Self::RequiredParameter(name) => (
@@ -586,7 +602,15 @@ impl Refusal {
                     "Required parameter '{name}' should be positive integer, current is {number}"
                 )),
             ),
+            Self::Switch(words) => (400, Words(words.clone())),
+            Self::Unhandled(words) => (500, Escaped(words.clone())),
+            Self::Limited(status) => (*status, Untyped(String::new())),
+            Self::Status(status) => (
+                503,
+                Untyped(format!("server is {status}now, please try again later!")),
+            ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
+            Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
             Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
             Self::StillChecking { service, cluster } => (
                 400,

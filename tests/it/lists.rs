@@ -42,6 +42,7 @@ impl House {
             allow_hosts: Vec::new(),
             like,
             push_delay: registry::PUSH_DELAY,
+            checks: None,
             faults: true,
         };
         let registry = registry::start(options, &tasks, Epoch::start())

@@ -53,6 +53,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
                 push_delay: registry::PUSH_DELAY,
+                checks: None,
                 faults: false,
             };
             let tasks = Tasks::new();
@@ -276,19 +277,6 @@ fn every_recorded_exchange_is_played_or_has_its_reason() {
 }
 
 #[test]
-fn a_client_that_asks_to_be_pushed_is_told_to_look_again_sooner() {
-    with_registry(|port| {
-        let cache = |udp: &str| {
-            let list = format!("/v1/ns/instance/list?serviceName=orders{udp}");
-            essence(&ask(port, "GET", &list, &[], "").body)["cacheMillis"].clone()
-        };
-        assert_eq!(cache(""), 10_000);
-        assert_eq!(cache("&udpPort=0"), 10_000);
-        assert_eq!(cache("&udpPort=54321"), 3_000);
-    });
-}
-
-#[test]
 fn a_listener_may_name_ten_thousand_configurations_and_not_one_more() {
     with_registry(|port| {
         let headers = [
@@ -434,6 +422,7 @@ async fn beyond_loopback_only_when_opened() {
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
+        checks: None,
         faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
@@ -452,6 +441,7 @@ async fn beyond_loopback_only_when_opened() {
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
+        checks: None,
         faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;

@@ -81,6 +81,7 @@ pub(crate) const NACOS_1_4: Server = Server {
                 "console-namespaces",
                 "state-v1-console",
                 "metrics",
+                "switches",
                 "metrics-full",
             ],
         ),
@@ -280,7 +281,8 @@ pub(crate) const NACOS_1_4: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -306,7 +308,6 @@ pub(crate) const NACOS_1_4: Server = Server {
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
         ("config-get-tag", "no variants of a configuration"),
         (
             "list-after-full-beat",
@@ -393,11 +394,13 @@ pub(crate) const NACOS_2_5: Server = Server {
             &[
                 "console-liveness",
                 "console-readiness",
+                "health-checkers",
                 "auth-login",
                 "auth-login-query",
                 "auth-login-users-path",
                 "console-namespaces",
                 "metrics",
+                "switches",
             ],
         ),
         (
@@ -652,7 +655,8 @@ pub(crate) const NACOS_2_5: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -678,9 +682,7 @@ pub(crate) const NACOS_2_5: Server = Server {
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
         ("config-get-tag", "no variants of a configuration"),
-        ("health-checkers", "no checker but NONE"),
         ("loader-", "no connections to be balanced"),
         ("metrics-full", "knows nothing of processor and memory"),
         ("state-v1-console", "tells fewer settings"),
@@ -857,6 +859,7 @@ pub(crate) const NACOS_3_0: Server = Server {
         (
             "keeps_services_and_health_over_v3",
             &[
+                "v3-admin-health-checkers",
                 "v3-service-create",
                 "cluster-none-empty-service",
                 "v3-admin-service-create",
@@ -1037,7 +1040,8 @@ pub(crate) const NACOS_3_0: Server = Server {
             "config-publish-tag-variant",
             "no variants of a configuration",
         ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -1090,7 +1094,6 @@ pub(crate) const NACOS_3_0: Server = Server {
             "v3-admin-config-publish-no-token",
             "this registry asks for no token",
         ),
-        ("v3-admin-health-checkers", "NONE is the one checker here"),
         (
             "v3-admin-nodes",
             "names the Raft groups that the recorded server had",
