@@ -144,10 +144,9 @@ impl Call {
             first.trim()
         });
         // What is longer is no address, and would be kept with what it publishes.
-        let said = [forwarded, self.header("X-Real-IP")].into_iter().flatten();
-        let said = said
-            .filter(|ip| !ip.trim().is_empty() && ip.len() <= 64)
-            .next();
+        let said = [forwarded, self.header("X-Real-IP")];
+        let mut said = said.into_iter().flatten();
+        let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
         match (said, self.peer) {
             (Some(ip), _) => ip.to_owned(),
             (None, Some(peer)) => peer.to_canonical().to_string(),
@@ -157,11 +156,7 @@ impl Call {
 
     /// Who reads: his address, and the tag that he carries.
     pub(crate) fn reader(&self) -> Reader {
-        let tag = self.header("Vipserver-Tag");
-        Reader {
-            ip: self.ip(),
-            tag: tag.filter(|tag| !tag.trim().is_empty()).map(str::to_owned),
-        }
+        Reader::new(&self.ip(), self.header("Vipserver-Tag"))
     }
 
     /// Method and path, for texts.

@@ -290,10 +290,8 @@ impl Desk {
                 naming,
             };
             links.handle(now, event);
-            let reader = Reader {
-                ip: payload.client_ip().to_owned(),
-                tag: setup.labels.get("app_Vipserver-Tag").cloned(),
-            };
+            let tag = setup.labels.get("app_Vipserver-Tag");
+            let reader = Reader::new(payload.client_ip(), tag.map(String::as_str));
             if links.stream(link) == Some(stream) {
                 self.state.readers.insert(link, reader);
             }

@@ -81,6 +81,8 @@ pub(crate) struct Manners {
     pub(crate) typed_content: bool,
     /// The key of an encrypted content is kept, and sent with it as `Encrypted-Data-Key`.
     pub(crate) encrypted_data_key: bool,
+    /// A listener is asked how long he waits before it is known whether he has to.
+    pub(crate) hold_first: bool,
     /// A publish says who publishes.
     pub(crate) publisher_said: bool,
     /// Variants of one configuration at most; 1.4.8 knows no bound.
@@ -111,6 +113,7 @@ const V1_4: Manners = Manners {
     },
     typed_content: true,
     encrypted_data_key: false,
+    hold_first: true,
     publisher_said: false,
     variants: 100,
 };
@@ -139,6 +142,7 @@ const V2_5: Manners = Manners {
     },
     typed_content: false,
     encrypted_data_key: true,
+    hold_first: false,
     publisher_said: true,
     variants: 10,
 };
@@ -284,6 +288,7 @@ const GONE: &[(&str, &str, &str, &str)] = &[
         "GET /v3/console/cs/config/batchDelete",
         "console",
     ),
+    ("GET", "/v1/cs/health", "", "admin"),
     (
         "GET",
         "/v1/cs/configs/catalog",
@@ -381,13 +386,14 @@ pub(crate) fn gone(like: Like, method: &str, route: &str) -> Option<String> {
     let (_, _, instead, switch) = GONE
         .iter()
         .find(|(gone, path, ..)| *gone == method && *path == route)?;
-    let (verb, path) = instead.split_once(' ')?;
-    Some(gone_message(verb, path, switch))
-}
-
-fn gone_message(verb: &str, path: &str, switch: &str) -> String {
+    let instead = match instead.split_once(' ') {
+        Some((verb, path)) => {
+            format!("please use API(s) `{verb} ${{contextPath:nacos}}{path}` instead, or set")
+        }
+        None => "If wanted continue to use, please set".to_owned(),
+    };
     let message = format!(
-        "Current API will be deprecated, please use API(s) `{verb} ${{contextPath:nacos}}{path}` instead, or set `nacos.core.api.compatibility.{switch}.enabled=true` in application.properties."
+        "Current API will be deprecated, {instead} `nacos.core.api.compatibility.{switch}.enabled=true` in application.properties."
     );
-    serde_json::json!({"code": 40_000, "message": message}).to_string()
+    Some(serde_json::json!({"code": 40_000, "message": message}).to_string())
 }

@@ -482,6 +482,9 @@ impl Refusal {
                 }),
             ),
             Self::Cas | Self::GrayCas => (500, Bare("false")),
+            Self::Part(_) | Self::TooManyVariants(_) if half == Half::Config => {
+                (400, Bare("false"))
+            }
             Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
             Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
             // Not listened to: the words of its framework.

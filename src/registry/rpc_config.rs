@@ -139,7 +139,7 @@ fn query(
         return Ok(no(code::NO_CONFIG, Refusal::NoConfig));
     };
     let config = seen.config;
-    let data_key = seen.gray.is_none().then(|| &config.encrypted_data_key);
+    let data_key = seen.gray.is_none().then_some(&config.encrypted_data_key);
     Ok(ConfigQueryResponse {
         content: Some(String::from_utf8_lossy(&config.content).into_owned()),
         encrypted_data_key: data_key.cloned(),
