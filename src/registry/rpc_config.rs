@@ -76,6 +76,13 @@ pub(crate) fn handler(kind: &str) -> Option<Handler> {
             )
         },
         "ConfigBatchListenRequest" => |state, caller, payload| {
+            // Who has no labels, as clients before 2.5, carries his tag in a header here.
+            if let (Some(tag), Some(reader)) = (
+                payload.header("Vipserver-Tag"),
+                state.readers.get_mut(&caller.link),
+            ) {
+                *reader = Reader::new(&reader.ip, Some(tag));
+            }
             run::<ConfigBatchListenRequest>(
                 state,
                 caller,

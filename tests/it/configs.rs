@@ -143,9 +143,16 @@ impl World {
     }
 
     fn call(&mut self, link: Link, kind: &str, body: Value) -> Value {
+        self.call_with(link, kind, body, None)
+    }
+
+    /// The same with a tag in the header.
+    fn call_with(&mut self, link: Link, kind: &str, body: Value, tag: Option<&str>) -> Value {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        let payload = Payload::raw(kind, body.to_string());
+        let mut payload = Payload::raw(kind, body.to_string());
+        let tag = tag.map(|tag| ("Vipserver-Tag".to_owned(), tag.to_owned()));
+        payload.metadata.as_mut().unwrap().headers.extend(tag);
         let at = UNIX_EPOCH + self.now;
         self.happens(Event::Called {
             link,
@@ -320,6 +327,23 @@ fn over_grpc_a_beta_is_seen_and_told_by_the_address_that_the_client_says() {
             ["shop", "t", "d", "ann", "10.0.0.2", "k"].map(Value::from)
         );
     }
+}
+
+#[test]
+fn over_grpc_a_tag_may_be_carried_in_the_header_of_a_listener() {
+    let mut world = World::like(Like::V2_5);
+    let link = world.link(1, "10.0.0.1", json!({}));
+    world.publish("dataId=a&group=g&content=formal");
+    world.publish("dataId=a&group=g&content=blue&tag=blue");
+    let contexts = json!([{"dataId": "a", "group": "g", "tenant": "", "md5": md5("blue")}]);
+    let listen = json!({"listen": true, "configListenContexts": contexts});
+    let kind = "ConfigBatchListenRequest";
+    let answer = world.call_with(link, kind, listen.clone(), Some("blue"));
+    assert_eq!(answer["changedConfigs"], json!([]));
+    world.publish("dataId=a&group=g&content=formal+again");
+    assert!(world.pushes.is_empty(), "he sees the variant");
+    world.publish("dataId=a&group=g&content=bluer&tag=blue");
+    assert_eq!(world.pushes.len(), 1);
 }
 
 #[test]
