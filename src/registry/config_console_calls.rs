@@ -198,6 +198,14 @@ impl Wanted<'_> {
                 }
             })
         };
+        // A letter of a namespace stands for itself alone: who has rights in one has them in no other.
+        let tenant = |text: &str| {
+            if self.blur && self.tenant.contains('*') {
+                is_like(self.tenant, text)
+            } else {
+                self.tenant == text
+            }
+        };
         let any = |wanted: Option<&str>, fits: &dyn Fn(&str) -> bool| {
             wanted.is_none_or(|wanted| wanted.split(',').any(fits))
         };
@@ -212,7 +220,7 @@ impl Wanted<'_> {
             })
         };
         let fits = |(key, config): &(&ConfigKey, &Config)| {
-            name(Some(self.tenant), &key.tenant)
+            tenant(&key.tenant)
                 && name(self.data_id, &key.data_id)
                 && name(self.group, &key.group)
                 && self.app_name.is_none_or(|app| app == config.app_name)
