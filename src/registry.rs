@@ -1,13 +1,16 @@
 //! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3, in memory.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
-//! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
+//! `beat_check` (who fell silent), `config` and `history` (configurations, and what became of them), `long_poll` (who waits for a
+//! change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
-//! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
-//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
-//! what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`, `rpc_naming` and
-//! `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the health of persistent
-//! instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files with a socket.
+//! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal`, `listing`, `config_parts` and
+//! `config_shown` are the language of requests and answers, `naming_calls`, `config_calls`, `config_console_calls`,
+//! `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
+//! is told of what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`,
+//! `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the
+//! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
+//! with a socket.
 //!
 //! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
 //! password) is a machine, and `access` decides about each call before it is carried out.
@@ -26,6 +29,9 @@ mod checks;
 mod client_calls;
 mod config;
 mod config_calls;
+mod config_console_calls;
+mod config_parts;
+mod config_shown;
 mod console_calls;
 mod datagrams;
 pub mod desk;
@@ -34,6 +40,7 @@ mod forms;
 mod gone;
 mod grpc;
 mod guesses;
+mod history;
 mod http;
 mod keeper;
 mod late;
@@ -54,6 +61,7 @@ mod switches;
 mod token;
 mod udp;
 mod users;
+mod v2_config_calls;
 
 pub use call::Answer;
 pub use call::Request;

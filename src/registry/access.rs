@@ -102,6 +102,7 @@ const OPEN: &[&str] = &[
     "/v1/console/health/readiness",
     "/v1/console/namespaces",
     "/v1/ns/operator/metrics",
+    "/v1/cs/health",
     "/v3/admin/core/state",
     "/v3/admin/core/state/liveness",
     "/v3/admin/core/state/readiness",
@@ -143,7 +144,15 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
             asked.into_iter().map(|it| it.tenant).collect(),
         );
     }
-    if under(&["/v1/cs/configs", "/v1/cs/history"]) {
+    // An id says nothing of its namespace.
+    if under(&["/v1/cs/configs"]) && call.params.raw("delType") == Some("ids") {
+        return Need::Administrator;
+    }
+    if under(&[
+        "/v1/cs/configs",
+        "/v1/cs/history",
+        "/v2/cs/config/searchDetail",
+    ]) {
         return Need::Rights(action, vec![said("tenant")]);
     }
     if under(&[
@@ -152,6 +161,8 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
         "/v1/ns/cluster",
         "/v1/ns/health",
         "/v1/ns/catalog",
+        "/v2/cs/config",
+        "/v2/cs/history",
         "/v3/client/ns",
         "/v3/client/cs",
     ]) {
@@ -875,6 +886,20 @@ reader:pw *:r
             ),
             ("HEAD", "/v1/cs/configs", public(Read)),
             ("DELETE", "/v1/cs/configs?tenant=dev", dev(Write)),
+            (
+                "DELETE",
+                "/v1/cs/configs?delType=ids&ids=1&tenant=dev",
+                Need::Administrator,
+            ),
+            ("GET", "/v1/cs/history?nid=1&tenant=dev", dev(Read)),
+            ("POST", "/v2/cs/config?namespaceId=dev", dev(Write)),
+            ("GET", "/v2/cs/history/list?namespaceId=dev", dev(Read)),
+            (
+                "GET",
+                "/v2/cs/config/searchDetail?tenant=dev&namespaceId=x",
+                dev(Read),
+            ),
+            ("GET", "/v1/cs/listener?ip=10.0.0.1", Need::Administrator),
             ("GET", "/v1/ns/operator/metrics", Need::Nothing),
             ("PUT", "/v1/ns/operator/metrics", Need::Administrator),
             ("PUT", "/v1/ns/operator/switches", Need::Administrator),

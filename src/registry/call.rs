@@ -1,6 +1,7 @@
 //! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
 use crate::machine::Moment;
+use crate::registry::config::Reader;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::refusal::Body;
@@ -76,9 +77,9 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// The path from `/v1/` or `/v3/` on, so that any context path will do; empty when there is none.
+/// The path from `/v1/`, `/v2/` or `/v3/` on, so that any context path will do; empty when there is none.
 pub(crate) fn route(path: &str) -> &str {
-    let from = ["/v1/", "/v3/"]
+    let from = ["/v1/", "/v2/", "/v3/"]
         .iter()
         .filter_map(|begins| path.find(begins))
         .min();
@@ -90,6 +91,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v2/") {
+        Half::V2
     } else if route.starts_with("/v3/client/cs/") {
         Half::OpenConfig
     } else if route.starts_with("/v3/") {
@@ -150,6 +153,28 @@ impl Call {
     /// A header's text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
+    }
+
+    /// The address that the caller has or is said to have: the first one that a proxy names, else the connection's.
+    pub(crate) fn ip(&self) -> String {
+        let forwarded = self.header("X-Forwarded-For").map(|all| {
+            let (first, _) = all.split_once(',').unwrap_or((all, ""));
+            first.trim()
+        });
+        // What is longer is no address, and would be kept with what it publishes.
+        let said = [forwarded, self.header("X-Real-IP")];
+        let mut said = said.into_iter().flatten();
+        let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
+        match (said, self.from) {
+            (Some(ip), _) => ip.to_owned(),
+            (None, Some(peer)) => peer.to_canonical().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Who reads: his address, and the tag that he carries.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(&self.ip(), self.header("Vipserver-Tag"))
     }
 
     /// Method and path, for texts.

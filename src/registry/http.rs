@@ -12,6 +12,7 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::config_calls;
 use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
@@ -493,7 +494,8 @@ impl Door {
 
     async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
-        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let route = call::route(head.uri.path());
+        let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
         let answer = self.keeper.ask(request_of(&head, body));

@@ -6,7 +6,9 @@ use crate::registry::beat_check::BeatCheck;
 use crate::registry::checks::Checks;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
+use crate::registry::config::Reader;
 use crate::registry::like::Like;
+use crate::registry::links::Link;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
 use crate::registry::naming::Naming;
@@ -16,7 +18,7 @@ use crate::registry::pushes::Pushes;
 use crate::registry::switches::Switches;
 use crate::registry::udp;
 use crate::registry::udp::Udp;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The port that it says it is reached at, unless told another.
 const PORT: u16 = 8848;
@@ -42,6 +44,8 @@ pub(crate) struct State {
     pub(crate) polls: LongPoll,
     /// Who is connected over gRPC.
     pub(crate) links: Links,
+    /// As whom clients read configurations over gRPC.
+    pub(crate) readers: BTreeMap<Link, Reader>,
     /// Subscribers of services; said are the clusters.
     pub(crate) subscribers: Pushes<ServiceKey>,
     /// Subscribers of services over UDP.
@@ -64,6 +68,7 @@ impl State {
             configs: Configs::default(),
             polls: LongPoll::default(),
             links: Links::new(),
+            readers: BTreeMap::new(),
             subscribers: subscribers(PUSH_DELAY),
             udp: subscribers_over_udp(like, PUSH_DELAY),
             listeners: Pushes::new(Manner {

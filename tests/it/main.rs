@@ -17,6 +17,8 @@ mod bad;
 mod bare;
 mod checks;
 mod cluster;
+mod config_scenes;
+mod configs;
 mod edits;
 mod facts;
 mod faults;
