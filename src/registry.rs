@@ -4,7 +4,7 @@
 //! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
 //! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
-//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
+//! `catalog_calls`, `config_calls`, `console_calls`, `v2_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
 //! what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
 //! desk when something is due; `http`, `grpc` and `datagrams` are the only files with a socket.
 //!
@@ -16,7 +16,9 @@ mod admin_config_calls;
 mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod catalog_calls;
 mod client_calls;
+mod clients;
 mod config;
 mod config_calls;
 mod console_calls;
@@ -33,16 +35,20 @@ mod like;
 mod links;
 mod listing;
 mod long_poll;
+mod namespaces;
 mod naming;
 mod naming_calls;
 mod pushes;
 mod refusal;
+mod rendered;
 mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
+mod selector;
 mod state;
 mod switches;
 mod udp;
+mod v2_calls;
 
 pub use call::Answer;
 pub use call::Request;

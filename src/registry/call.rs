@@ -69,9 +69,9 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// The path from `/v1/` or `/v3/` on, so that any context path will do; empty when there is none.
+/// The path from `/v1/`, `/v2/` or `/v3/` on, so that any context path will do; empty when there is none.
 pub(crate) fn route(path: &str) -> &str {
-    let from = ["/v1/", "/v3/"]
+    let from = ["/v1/", "/v2/", "/v3/"]
         .iter()
         .filter_map(|begins| path.find(begins))
         .min();
@@ -83,6 +83,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v2/") {
+        Half::V2
     } else if route.starts_with("/v3/client/cs/") {
         Half::OpenConfig
     } else if route.starts_with("/v3/") {
@@ -250,6 +252,14 @@ impl Answer {
                     ..Self::text("caused: answer cannot be written;")
                 }
             }
+        }
+    }
+
+    /// 200 with JSON that is written already.
+    pub(crate) fn rendered(json: Bytes) -> Self {
+        Self {
+            content_type: Some(JSON),
+            ..Self::text(json)
         }
     }
 

@@ -27,6 +27,7 @@ use crate::registry::console_calls;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
 use crate::registry::pushes;
 use crate::registry::refusal::Half;
@@ -37,7 +38,9 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::switches::Switches;
 use crate::registry::udp;
+use crate::registry::v2_calls;
 use hyper::body::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -241,10 +244,12 @@ impl Desk {
             naming_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
             config_calls::answer(state, time, &call)
+        } else if call.route.starts_with("/v2/") {
+            v2_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v3/") {
             admin_calls::answer(state, time, &call).map(Outcome::Answer)
         } else {
-            console_calls::answer(state, &call).map(Outcome::Answer)
+            console_calls::answer(state, time, &call).map(Outcome::Answer)
         };
         let answer = match outcome {
             Ok(Outcome::Answer(answer)) => answer,
@@ -346,6 +351,8 @@ impl Desk {
 
     fn fault(&mut self, now: Moment, fault: Fault) {
         let state = &mut self.state;
+        // A fault may change what readers see without a change of services.
+        state.rendered.forget_all();
         match fault {
             Fault::Lag(lag) => state.naming.set_lag(lag),
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
@@ -357,6 +364,8 @@ impl Desk {
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.namespaces = Namespaces::default();
+                state.switches = Switches::default();
                 state.udp.forget();
                 state.beats = BeatCheck::new();
                 state.configs.forget();
@@ -441,6 +450,7 @@ impl Desk {
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.rendered.forget(&key);
             state.udp.handle(now, udp::Event::Changed(key.clone()));
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }

@@ -17,12 +17,14 @@ use crate::machine::Moment;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
+use crate::registry::clients::Published;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::like::Masks;
 use crate::registry::links::Link;
 use crate::registry::refusal::Refusal;
+use crate::registry::selector::Selector;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -158,6 +160,7 @@ impl Override {
 pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
+    pub(crate) selector: Selector,
     /// Clusters whose checker is NONE.
     pub(crate) unchecked: BTreeMap<Arc<str>, Unchecked>,
 }
@@ -772,13 +775,14 @@ impl Naming {
         Ok(())
     }
 
-    /// `PUT /service`: threshold and metadata; checkers stay.
+    /// `PUT /service`: threshold, metadata and selector; checkers stay.
     pub(crate) fn update(
         &mut self,
         now: Moment,
         key: &ServiceKey,
         threshold: f32,
         metadata: Metadata,
+        selector: Selector,
     ) -> Result<(), Refusal> {
         let service = self
             .services
@@ -787,6 +791,7 @@ impl Naming {
         let settings = service.settings.get_or_insert_default();
         settings.threshold = threshold;
         settings.metadata = metadata;
+        settings.selector = selector;
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -947,6 +952,25 @@ impl Naming {
             .filter(|(place, _)| place.owner.is_none())
             .map(|(place, record)| (&place.address, record.persistent))
             .collect()
+    }
+
+    /// All instances, or those of one service, and whose they are.
+    pub(crate) fn published(&self, key: Option<&ServiceKey>) -> Vec<Published> {
+        let services = self
+            .services
+            .iter()
+            .filter(|(there, _)| key.is_none_or(|key| *there == key));
+        let all = services.flat_map(|(key, service)| {
+            service.instances.iter().map(|(place, record)| Published {
+                service: key.clone(),
+                address: place.address.clone(),
+                cluster: record.cluster.to_string(),
+                persistent: record.persistent,
+                owner: place.owner,
+                changed: service.changed,
+            })
+        });
+        all.collect()
     }
 
     /// The metadata that an operator set for an instance.

@@ -113,6 +113,11 @@ impl<K: Ord + Clone> Pushes<K> {
         self.askers.get(key).into_iter().flatten().copied()
     }
 
+    /// Of what a client wants to be told.
+    pub(crate) fn asked(&self, link: Link) -> impl Iterator<Item = &K> + '_ {
+        self.wishes.get(&link).into_iter().flat_map(BTreeMap::keys)
+    }
+
     /// How many wishes there are.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -7,10 +7,12 @@ use crate::registry::config::Configs;
 use crate::registry::like::Like;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
+use crate::registry::rendered::Rendered;
 use crate::registry::switches::Switches;
 use crate::registry::udp;
 use crate::registry::udp::Udp;
@@ -31,7 +33,10 @@ pub(crate) struct State {
     pub(crate) like: Like,
     pub(crate) port: u16,
     pub(crate) switches: Switches,
+    pub(crate) namespaces: Namespaces,
     pub(crate) naming: Naming,
+    /// Lists as they were written.
+    pub(crate) rendered: Rendered,
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) configs: Configs,
     pub(crate) polls: LongPoll,
@@ -52,7 +57,9 @@ impl State {
             like,
             port: PORT,
             switches: Switches::default(),
+            namespaces: Namespaces::default(),
             naming: Naming::new(like),
+            rendered: Rendered::default(),
             beats: BeatCheck::new(),
             configs: Configs::default(),
             polls: LongPoll::default(),

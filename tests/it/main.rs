@@ -27,6 +27,7 @@ mod hostile;
 mod manners;
 mod operator;
 mod persistent;
+mod protection;
 mod recorded;
 mod recorded_rpc;
 mod rpc;
@@ -36,5 +37,6 @@ mod switches;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;
+mod v2;
 mod v3;
 mod words;

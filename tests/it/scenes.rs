@@ -82,6 +82,7 @@ pub(crate) const NACOS_1_4: Server = Server {
                 "state-v1-console",
                 "metrics",
                 "switches",
+                "service-subscribers",
                 "metrics-full",
             ],
         ),
@@ -304,7 +305,6 @@ pub(crate) const NACOS_1_4: Server = Server {
         ("config-listeners", "who listens is not told"),
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
-        ("service-subscribers", "nobody is pushed"),
         ("config-get-tag", "no variants of a configuration"),
         (
             "list-after-full-beat",
@@ -397,6 +397,7 @@ pub(crate) const NACOS_2_5: Server = Server {
                 "console-namespaces",
                 "metrics",
                 "switches",
+                "service-subscribers",
             ],
         ),
         (
@@ -674,7 +675,6 @@ pub(crate) const NACOS_2_5: Server = Server {
         ("config-listeners", "who listens is not told"),
         ("config-search", "no search of configurations"),
         ("config-show-all", "no authors of configurations"),
-        ("service-subscribers", "nobody is pushed"),
         ("config-get-tag", "no variants of a configuration"),
         ("health-checkers", "no checker but NONE"),
         ("loader-", "no connections to be balanced"),
