@@ -359,13 +359,9 @@ pub(crate) fn found(state: &State, params: &Params) -> Vec<ServiceKey> {
     let name = params.get("serviceNameParam").unwrap_or_default();
     let group = params.get("groupNameParam").unwrap_or_default();
     let has_words = |key: &&ServiceKey| key.name.contains(name) && key.group.contains(group);
-    let all = state
-        .naming
-        .of(&params.namespace())
-        .filter(has_words)
-        .cloned()
-        .collect();
-    all
+    let namespace = params.namespace();
+    let all = state.naming.of(&namespace);
+    all.filter(has_words).cloned().collect()
 }
 
 /// A line of the list of services; `triggerFlag` says that too few are healthy.

@@ -1187,7 +1187,9 @@ mod tests {
     fn protection_masks_only_a_service_with_settings() {
         let mut naming = naming(Like::V2_5, &[true, false, false]);
         assert!(!naming.list(&key("s"), &[], false).protected);
-        naming.update(NOW, &key("s"), 0.6, Metadata::new()).unwrap();
+        naming
+            .update(NOW, &key("s"), 0.6, Metadata::new(), Selector::None)
+            .unwrap();
         let masked = naming.list(&key("s"), &[], false);
         assert!(masked.protected && masked.hosts.iter().all(|(_, r)| r.healthy));
         let healthy = naming.list(&key("s"), &[], true);
@@ -1204,7 +1206,7 @@ mod tests {
             assert!(masked.len() == 2 && masked.iter().all(|(_, record)| record.healthy));
         }
         naming
-            .update(NOW, &key("s"), -1.0, Metadata::new())
+            .update(NOW, &key("s"), -1.0, Metadata::new(), Selector::None)
             .unwrap();
         let truth = naming.list(&key("s"), &[], false).hosts;
         assert!(truth.iter().all(|(_, record)| !record.healthy));

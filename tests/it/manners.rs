@@ -521,7 +521,7 @@ fn a_list_is_rendered_once_per_change_and_says_when_it_changed_or_like_1_4_when_
         let mut registry = Registry::like(like);
         let register = "/v1/ns/instance?serviceName=s&ip=10.0.0.1&port=80&metadata=lastRefTime%3D1";
         let list = "/v1/ns/instance/list?serviceName=s";
-        let mut body = |registry: &mut Registry, more: &str| {
+        let body = |registry: &mut Registry, more: &str| {
             let target = format!("{list}{more}");
             let request = Request::new("GET", &target, [("", ""); 0], "");
             registry.send(request).unwrap().body().clone()
