@@ -103,8 +103,7 @@ pub(crate) fn told(state: &State, service: &ServiceKey, each: bool) -> Vec<Told>
         app: None,
         clusters: String::new(),
     });
-    let over_udp = state.udp.all().filter(|(_, wish)| wish.service == *service);
-    let over_udp = over_udp.map(|(peer, wish)| Told {
+    let over_udp = state.udp.of(service).map(|(peer, wish)| Told {
         service: service.clone(),
         ip: peer.ip().to_string(),
         port: peer.port(),
@@ -123,7 +122,7 @@ fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusa
     let size = params.positive("pageSize", 1_000)?;
     let each = !params.flag(&["aggregation"], true);
     // Who waits for a service that is not there is told of it too.
-    let waiting = state.udp.all().map(|(_, wish)| &wish.service);
+    let waiting = state.udp.services();
     let mut services: Vec<&ServiceKey> = state.naming.of(&asked.namespace).chain(waiting).collect();
     services.sort();
     services.dedup();

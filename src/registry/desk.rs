@@ -520,6 +520,8 @@ impl Desk {
         state.listeners.wake(now);
         state.udp.held = !tells;
         state.udp.wake(now);
+        // What several are told under one number is written once.
+        let mut written: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
         while let Some(effect) = self.state.udp.effect() {
             let udp::Effect::Push {
                 peer,
@@ -532,9 +534,14 @@ impl Desk {
                 now: at,
                 at: time.wall(at),
             };
-            match naming_calls::datagram(&mut self.state, first, &wish, number) {
+            let state = &mut self.state;
+            let bytes = written
+                .entry(number)
+                .or_insert_with(|| naming_calls::datagram(state, first, &wish, number));
+            match bytes {
                 Some(bytes) if now >= self.muted => {
-                    self.effects.push_back(Effect::Datagram(peer, bytes));
+                    let datagram = Effect::Datagram(peer, bytes.clone());
+                    self.effects.push_back(datagram);
                 }
                 Some(_) => {}
                 None => {

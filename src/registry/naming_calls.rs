@@ -47,6 +47,8 @@ use std::{io::Write as _, sync::Arc, time::Duration};
 
 /// From so many bytes on a datagram is compressed.
 const COMPRESSED: usize = 1024;
+/// From so many bytes on nothing makes a datagram of it.
+const HOPELESS: usize = 4 * 1024 * 1024;
 /// Bytes of a datagram at most, over IPv4.
 const DATAGRAM: usize = 65_507;
 
@@ -517,7 +519,10 @@ pub(crate) fn datagram(state: &mut State, time: Time, wish: &Wish, number: u64) 
     if plain.len() < COMPRESSED {
         return Some(plain.into());
     }
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    if plain.len() > HOPELESS {
+        return None;
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     // Into memory nothing fails.
     gzip.write_all(&plain).ok()?;
     let gzip = gzip.finish().ok()?;
