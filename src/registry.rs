@@ -5,8 +5,8 @@
 //! change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
 //! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal`, `listing`, `config_parts` and
-//! `config_shown` are the language of requests and answers, `naming_calls`, `config_calls`, `config_console_calls`,
-//! `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
+//! `config_shown` are the language of requests and answers, `naming_calls`, `catalog_calls`, `config_calls`, `config_console_calls`,
+//! `v2_calls`, `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
 //! is told of what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`,
 //! `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the
 //! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
@@ -24,9 +24,11 @@ mod admin_config_calls;
 mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod catalog_calls;
 mod checker;
 mod checks;
 mod client_calls;
+mod clients;
 mod config;
 mod config_calls;
 mod config_console_calls;
@@ -48,19 +50,23 @@ mod like;
 mod links;
 mod listing;
 mod long_poll;
+mod namespaces;
 mod naming;
 mod naming_calls;
 mod prober;
 mod pushes;
 mod refusal;
+mod rendered;
 mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
+mod selector;
 mod state;
 mod switches;
 mod token;
 mod udp;
 mod users;
+mod v2_calls;
 mod v2_config_calls;
 
 pub use call::Answer;

@@ -292,6 +292,14 @@ impl Answer {
         }
     }
 
+    /// 200 with JSON that is written already.
+    pub(crate) fn rendered(json: Bytes) -> Self {
+        Self {
+            content_type: Some(JSON),
+            ..Self::text(json)
+        }
+    }
+
     /// A refusal as `like` would write it.
     pub(crate) fn refused(
         refusal: &Refusal,

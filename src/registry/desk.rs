@@ -38,6 +38,7 @@ use crate::registry::console_calls;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
 use crate::registry::pushes;
 use crate::registry::refusal::Half;
@@ -48,10 +49,12 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::switches::Switches;
 use crate::registry::token::Key;
 use crate::registry::udp;
 use crate::registry::users::Check;
 use crate::registry::users::Users;
+use crate::registry::v2_calls;
 use crate::registry::v2_config_calls;
 use hyper::body::Bytes;
 use std::{
@@ -369,10 +372,12 @@ impl Desk {
             config_calls::answer(state, time, call)
         } else if call.route.starts_with("/v2/cs/") {
             v2_config_calls::answer(state, time, call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v2/") {
+            v2_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v3/") {
             admin_calls::answer(state, time, call).map(Outcome::Answer)
         } else {
-            console_calls::answer(state, call).map(Outcome::Answer)
+            console_calls::answer(state, time, call).map(Outcome::Answer)
         };
         let answer = match outcome {
             Ok(Outcome::Answer(answer)) => answer,
@@ -577,6 +582,8 @@ impl Desk {
 
     fn fault(&mut self, now: Moment, fault: Fault) {
         let state = &mut self.state;
+        // A fault may change what readers see without a change of services.
+        state.rendered.forget_all();
         match fault {
             Fault::Lag(lag) => state.naming.set_lag(lag),
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
@@ -589,6 +596,8 @@ impl Desk {
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.namespaces = Namespaces::default();
+                state.switches = Switches::default();
                 state.udp.forget();
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
@@ -676,6 +685,7 @@ impl Desk {
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.rendered.forget(&key);
             state.udp.handle(now, udp::Event::Changed(key.clone()));
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
@@ -815,6 +825,8 @@ impl Desk {
         state.listeners.wake(now);
         state.udp.held = !tells;
         state.udp.wake(now);
+        // What several are told under one number is written once.
+        let mut written: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
         while let Some(effect) = self.state.udp.effect() {
             let udp::Effect::Push {
                 peer,
@@ -827,9 +839,14 @@ impl Desk {
                 now: at,
                 at: time.wall(at),
             };
-            match naming_calls::datagram(&mut self.state, first, &wish, number) {
+            let state = &mut self.state;
+            let bytes = written
+                .entry(number)
+                .or_insert_with(|| naming_calls::datagram(state, first, &wish, number));
+            match bytes {
                 Some(bytes) if now >= self.muted => {
-                    self.effects.push_back(Effect::Datagram(peer, bytes));
+                    let datagram = Effect::Datagram(peer, bytes.clone());
+                    self.effects.push_back(datagram);
                 }
                 Some(_) => {}
                 None => {

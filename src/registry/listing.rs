@@ -14,6 +14,7 @@ use crate::registry::naming::INTERVAL;
 use crate::registry::naming::Listing;
 use crate::registry::naming::Record;
 use crate::registry::naming::TIMEOUT;
+use crate::registry::rendered;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -33,10 +34,10 @@ pub(crate) struct Asked<'a> {
     pub(crate) java: bool,
 }
 
-/// The answer to a list.
+/// The answer to a list; like 1.4 with a mark for the time of the request.
 pub(crate) fn answer(like: Like, time: Time, asked: &Asked<'_>, listing: Listing) -> Answer {
     if like == Like::V1_4 {
-        return Answer::json(&in_1_4(time, asked, &listing));
+        return Answer::json(&in_1_4(rendered::TIME, asked, &listing));
     }
     Answer::json(&in_2_5(like, time, asked, listing))
 }
@@ -50,7 +51,7 @@ pub(crate) fn datagram(
     number: u64,
 ) -> Datagram {
     let data = if like == Like::V1_4 {
-        in_1_4(time, asked, &listing)
+        in_1_4(dates::millis(time.at), asked, &listing)
     } else {
         listing.protected = false;
         let mut list = in_2_5(like, time, asked, listing);
@@ -76,7 +77,8 @@ pub(crate) struct Datagram {
     last_ref_time: u64,
 }
 
-fn in_2_5(like: Like, time: Time, asked: &Asked<'_>, listing: Listing) -> Value {
+/// A list as 2.5 and 3.0 have it.
+pub(crate) fn in_2_5(like: Like, time: Time, asked: &Asked<'_>, listing: Listing) -> Value {
     let list = wire::ListAnswer {
         name: asked.service.grouped(),
         group_name: Some(asked.service.group.to_string()),
@@ -167,7 +169,7 @@ pub(crate) fn instance_id(service: &ServiceKey, address: &Address, cluster: &str
 }
 
 /// An unknown service has four keys only.
-fn in_1_4(time: Time, asked: &Asked<'_>, listing: &Listing) -> Value {
+fn in_1_4(millis: i64, asked: &Asked<'_>, listing: &Listing) -> Value {
     let (service, name) = (asked.service, asked.service.grouped());
     if listing.changed.is_none() {
         return json!({
@@ -204,7 +206,7 @@ fn in_1_4(time: Time, asked: &Asked<'_>, listing: &Listing) -> Value {
         "dom": called,
         "name": name,
         "cacheMillis": asked.cache,
-        "lastRefTime": dates::millis(time.at),
+        "lastRefTime": millis,
         "checksum": checksum,
         "useSpecifiedURL": false,
         "clusters": asked.clusters,

@@ -1,21 +1,24 @@
 //! The calls of `/v1/ns`: instances, beats, lists, services, clusters, health by hand, metrics.
 
+use crate::dates;
 use crate::foreign::Foreign;
 use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
-use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire;
+use crate::registry::admin_naming_calls;
 use crate::registry::beat_check::Event;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::catalog_calls;
 use crate::registry::checker;
 use crate::registry::checker::Checker;
 use crate::registry::checks;
+use crate::registry::clients;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::gone;
@@ -33,16 +36,21 @@ use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
 use crate::registry::refusal::Refusal;
+use crate::registry::rendered::Query;
+use crate::registry::rendered::Text;
+use crate::registry::selector::Selector;
 use crate::registry::state::State;
 use crate::registry::udp;
 use crate::registry::udp::Wish;
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{io::Write as _, sync::Arc, time::Duration};
 
 /// From so many bytes on a datagram is compressed.
 const COMPRESSED: usize = 1024;
+/// From so many bytes on nothing makes a datagram of it.
+const HOPELESS: usize = 4 * 1024 * 1024;
 /// Bytes of a datagram at most, over IPv4.
 const DATAGRAM: usize = 65_507;
 
@@ -75,7 +83,15 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
             ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
             ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
-            _ => return Err(no_such_api()),
+            ("PUT", "/v1/ns/instance/metadata/batch") => {
+                |state, time, call| batch(state, time, call, true)
+            }
+            ("DELETE", "/v1/ns/instance/metadata/batch") => {
+                |state, time, call| batch(state, time, call, false)
+            }
+            (method, route) => {
+                catalog_calls::handler(state.like, method, route).ok_or_else(no_such_api)?
+            }
         };
     if state.like.manners().parameter_check {
         call.params.check()?;
@@ -295,7 +311,7 @@ fn update_as_registration(
     Ok(Answer::ok())
 }
 
-fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
@@ -325,6 +341,67 @@ fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> 
         take(state, time.now, &service, &address, record)?;
     }
     Ok(Answer::ok())
+}
+
+/// Adds metadata to several instances, or takes their keys away: where an operator's values lie over all registrations, his; else
+/// the instances' own.
+fn batch(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Answer, Refusal> {
+    let change: fn(&mut State, Time, &Call) -> Result<Value, Refusal> =
+        match (state.like.manners().operator_overrules, add) {
+            (true, true) => admin_naming_calls::add_metadata,
+            (true, false) => admin_naming_calls::take_metadata,
+            (false, true) => |state, time, call| batch_of_own(state, time, call, true),
+            (false, false) => |state, time, call| batch_of_own(state, time, call, false),
+        };
+    Ok(Answer::json(&change(state, time, call)?))
+}
+
+/// 1.4 takes all of the kind that `consistencyType` says, else those that are named; what cannot be read names nobody.
+fn batch_of_own(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Value, Refusal> {
+    let params = &call.params;
+    let service = params.service()?;
+    params.required("metadata")?;
+    let said = params.metadata()?;
+    let kind = match params.get("consistencyType") {
+        Some("ephemeral") => Some(false),
+        Some("persist") => Some(true),
+        _ => None,
+    };
+    let those: Vec<(Address, Arc<str>, bool)> = match kind {
+        Some(persistent) => {
+            let all = state.naming.all(&service).into_iter().flatten();
+            all.filter(|(_, record)| record.persistent == persistent)
+                .map(|(address, record)| (address, record.cluster, persistent))
+                .collect()
+        }
+        None => admin_naming_calls::named(params)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(address, cluster, ephemeral)| (address, cluster, !ephemeral))
+            .collect(),
+    };
+    let mut updated = Vec::new();
+    for (address, cluster, persistent) in those {
+        let place = state.naming.place(&address, &cluster, persistent);
+        let Some(record) = state.naming.seen(&service, &place) else {
+            continue;
+        };
+        let mut metadata = record.metadata;
+        if add {
+            metadata.extend(said.clone());
+        } else {
+            metadata.retain(|key, _| !said.contains_key(key));
+        }
+        let patch = Patch {
+            metadata: Some(metadata),
+            ..Patch::default()
+        };
+        state.naming.amend(time.now, &service, &place, patch);
+        let kind = if persistent { "persist" } else { "ephemeral" };
+        let Address { ip, port } = &address;
+        updated.push(format!("{ip}:{port}:unknown:{cluster}:{kind}"));
+    }
+    Ok(json!({"updated": updated}))
 }
 
 fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
@@ -357,19 +434,36 @@ fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .collect();
     let healthy_only = params.is_true("healthyOnly");
     let port = params.number("udpPort")?;
-    let cache = subscribe(state, time.now, call, &service, port);
+    let cache = subscribe(state, time.now, call, &service, clusters, port);
     if state.like == Like::V1_4 && params.is_true("isCheck") {
         return Ok(Answer::json(&json!({})));
+    }
+    let query = Query {
+        clusters: clusters.to_owned(),
+        healthy_only,
+        cache,
+        env: params.get("env").unwrap_or_default().to_owned(),
+        java: call.is_java(),
+    };
+    if let Some(text) = state.rendered.get(&service, &query) {
+        return Ok(Answer::rendered(text.at(dates::millis(time.at))));
     }
     let listing = state.naming.list(&service, &among, healthy_only);
     let asked = Asked {
         service: &service,
         clusters,
         cache,
-        env: params.get("env").unwrap_or_default(),
-        java: call.is_java(),
+        env: &query.env,
+        java: query.java,
     };
-    Ok(listing::answer(state.like, time, &asked, listing))
+    if listing.changed.is_none() {
+        // Nobody would tell that it is there now.
+        return Ok(listing::answer(state.like, time, &asked, listing));
+    }
+    let text = Text::new(listing::answer(state.like, time, &asked, listing).body);
+    let body = text.at(dates::millis(time.at));
+    state.rendered.keep(&service, query, text);
+    Ok(Answer::rendered(body))
 }
 
 /// Has a client pushed over UDP that asks for it, at the address it asks from, whatever `clientIP` says; milliseconds for which it may
@@ -379,6 +473,7 @@ pub(crate) fn subscribe(
     now: Moment,
     call: &Call,
     service: &ServiceKey,
+    clusters: &str,
     port: Option<i64>,
 ) -> i64 {
     let (switches, manners) = (&state.switches, state.like.manners());
@@ -393,10 +488,9 @@ pub(crate) fn subscribe(
     let Some(peer) = udp::peer(call.from, port).filter(|_| switches.pushes_to(agent)) else {
         return of_all;
     };
-    let clusters = call.params.get("clusters");
     let wish = Wish {
         service: service.clone(),
-        clusters: clusters.unwrap_or_default().into(),
+        clusters: clusters.into(),
         agent: agent.into(),
         app: call.params.get("app").unwrap_or_default().into(),
     };
@@ -428,7 +522,10 @@ pub(crate) fn datagram(state: &mut State, time: Time, wish: &Wish, number: u64) 
     if plain.len() < COMPRESSED {
         return Some(plain.into());
     }
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    if plain.len() > HOPELESS {
+        return None;
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     // Into memory nothing fails.
     gzip.write_all(&plain).ok()?;
     let gzip = gzip.finish().ok()?;
@@ -481,7 +578,7 @@ fn beaten(
     Ok((address, record))
 }
 
-fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let full: Option<wire::Beat> = params
         .get("beat")
@@ -569,19 +666,8 @@ pub(crate) fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
     Ok(params.fraction("protectThreshold")?.map(|t| t as f32))
 }
 
-pub(crate) fn check_selector(params: &Params) -> Result<(), Refusal> {
-    let Some(text) = params.get("selector") else {
-        return Ok(());
-    };
-    serde_json::from_str::<serde_json::Value>(text)
-        .ok()
-        .filter(|selector| selector.get("type").is_some_and(|kind| kind == "none"))
-        .map(|_| ())
-        .ok_or(Refusal::Selector)
-}
-
 /// The service of the calls that demand the parameter itself, in words of their own.
-fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
+pub(crate) fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
     params
         .raw("serviceName")
         .ok_or(Refusal::Missing("serviceName"))?;
@@ -605,9 +691,9 @@ pub(crate) fn create(
     let settings = Settings {
         threshold: threshold(params)?.unwrap_or(0.0),
         metadata: params.metadata()?,
+        selector: Selector::read(params)?,
         ..Settings::default()
     };
-    check_selector(params)?;
     if !state.like.manners().parameter_check {
         forms::check_grouped(&service)?;
     }
@@ -621,10 +707,10 @@ fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, 
     let service = params.service()?;
     let threshold = threshold(params)?.ok_or(Refusal::Required("protectThreshold"))?;
     let metadata = params.metadata()?;
-    check_selector(params)?;
+    let selector = Selector::read(params)?;
     state
         .naming
-        .update(time.now, &service, threshold, metadata)?;
+        .update(time.now, &service, threshold, metadata, selector)?;
     Ok(Answer::ok())
 }
 
@@ -667,11 +753,7 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
             })
         })
         .collect();
-    let selector = if state.like == Like::V1_4 {
-        json!({"type": "none"})
-    } else {
-        json!({"type": "none", "contextType": "NONE"})
-    };
+    let selector = settings.selector.shown(state.like);
     Ok(Answer::json(&json!({
         "namespaceId": service.namespace.naming_id(),
         "groupName": &*service.group,
@@ -688,9 +770,7 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
     // What is no number is 0 to the original.
     let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
     let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
-    let namespace: Namespace = params.namespace();
-    let group = params.get("groupName").unwrap_or(DEFAULT_GROUP);
-    let names = state.naming.names(&namespace, group);
+    let names = catalog_calls::names(state, params);
     let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
     let size = usize::try_from(size).unwrap_or(0);
     let skip = usize::try_from(page.saturating_sub(1).max(0))
@@ -793,12 +873,19 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     if call.params.flag(&["onlyStatus"], true) {
         return Ok(Answer::json(&json!({"status": status})));
     }
+    let clients = clients::ids(state);
+    let connections = state.links.namers().count();
+    let persistent = clients.iter().filter(|id| id.ends_with("#false")).count();
     Ok(Answer::json(&json!({
         "status": status,
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,
-        "subscribeCount": state.subscribers.count(),
-        "connectionBasedClientCount": state.links.namers().count(),
+        "subscribeCount": state.subscribers.count() + state.udp.count(),
+        "clientCount": clients.len(),
+        "connectionBasedClientCount": connections,
+        "ephemeralIpPortClientCount": clients.len() - connections - persistent,
+        "persistentIpPortClientCount": persistent,
+        "responsibleClientCount": clients.len(),
     })))
 }

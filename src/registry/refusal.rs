@@ -114,6 +114,18 @@ pub(crate) enum Refusal {
     Instances(String),
     /// A health checker that cannot be used; why.
     Checker(String),
+    /// A selector of labels that cannot be read.
+    SelectorExpression,
+    /// v2: the name has to have its group.
+    IllegalName,
+    /// v2 and v3: there is no such client.
+    NoClient(String),
+    /// A form of a namespace lacks this.
+    Lacks(&'static str),
+    /// A namespace cannot be made so; the words.
+    Namespace(String),
+    /// There is no such namespace.
+    NoNamespace(String),
     /// A switch that cannot be set so; the words.
     Switch(String),
     /// What the original fails at and has no handler for; the words of its exception.
@@ -240,6 +252,11 @@ impl Refusal {
     /// What `like` would answer in `half`.
     pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
         let (status, dress) = self.said(like, half);
+        if half == Half::V2
+            && let Some(refused) = self.in_v2()
+        {
+            return refused;
+        }
         if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig) {
             // The filter that checks parameters fails there before anything is written.
             if matches!(self, Self::Metadata(_)) {
@@ -249,9 +266,11 @@ impl Refusal {
                     body: Body::Text(String::new()),
                 };
             }
-            if !matches!(dress, Dress::Page(_) | Dress::Checked(_)) {
-                return self.coded(half, status, dress);
-            }
+        }
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig)
+            && !matches!(dress, Dress::Page(_) | Dress::Checked(_))
+        {
+            return self.coded(half, status, dress);
         }
         let config = half == Half::Config;
         // 3.0.3 answers all of configurations with the one type.
@@ -284,7 +303,31 @@ impl Refusal {
         }
     }
 
-    /// Under `/v2/` and `/v3/`, where a status of 200 is no yes.
+    /// Where v2 has a shape of its own.
+    fn in_v2(&self) -> Option<Refused> {
+        Some(match self {
+            Self::Metadata(text) => Refused {
+                status: 500,
+                content_type: Some(JSON),
+                body: Body::Page(format!(
+                    "ErrCode:400, ErrMsg:metadata format incorrect:{text}"
+                )),
+            },
+            Self::Method(method) => {
+                let words = escape("Request method '").into_owned();
+                let message = format!("caused: {words}{method}&#39; not supported;");
+                let body = serde_json::json!({"code": 500, "message": message, "data": null});
+                Refused {
+                    status: 500,
+                    content_type: Some(JSON),
+                    body: Body::Text(body.to_string()),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    /// Under `/v2/` and `/v3/`, where an answer has a code, and there a status of 200 is no yes.
     fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
         if let (Self::ConfigMethod(_), Dress::Escaped(words)) = (self, &dress) {
             let message = format!("caused: {};", escape(words));
@@ -304,8 +347,17 @@ impl Refusal {
             };
         }
         let (status, code, message) = match self {
-            Self::Required(_) | Self::Unsaid(_) | Self::Missing(_) | Self::NameFormat => {
-                (400, 10_000, "parameter missing")
+            Self::Required(_)
+            | Self::Unsaid(_)
+            | Self::Missing(_)
+            | Self::NameFormat
+            | Self::Lacks(_)
+            | Self::RequiredParameter(_) => (400, 10_000, "parameter missing"),
+            Self::Namespace(_) => (400, 22_000, "illegal namespace"),
+            Self::NoNamespace(_) => (404, 22_001, "namespace not exist"),
+            Self::NoClient(_) => (404, 20_004, "resource not found"),
+            Self::NotANumber(_) | Self::IllegalName if half == Half::V2 => {
+                (400, 20_002, "parameter validate error")
             }
             Self::NotPositive(..)
             | Self::Instances(_)
@@ -327,7 +379,7 @@ impl Refusal {
             Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
                 (400, 21_004, "instance error")
             }
-            Self::Selector => (400, 21_006, "selector error"),
+            Self::Selector | Self::SelectorExpression => (400, 21_006, "selector error"),
             Self::ServiceExists(_) => (400, 21_007, "service already exist"),
             Self::ServiceNotFound { .. }
             | Self::ServiceUnknown(_)
@@ -470,6 +522,8 @@ impl Refusal {
                 format!("health check is still working, service: {service}"),
             ),
             Self::BadListening => (400, "invalid probeModify".to_owned()),
+            Self::SelectorExpression => (500, "parse expression failed!".to_owned()),
+            Self::NoNamespace(_) => (500, NO_TENANT.to_owned()),
             Self::Method(method) => (500, format!("Request method '{method}' not supported")),
             Self::OtherConfig => return (403, Bare("Please check dataId and group.")),
             _ => {
@@ -482,6 +536,7 @@ impl Refusal {
                     | Self::ServiceUnknown(_)
                     | Self::ClusterOfUnknownService { .. }
                     | Self::Selector
+                    | Self::NotThere(_)
                     | Self::InvalidName(..)
                     | Self::BlankContent(_)
                     | Self::ContentTooLong(_)
@@ -521,6 +576,11 @@ impl Refusal {
             Self::Part(_) | Self::TooManyVariants(_) if half == Half::Config => {
                 (400, Bare("false"))
             }
+            Self::NoClient(id) => (404, Dress::Words(format!("Client id {id} not exist."))),
+            Self::Instances(why) => (
+                400,
+                Dress::Words(format!("Param 'instances' is illegal: {why}")),
+            ),
             Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
             Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
             // Not listened to: the words of its framework.
@@ -665,6 +725,15 @@ impl Refusal {
                     "Service {service} is not empty, can't be delete. Please unregister instance first"
                 )),
             ),
+            Self::SelectorExpression => (
+                500,
+                Words("Selector parses failed: parse expression failed!".to_owned()),
+            ),
+            Self::IllegalName => (400, Words(NAME_FORMAT.to_owned())),
+            Self::NoClient(id) => (404, Words(format!("clientId [ {id} ] not exist"))),
+            Self::Lacks(name) => (400, Words(format!("required parameter '{name}' is missing"))),
+            Self::Namespace(words) => (400, Words(words.clone())),
+            Self::NoNamespace(id) => (500, Escaped(format!("namespaceId [ {id} ] not exist"))),
             Self::Selector => (400, Words("not match any type of selector!".to_owned())),
             Self::NoInstance => (404, Words("instance not found".to_owned())),
             Self::NotThere(words) => (404, Words(words.clone())),
@@ -683,7 +752,12 @@ impl Refusal {
             ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
             Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
-            Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
+            Self::Instances(why) => (
+                500,
+                Page(format!(
+                    "Server failed, caused: errCode: 101, errMsg: Nacos deserialize for the instances failed, cause error[{why}].  ;caused: {why};"
+                )),
+            ),
             Self::StillChecking { service, cluster } => (
                 400,
                 Words(format!(
@@ -768,6 +842,7 @@ const COMPATIBILITY: &str = "Handle API Compatibility failed, please see log for
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
+const NO_TENANT: &str = "Cannot invoke \"com.alibaba.nacos.config.server.model.TenantInfo.getTenantName()\" because \"tenantInfo\" is null";
 const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty";
 const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
 
@@ -776,6 +851,7 @@ fn missing(name: &str) -> String {
         "pageNo" | "pageSize" => "int",
         "nid" | "id" => "Long",
         "ids" => "List",
+        "enabled" => "Boolean",
         _ => "String",
     };
     format!("Required request parameter '{name}' for method parameter type {kind} is not present")

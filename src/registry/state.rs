@@ -11,10 +11,12 @@ use crate::registry::like::Like;
 use crate::registry::links::Link;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
+use crate::registry::rendered::Rendered;
 use crate::registry::switches::Switches;
 use crate::registry::udp;
 use crate::registry::udp::Udp;
@@ -37,7 +39,10 @@ pub(crate) struct State {
     /// Where people are let in; `None` when everybody is.
     pub(crate) access: Option<Access>,
     pub(crate) switches: Switches,
+    pub(crate) namespaces: Namespaces,
     pub(crate) naming: Naming,
+    /// Lists as they were written.
+    pub(crate) rendered: Rendered,
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) checks: Checks<Who>,
     pub(crate) configs: Configs,
@@ -62,7 +67,9 @@ impl State {
             port: PORT,
             access: None,
             switches: Switches::default(),
+            namespaces: Namespaces::default(),
             naming: Naming::new(like),
+            rendered: Rendered::default(),
             beats: BeatCheck::new(),
             checks: Checks::never(),
             configs: Configs::default(),

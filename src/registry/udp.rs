@@ -82,6 +82,9 @@ pub(crate) enum Effect {
 /// Of which service; and of which clusters, where these stand apart.
 type Topic = (ServiceKey, Arc<str>);
 
+/// What is told: of which service, which clusters, and how the client calls itself.
+type Told = (ServiceKey, Arc<str>, Arc<str>);
+
 #[derive(Clone, Debug)]
 struct Subscription {
     wish: Wish,
@@ -112,6 +115,8 @@ pub(crate) struct Udp {
     due: BTreeSet<(Moment, SocketAddr, Topic)>,
     /// When to look whose time is over; his may have been prolonged.
     ends: BTreeSet<(Moment, SocketAddr)>,
+    /// The numbers of this moment: who is told the same then is told it under one, so that it is written once.
+    round: (Moment, BTreeMap<Told, u64>),
     /// The second of which datagrams are counted, and how many it had.
     second: (u64, u32),
     /// Nobody is told for now.
@@ -131,6 +136,7 @@ impl Udp {
             sent: BTreeMap::new(),
             due: BTreeSet::new(),
             ends: BTreeSet::new(),
+            round: (Moment::ZERO, BTreeMap::new()),
             second: (0, 0),
             held: false,
             next: 1,
@@ -182,6 +188,21 @@ impl Udp {
     /// How many subscriptions there are.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Who has subscribed to a service.
+    pub(crate) fn of(&self, service: &ServiceKey) -> impl Iterator<Item = (SocketAddr, &Wish)> {
+        let askers = self.askers.get(service).into_iter().flatten();
+        askers.filter_map(|(peer, clusters)| {
+            let topic = (service.clone(), Arc::clone(clusters));
+            let subscription = self.clients.get(peer)?.subscriptions.get(&topic)?;
+            Some((*peer, &subscription.wish))
+        })
+    }
+
+    /// The services that somebody has subscribed to.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.askers.keys()
     }
 
     /// Who has subscribed, and to what.
@@ -316,29 +337,52 @@ impl Udp {
         Duration::from_secs(if sent < RATE { 0 } else { second + 1 })
     }
 
+    /// The number under which this is told for the first time at this moment.
+    fn number(&mut self, now: Moment, wish: &Wish) -> u64 {
+        if self.round.0 != now {
+            self.round = (now, BTreeMap::new());
+        }
+        let Wish {
+            service,
+            clusters,
+            agent,
+            ..
+        } = wish;
+        let told = (service.clone(), Arc::clone(clusters), Arc::clone(agent));
+        let next = &mut self.next;
+        *self.round.1.entry(told).or_insert_with(|| {
+            let number = *next;
+            *next += 1;
+            number
+        })
+    }
+
     fn push(&mut self, now: Moment, peer: SocketAddr, topic: &Topic) {
-        let next = self.next;
-        let Some(subscription) = self.subscription(peer, topic) else {
+        let there = self.subscription(peer, topic);
+        let Some((wish, tries, last)) = there.map(|it| (it.wish.clone(), it.tries, it.number))
+        else {
             // Cannot be: every entry has its subscription.
+            return;
+        };
+        let first = tries == 0;
+        let number = if first { self.number(now, &wish) } else { last };
+        let Some(subscription) = self.subscription(peer, topic) else {
             return;
         };
         subscription.due = None;
         subscription.tries += 1;
-        let first = subscription.tries == 1;
         if first {
-            subscription.number = next;
+            subscription.number = number;
             subscription.at = now;
         }
-        let number = subscription.number;
         let push = Effect::Push {
             peer,
-            wish: subscription.wish.clone(),
+            wish,
             number,
             at: subscription.at,
         };
         self.effects.push_back(push);
         if first {
-            self.next += 1;
             self.sent.insert((peer, number), topic.clone());
             self.plan(peer, topic, Some(now.saturating_add(AGAIN)));
         }
@@ -613,6 +657,37 @@ mod tests {
     }
 
     #[test]
+    fn who_is_told_the_same_at_one_moment_is_told_it_under_one_number() {
+        let mut udp = udp(true);
+        for (at, clusters) in [(1, ""), (2, ""), (2, "c"), (3, "c")] {
+            udp.handle(ms(0), asked(at, 1, clusters));
+        }
+        udp.handle(ms(0), Event::Changed(service(1)));
+        let mut told = run(&mut udp, ms(10));
+        told.sort_unstable();
+        let (all, some) = (told[0].2, told[3].2);
+        assert_ne!(all, some);
+        assert_eq!(
+            told,
+            [
+                (10, 1, all),
+                (10, 2, all.min(some)),
+                (10, 2, all.max(some)),
+                (10, 3, some)
+            ]
+        );
+        // What one acknowledges the other has not.
+        udp.handle(
+            ms(20),
+            Event::Acknowledged {
+                peer: port(1),
+                number: all,
+            },
+        );
+        assert_eq!(udp.sent.len(), 3);
+    }
+
+    #[test]
     fn while_it_is_held_nothing_goes_out_and_subscriptions_end_nevertheless() {
         let mut udp = udp(false);
         udp.held = true;
@@ -702,9 +777,9 @@ mod tests {
             run(&mut udp, now + ms(60_000));
             prop_assert_eq!((udp.count(), udp.deadline()), (0, None));
             prop_assert!(udp.due.is_empty() && udp.sent.is_empty() && udp.askers.is_empty());
-            let mut numbers: BTreeMap<u64, usize> = BTreeMap::new();
-            for (.., number) in sent {
-                *numbers.entry(number).or_default() += 1;
+            let mut numbers: BTreeMap<(u16, u64), usize> = BTreeMap::new();
+            for (_, at, number) in sent {
+                *numbers.entry((at, number)).or_default() += 1;
             }
             prop_assert!(numbers.values().all(|times| *times <= 2), "{numbers:?}");
             prop_assert!(numbers.len() <= causes);

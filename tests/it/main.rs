@@ -33,6 +33,7 @@ mod manners;
 mod operator;
 mod over_grpc;
 mod persistent;
+mod protection;
 mod recorded;
 mod recorded_rpc;
 mod rpc;
@@ -42,5 +43,6 @@ mod switches;
 #[cfg(feature = "tls")]
 mod tls;
 mod udp;
+mod v2;
 mod v3;
 mod words;

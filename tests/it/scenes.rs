@@ -89,6 +89,7 @@ pub(crate) const NACOS_1_4: Server = Server {
                 "state-v1-console",
                 "metrics",
                 "switches",
+                "service-subscribers",
                 "metrics-full",
             ],
         ),
@@ -304,7 +305,6 @@ pub(crate) const NACOS_1_4: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("service-subscribers", "nobody is pushed"),
         (
             "list-after-full-beat",
             "the recorded server had not yet shown the instance of the beat before",
@@ -398,6 +398,7 @@ pub(crate) const NACOS_2_5: Server = Server {
                 "console-namespaces",
                 "metrics",
                 "switches",
+                "service-subscribers",
             ],
         ),
         (
@@ -668,7 +669,6 @@ pub(crate) const NACOS_2_5: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("service-subscribers", "nobody is pushed"),
         ("loader-", "no connections to be balanced"),
         ("metrics-full", "knows nothing of processor and memory"),
         ("state-v1-console", "tells fewer settings"),

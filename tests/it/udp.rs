@@ -267,7 +267,7 @@ fn an_operator_switches_pushes_off_and_on() {
         registry.register(1);
         registry.subscribe();
         registry.wait(1_000);
-        let mut switch = |registry: &mut Sent, on: bool| {
+        let switch = |registry: &mut Sent, on: bool| {
             let target = format!("/{path}/switches?entry=pushEnabled&value={on}");
             registry.ask("PUT", &target, "");
         };

@@ -332,7 +332,7 @@ fn services_are_made_changed_described_and_let_go() {
         registry
             .no(
                 "POST",
-                &format!("{service}&selector=%7B%22type%22:%22label%22%7D")
+                &format!("{service}&selector=%7B%22type%22:%22nix%22%7D")
             )
             .1,
         21_006
