@@ -5,7 +5,8 @@
 //! machine: requests in, answers out. `like` is the table of what
 //! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
 //! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
-//! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
+//! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `page_calls` is what the page
+//! in a browser shows, and `page_wait` (which pages wait for news) a machine. `keeper` wakes the
 //! desk when something is due; `http` and `grpc` are the only files with a socket.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
@@ -33,6 +34,8 @@ mod listing;
 mod long_poll;
 mod naming;
 mod naming_calls;
+mod page_calls;
+mod page_wait;
 mod pushes;
 mod refusal;
 mod rpc_calls;

@@ -84,7 +84,7 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     /// As it came.
     pub(crate) method: String,

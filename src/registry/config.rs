@@ -220,6 +220,11 @@ impl Configs {
         self.kept.get(key)
     }
 
+    /// The tenants that have any.
+    pub(crate) fn tenants(&self) -> BTreeSet<&str> {
+        self.kept.keys().map(|key| key.tenant.as_str()).collect()
+    }
+
     /// All of a tenant as they are stored, in order.
     pub(crate) fn of(&self, tenant: &str) -> impl Iterator<Item = (&ConfigKey, &Config)> {
         self.kept

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
 /// The parameters of one request.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Params(BTreeMap<String, String>);
 
 impl Params {

@@ -93,6 +93,11 @@ pub(crate) struct LongPoll {
 }
 
 impl LongPoll {
+    /// How many polls wait for a configuration.
+    pub(crate) fn watching(&self, key: &ConfigKey) -> usize {
+        self.watchers.get(key).map_or(0, BTreeSet::len)
+    }
+
     /// Takes a poll out of every index; whether it was held.
     fn release(&mut self, poll: Poll) -> bool {
         let Some(held) = self.held.remove(&poll) else {

@@ -113,6 +113,11 @@ impl<K: Ord + Clone> Pushes<K> {
         self.askers.get(key).into_iter().flatten().copied()
     }
 
+    /// How many things a client wants to be told of.
+    pub(crate) fn asked(&self, link: Link) -> usize {
+        self.wishes.get(&link).map_or(0, BTreeMap::len)
+    }
+
     /// How many wishes there are.
     pub(crate) fn count(&self) -> usize {
         self.count

@@ -9,6 +9,7 @@ use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
+use crate::registry::page_wait::PageWait;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) configs: Configs,
     pub(crate) polls: LongPoll,
+    /// Open pages.
+    pub(crate) pages: PageWait,
     /// Who is connected over gRPC.
     pub(crate) links: Links,
     /// Subscribers of services; said are the clusters.
@@ -49,6 +52,7 @@ impl State {
             beats: BeatCheck::new(),
             configs: Configs::default(),
             polls: LongPoll::default(),
+            pages: PageWait::default(),
             links: Links::new(),
             subscribers: subscribers(PUSH_DELAY),
             listeners: Pushes::new(Manner {
