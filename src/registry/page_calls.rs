@@ -44,8 +44,8 @@ const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-LxZhxfXBaQXCZYa77dRh03t/6C2pZY66MsGOpfySWHk='; \
-    style-src 'sha256-FNBQqAQMt/HM7K+vNrMBMQpN/tTjtItbTPpchisnL7s='; \
+    script-src 'sha256-nLTrCML72vuYJcKO8ImiL6kRbs2qMsANg31L0n9jnBI='; \
+    style-src 'sha256-VSWI2Aa26FDBgRA9pp2fejlFZ2OVk5B8o0UhhU7plf0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What came of a call.

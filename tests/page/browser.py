@@ -40,7 +40,7 @@ class Browser:
         self.driver = subprocess.Popen([shutil.which("chromedriver"), "--port=0"], stdout=subprocess.PIPE, stderr=log, text=True)
         port = None
         for line in self.driver.stdout:
-            found = re.search(r"on port (\d+)", line)
+            found = re.search(r"successfully on port (\d+)", line)
             if found:
                 port = found.group(1)
                 break
