@@ -1,10 +1,11 @@
 //! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3, in memory.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
-//! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
+//! `beat_check` (who fell silent), `config` and `history` (configurations, and what became of them), `long_poll` (who waits for a
+//! change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
-//! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
-//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
+//! differs between generations; `forms`, `call`, `refusal`, `listing`, `config_parts` and `config_shown` are the language of requests and
+//! answers, `naming_calls`, `config_calls`, `config_console_calls`, `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
 //! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `page_calls` is what the page
 //! in a browser shows, and `page_wait` (which pages wait for news) a machine. `keeper` wakes the
 //! desk when something is due; `http` and `grpc` are the only files with a socket.
@@ -20,11 +21,15 @@ mod call;
 mod client_calls;
 mod config;
 mod config_calls;
+mod config_console_calls;
+mod config_parts;
+mod config_shown;
 mod console_calls;
 pub mod desk;
 mod faults;
 mod forms;
 mod grpc;
+mod history;
 mod http;
 mod keeper;
 mod late;
@@ -42,6 +47,7 @@ mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod v2_config_calls;
 
 pub use call::Answer;
 pub use call::Request;

@@ -79,8 +79,14 @@ pub(crate) struct Manners {
     pub(crate) public_is_empty: PublicIsEmpty,
     /// A content is sent with the `Content-Type` of its type.
     pub(crate) typed_content: bool,
-    /// A content is sent with `Encrypted-Data-Key`.
+    /// The key of an encrypted content is kept, and sent with it as `Encrypted-Data-Key`.
     pub(crate) encrypted_data_key: bool,
+    /// A listener is asked how long he waits before it is known whether he has to.
+    pub(crate) hold_first: bool,
+    /// A publish says who publishes.
+    pub(crate) publisher_said: bool,
+    /// Variants of one configuration at most; 1.4.8 knows no bound.
+    pub(crate) variants: usize,
 }
 
 const V1_4: Manners = Manners {
@@ -107,6 +113,9 @@ const V1_4: Manners = Manners {
     },
     typed_content: true,
     encrypted_data_key: false,
+    hold_first: true,
+    publisher_said: false,
+    variants: 100,
 };
 
 const V2_5: Manners = Manners {
@@ -133,6 +142,9 @@ const V2_5: Manners = Manners {
     },
     typed_content: false,
     encrypted_data_key: true,
+    hold_first: false,
+    publisher_said: true,
+    variants: 10,
 };
 
 const V3_0: Manners = Manners {
@@ -157,7 +169,7 @@ impl Like {
     }
 }
 
-/// What 3.0.3 answers 410 to: method, route, what it recommends instead, and of which switch the call is.
+/// What 3.0.3 answers 410 to: method, route (with the parameter that makes it another call), what it recommends instead, and of which switch the call is.
 const GONE: &[(&str, &str, &str, &str)] = &[
     (
         "GET",
@@ -242,6 +254,100 @@ const GONE: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "GET",
+        "/v1/cs/configs?search=accurate",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?search=blur",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?show=all",
+        "GET /v3/console/cs/config",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?beta=true",
+        "GET /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?beta=true",
+        "DELETE /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?delType=ids",
+        "GET /v3/console/cs/config/batchDelete",
+        "console",
+    ),
+    ("GET", "/v1/cs/health", "", "admin"),
+    (
+        "GET",
+        "/v1/cs/configs/catalog",
+        "GET /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/previous",
+        "GET /v3/console/cs/history/previous",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/configs",
+        "GET /v3/console/cs/history/configs",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/listener",
+        "GET /v3/console/cs/config/listener/ip",
+        "console",
+    ),
+    ("GET", "/v2/cs/config", "GET /v3/admin/cs/config", "admin"),
+    ("POST", "/v2/cs/config", "POST /v3/admin/cs/config", "admin"),
+    (
+        "DELETE",
+        "/v2/cs/config",
+        "DELETE /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/config/searchDetail",
+        "GET /v3/admin/cs/config/list",
+        "admin",
+    ),
+    ("GET", "/v2/cs/history", "GET /v3/admin/cs/history", "admin"),
+    (
+        "GET",
+        "/v2/cs/history/list",
+        "GET /v3/admin/cs/history/list",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/previous",
+        "GET /v3/admin/cs/history/previous",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/configs",
+        "GET /v3/admin/cs/history/configs",
+        "admin",
+    ),
+    (
+        "GET",
         "/v1/console/server/state",
         "GET /v3/console/server/state",
         "console",
@@ -280,23 +386,14 @@ pub(crate) fn gone(like: Like, method: &str, route: &str) -> Option<String> {
     let (_, _, instead, switch) = GONE
         .iter()
         .find(|(gone, path, ..)| *gone == method && *path == route)?;
-    let (verb, path) = instead.split_once(' ')?;
-    Some(gone_message(verb, path, switch))
-}
-
-/// A search of the console, which is the same path and method as reading a configuration.
-pub(crate) fn gone_search(like: Like, show: bool) -> Option<String> {
-    let path = if show {
-        "/v3/console/cs/config"
-    } else {
-        "/v3/console/cs/config/list"
+    let instead = match instead.split_once(' ') {
+        Some((verb, path)) => {
+            format!("please use API(s) `{verb} ${{contextPath:nacos}}{path}` instead, or set")
+        }
+        None => "If wanted continue to use, please set".to_owned(),
     };
-    (like == Like::V3_0).then(|| gone_message("GET", path, "console"))
-}
-
-fn gone_message(verb: &str, path: &str, switch: &str) -> String {
     let message = format!(
-        "Current API will be deprecated, please use API(s) `{verb} ${{contextPath:nacos}}{path}` instead, or set `nacos.core.api.compatibility.{switch}.enabled=true` in application.properties."
+        "Current API will be deprecated, {instead} `nacos.core.api.compatibility.{switch}.enabled=true` in application.properties."
     );
-    serde_json::json!({"code": 40_000, "message": message}).to_string()
+    Some(serde_json::json!({"code": 40_000, "message": message}).to_string())
 }

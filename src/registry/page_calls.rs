@@ -17,6 +17,7 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::config::ConfigKey;
+use crate::registry::history;
 use crate::registry::like::Like;
 use crate::registry::naming::Glance;
 use crate::registry::naming::Place;
@@ -37,6 +38,8 @@ const ROWS: usize = 200;
 const ROW_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a content that is shown.
 const SHOWN: usize = 1024 * 1024;
+/// Records of the history of a configuration that are named at most.
+const RECORDS: usize = 50;
 /// Namespaces, and subscribers of a service, that are named at most.
 const NAMED: usize = 200;
 
@@ -44,7 +47,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-nLTrCML72vuYJcKO8ImiL6kRbs2qMsANg31L0n9jnBI='; \
+    script-src 'sha256-N3H8v0qinep/nC2pWafBSOzDGnfd7FbE8h07Cbl9Lu8='; \
     style-src 'sha256-VSWI2Aa26FDBgRA9pp2fejlFZ2OVk5B8o0UhhU7plf0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -122,6 +125,7 @@ pub(crate) fn show(state: &State, time: Time, call: &Call) -> Result<Answer, Ref
         "service" => service(state, time, call, &asked)?,
         "configs" => configs(state, &asked),
         "config" => config(state, call, &asked)?,
+        "record" => record(state, call, &asked)?,
         "connections" => connections(state, time, &asked),
         other => return Err(Refusal::NotThere(format!("the page has no view '{other}'"))),
     };
@@ -348,7 +352,7 @@ fn configs(state: &State, asked: &Asked) -> Value {
 }
 
 fn listeners(state: &State, key: &ConfigKey) -> usize {
-    state.polls.watching(key) + state.listeners.askers(key).count()
+    state.polls.watching(key).count() + state.listeners.askers(key).count()
 }
 
 fn config(state: &State, call: &Call, asked: &Asked) -> Result<Value, Refusal> {
@@ -364,8 +368,29 @@ fn config(state: &State, call: &Call, asked: &Asked) -> Result<Value, Refusal> {
             .ok_or(Refusal::Required("dataId"))?
             .to_owned(),
     };
+    let past = state.configs.history().of(&key).take(RECORDS);
+    let past: Vec<Value> = past
+        .map(|(id, record)| {
+            json!({
+                "id": id,
+                "at": dates::millis(record.at),
+                "op": record.op.letter(),
+                "variant": match &record.of {
+                    history::Of::Formal => None,
+                    history::Of::Variant(gray, _) => Some(gray.name()),
+                },
+                "bytes": record.config.content.len(),
+                "by": record.by.user.as_deref().unwrap_or(&record.by.ip),
+            })
+        })
+        .collect();
     let Some(config) = state.configs.stored(&key) else {
-        return Ok(json!({"known": false, "dataId": key.data_id, "group": key.group}));
+        return Ok(json!({
+            "known": false,
+            "dataId": key.data_id,
+            "group": key.group,
+            "history": past,
+        }));
     };
     // A page that has the content is not sent it again.
     let has = params.get("have") == Some(&*config.md5);
@@ -373,6 +398,15 @@ fn config(state: &State, call: &Call, asked: &Asked) -> Result<Value, Refusal> {
     let text = || String::from_utf8_lossy(&config.content);
     Ok(json!({
         "known": true,
+        "history": past,
+        // A publish that does not say these again removes them.
+        "words": {
+            "desc": config.words.desc,
+            "use": config.words.usage,
+            "effect": config.words.effect,
+            "schema": config.words.schema,
+            "encryptedDataKey": config.encrypted_data_key,
+        },
         "dataId": key.data_id,
         "group": key.group,
         "type": config.kind,
@@ -383,6 +417,24 @@ fn config(state: &State, call: &Call, asked: &Asked) -> Result<Value, Refusal> {
         "listeners": listeners(state, &key),
         "tooLong": !fits,
         "content": (fits && !has).then(text),
+    }))
+}
+
+/// What one record of the history holds.
+fn record(state: &State, call: &Call, asked: &Asked) -> Result<Value, Refusal> {
+    let params = &call.params;
+    let id = params.get("id").ok_or(Refusal::Required("id"))?;
+    let number = id.parse().map_err(|_| Refusal::NotANumber(id.to_owned()))?;
+    let record = state.configs.history().get(number);
+    let record = record.filter(|record| record.key.tenant == asked.tenant());
+    let record =
+        record.ok_or_else(|| Refusal::NotThere(format!("the history has no record {number}")))?;
+    let fits = record.config.content.len() <= SHOWN;
+    let text = || String::from_utf8_lossy(&record.config.content);
+    Ok(json!({
+        "id": number,
+        "type": record.config.kind,
+        "content": fits.then(text),
     }))
 }
 
@@ -398,8 +450,8 @@ fn connections(state: &State, time: Time, asked: &Asked) -> Value {
                 "id": id,
                 "client": client,
                 "heard": millis(time, *heard),
-                "subscribes": state.subscribers.asked(*link),
-                "listens": state.listeners.asked(*link),
+                "subscribes": state.subscribers.asked(*link).count(),
+                "listens": state.listeners.asked(*link).count(),
                 "publishes": state.naming.published(*link),
             })
         })

@@ -4,7 +4,9 @@ use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
+use crate::registry::config::Reader;
 use crate::registry::like::Like;
+use crate::registry::links::Link;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
 use crate::registry::naming::Naming;
@@ -12,7 +14,7 @@ use crate::registry::naming::Place;
 use crate::registry::page_wait::PageWait;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The port that it says it is reached at, unless told another.
 const PORT: u16 = 8848;
@@ -36,6 +38,8 @@ pub(crate) struct State {
     pub(crate) pages: PageWait,
     /// Who is connected over gRPC.
     pub(crate) links: Links,
+    /// As whom clients read configurations over gRPC.
+    pub(crate) readers: BTreeMap<Link, Reader>,
     /// Subscribers of services; said are the clusters.
     pub(crate) subscribers: Pushes<ServiceKey>,
     /// Listeners of configurations over gRPC; said is the tenant.
@@ -54,6 +58,7 @@ impl State {
             polls: LongPoll::default(),
             pages: PageWait::default(),
             links: Links::new(),
+            readers: BTreeMap::new(),
             subscribers: subscribers(PUSH_DELAY),
             listeners: Pushes::new(Manner {
                 delay: Duration::ZERO,

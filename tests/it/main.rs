@@ -15,6 +15,8 @@ mod answers;
 mod bad;
 mod bare;
 mod cluster;
+mod config_scenes;
+mod configs;
 mod edits;
 mod facts;
 mod faults;

@@ -2,7 +2,11 @@
 //!
 //! A line that is no name of a file is a request of our own that sets the scene; it must be answered 200.
 
+use crate::config_scenes;
 use outrigger::registry::Like;
+
+/// What a scene is about, and its lines.
+pub(crate) type Scene = (&'static str, &'static [&'static str]);
 
 /// The exchanges of one generation.
 pub(crate) struct Server {
@@ -10,7 +14,9 @@ pub(crate) struct Server {
     /// Below `tests/cases/`.
     pub(crate) folder: &'static str,
     /// Each begins with an empty registry.
-    pub(crate) scenes: &'static [(&'static str, &'static [&'static str])],
+    pub(crate) scenes: &'static [Scene],
+    /// The same about what operators see of configurations.
+    pub(crate) configs: &'static [Scene],
     /// Name, or beginning of names, and why none of them is played.
     pub(crate) not_played: &'static [(&'static str, &'static str)],
 }
@@ -18,6 +24,7 @@ pub(crate) struct Server {
 pub(crate) const NACOS_1_4: Server = Server {
     like: Like::V1_4,
     folder: "nacos-1.4.8",
+    configs: config_scenes::NACOS_1_4,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -271,12 +278,6 @@ pub(crate) const NACOS_1_4: Server = Server {
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
         ("list-udp-subscribe", "nobody is pushed"),
         (
             "listener-change",
@@ -298,13 +299,8 @@ pub(crate) const NACOS_1_4: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-history", "no history of configurations"),
-        ("config-listeners", "who listens is not told"),
-        ("config-search", "no search of configurations"),
-        ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
         ("switches", "no switches"),
-        ("config-get-tag", "no variants of a configuration"),
         (
             "list-after-full-beat",
             "the recorded server had not yet shown the instance of the beat before",
@@ -329,6 +325,7 @@ pub(crate) const NACOS_1_4: Server = Server {
 pub(crate) const NACOS_2_5: Server = Server {
     like: Like::V2_5,
     folder: "nacos-2.5.1",
+    configs: config_scenes::NACOS_2_5,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -640,12 +637,6 @@ pub(crate) const NACOS_2_5: Server = Server {
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
         ("list-udp-subscribe", "nobody is pushed"),
         (
             "listener-change",
@@ -667,13 +658,8 @@ pub(crate) const NACOS_2_5: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-history", "no history of configurations"),
-        ("config-listeners", "who listens is not told"),
-        ("config-search", "no search of configurations"),
-        ("config-show-all", "no authors of configurations"),
         ("service-subscribers", "nobody is pushed"),
         ("switches", "no switches"),
-        ("config-get-tag", "no variants of a configuration"),
         ("health-checkers", "no checker but NONE"),
         ("loader-", "no connections to be balanced"),
         ("metrics-full", "knows nothing of processor and memory"),
@@ -684,6 +670,7 @@ pub(crate) const NACOS_2_5: Server = Server {
 pub(crate) const NACOS_3_0: Server = Server {
     like: Like::V3_0,
     folder: "nacos-3.0.3",
+    configs: config_scenes::NACOS_3_0,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -1022,12 +1009,6 @@ pub(crate) const NACOS_3_0: Server = Server {
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
         ("list-udp-subscribe", "nobody is pushed"),
         (
             "listener-change",
@@ -1049,7 +1030,6 @@ pub(crate) const NACOS_3_0: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-get-tag", "no variants of a configuration"),
         ("metrics-full", "knows nothing of processor and memory"),
         ("v1-login-", "any user gets a token"),
         ("v3-login-", "any user gets a token"),
