@@ -495,10 +495,9 @@ impl Desk {
             };
             let answer = match effect {
                 page_wait::Effect::Show(_) => page_calls::show(state, time, &call),
-                page_wait::Effect::Refuse(_) => Err(Refusal::Full(
-                    "pages that wait for news",
-                    page_wait::PAGES,
-                )),
+                page_wait::Effect::Refuse(_) => {
+                    Err(Refusal::Full("pages that wait for news", page_wait::PAGES))
+                }
             };
             let answer = answer.unwrap_or_else(|refusal| {
                 Answer::refused(&refusal, state.like, Half::Naming, &call.path, time.at)

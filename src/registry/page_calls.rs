@@ -47,7 +47,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-N3H8v0qinep/nC2pWafBSOzDGnfd7FbE8h07Cbl9Lu8='; \
+    script-src 'sha256-RLhKPf3AY4wN2ZpiAYF5M/mKGYTgA0TD0Tto9s7CjXs='; \
     style-src 'sha256-VSWI2Aa26FDBgRA9pp2fejlFZ2OVk5B8o0UhhU7plf0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

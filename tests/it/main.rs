@@ -29,6 +29,7 @@ mod hostile;
 mod lists;
 mod manners;
 mod over_grpc;
+mod page;
 mod persistent;
 mod recorded;
 mod recorded_rpc;
