@@ -10,9 +10,13 @@
 //! in a browser shows, and `page_wait` (which pages wait for news) a machine. `keeper` wakes the
 //! desk when something is due; `http` and `grpc` are the only files with a socket.
 //!
+//! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
+//! password) is a machine, and `access` decides about each call before it is carried out.
+//!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
 
+mod access;
 mod admin_calls;
 mod admin_config_calls;
 mod admin_naming_calls;
@@ -29,6 +33,7 @@ pub mod desk;
 mod faults;
 mod forms;
 mod grpc;
+mod guesses;
 mod history;
 mod http;
 mod keeper;
@@ -47,6 +52,8 @@ mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod token;
+mod users;
 mod v2_config_calls;
 
 pub use call::Answer;
@@ -56,6 +63,8 @@ pub use http::Running;
 pub use http::start;
 pub use like::Like;
 pub use state::PUSH_DELAY;
+pub use token::Key;
+pub use users::Users;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -65,8 +74,10 @@ use std::time::Duration;
 pub struct Options {
     /// Where to listen; port 0 takes any free one, see [`Running::address`].
     pub listen: SocketAddr,
-    /// Whether it may listen beyond loopback; it knows no passwords.
+    /// Whether it may listen beyond loopback though it asks nobody who he is.
     pub open: bool,
+    /// Who may ask it for what; without them everybody may everything.
+    pub users: Option<Users>,
     /// Further names that a request's `Host` and `Origin` may have, without port.
     pub allow_hosts: Vec<String>,
     /// Whose manners it has.
@@ -80,11 +91,14 @@ pub struct Options {
 /// Why the registry does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not loopback, and [`Options::open`] was not said.
+    /// The address is not loopback, there are no [`Options::users`], and [`Options::open`] was not said.
     #[error(
-        "will not listen on {0}: the registry knows no passwords, so beyond loopback only when opened on purpose (--open)"
+        "will not listen on {0}, where others could change everything: say who may (--auth FILE), or that everybody may (--open)"
     )]
     NotLoopback(SocketAddr),
+    /// There is nothing to sign tokens with.
+    #[error("the system gives no random bytes for a key")]
+    NoKey(#[source] std::io::Error),
     /// The address is taken, or is none of this host.
     #[error("cannot listen on {address}")]
     Bind {

@@ -10,20 +10,34 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    from: Option<IpAddr>,
     method: String,
     path: String,
     query: String,
     headers: Vec<(String, String)>,
     body: Bytes,
-    peer: Option<IpAddr>,
+}
+
+/// Without query, headers and body, which may have a password in them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method, self.path)
+    }
 }
 
 impl Request {
+    /// The same, from this address; else it is one of this host.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
     pub fn new<N: Into<String>, V: Into<String>>(
         method: impl Into<String>,
@@ -33,6 +47,7 @@ impl Request {
     ) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self {
+            from: None,
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
@@ -41,15 +56,7 @@ impl Request {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             body: body.into(),
-            peer: None,
         }
-    }
-
-    /// The same, from that address.
-    #[must_use]
-    pub fn from_peer(mut self, peer: IpAddr) -> Self {
-        self.peer = Some(peer);
-        self
     }
 
     fn is_form(&self) -> bool {
@@ -96,8 +103,10 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
+    /// Where it came from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// As it came.
     pub(crate) method: String,
     /// The path as it came, context path and all.
@@ -107,7 +116,13 @@ pub(crate) struct Call {
     /// Query and form.
     pub(crate) params: Params,
     headers: Vec<(String, String)>,
-    peer: Option<IpAddr>,
+}
+
+/// As that of a request.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.what())
+    }
 }
 
 impl Call {
@@ -123,12 +138,12 @@ impl Call {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
+            from: request.from,
             route,
             method: request.method,
             path: request.path,
             params,
             headers: request.headers,
-            peer: request.peer,
         }
     }
 
@@ -147,7 +162,7 @@ impl Call {
         let said = [forwarded, self.header("X-Real-IP")];
         let mut said = said.into_iter().flatten();
         let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
-        match (said, self.peer) {
+        match (said, self.from) {
             (Some(ip), _) => ip.to_owned(),
             (None, Some(peer)) => peer.to_canonical().to_string(),
             (None, None) => String::new(),

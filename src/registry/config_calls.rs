@@ -285,7 +285,7 @@ pub(crate) fn remove(
 }
 
 /// What a listener asks about: the form's value is decoded once more, as the original does.
-fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
+pub(crate) fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
     let text = params
         .get("Listening-Configs")
         .ok_or(Refusal::NothingListened)?;

@@ -12,6 +12,12 @@ use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::rpc;
 use crate::nacos::rpc::Payload;
+use crate::registry::access;
+use crate::registry::access::Access;
+use crate::registry::access::Aside;
+use crate::registry::access::Denial;
+use crate::registry::access::Ready;
+use crate::registry::access::Verdict;
 use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
@@ -41,6 +47,9 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::token::Key;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
 use crate::registry::v2_config_calls;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -109,6 +118,15 @@ pub enum Event {
     },
     /// A connection is gone, and with it what it published.
     Unlinked(Link),
+    /// A password has been looked at, as [`Effect::Check`] wanted.
+    Checked {
+        /// Whose call waits for that.
+        ticket: Ticket,
+        /// Whether it was the user's.
+        right: bool,
+    },
+    /// There are other users from now on.
+    UsersChanged(Users),
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -155,6 +173,8 @@ pub enum Effect {
     Answer(Ticket, Answer),
     /// Give this to who called over gRPC with this ticket.
     Reply(Ticket, Payload),
+    /// Look at a password, and say with [`Event::Checked`] whether it is right. The next one is wanted after that.
+    Check(Ticket, Check),
     /// Send this over a stream.
     Push(Link, Stream, Payload),
     /// End a stream.
@@ -221,6 +241,36 @@ impl Desk {
         self
     }
 
+    /// The same, which asks who somebody is: one of these users. Their tokens are signed with `key` unless they say another.
+    #[must_use]
+    pub fn asking(mut self, users: Users, key: Key) -> Self {
+        self.state.access = Some(Access::new(users, key));
+        self
+    }
+
+    /// Lets in who may do everything, which his token says; for what is no call of Nacos.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub(crate) fn admit(&self, at: SystemTime, request: Request) -> Result<(), Refusal> {
+        let Some(access) = &self.state.access else {
+            return Ok(());
+        };
+        let call = Call::read(request, self.state.like);
+        let admitted = access.admit(self.state.like, &call, at);
+        admitted.map_err(Refusal::Denied)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn like(&self) -> Like {
+        self.state.like
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.access.as_ref().is_none_or(Access::is_idle)
+    }
+
     /// The same, reached at another port than 8848.
     #[must_use]
     pub fn at_port(mut self, port: u16) -> Self {
@@ -229,16 +279,61 @@ impl Desk {
     }
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
+        let call = Call::read(request, self.state.like);
+        if self.state.access.is_none() {
+            return self.carry_out(ticket, time, &call);
+        }
+        let (half, path) = (call::half(&call.route), call.path.clone());
+        match self.let_in(ticket, time, call) {
+            Ok(Some(call)) => self.carry_out(ticket, time, &call),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(ticket, half, &path, &refusal, time.at),
+        }
+    }
+
+    /// The call, if it goes on now; nothing when it has to wait.
+    fn let_in(&mut self, ticket: Ticket, time: Time, call: Call) -> Result<Option<Call>, Refusal> {
         let like = self.state.like;
-        let call = Call::read(request, like);
+        let Some(access) = &mut self.state.access else {
+            return Ok(Some(call));
+        };
+        let waits = if access::is_login(like, &call) {
+            access.login(time.now, ticket, call)
+        } else {
+            match access.judge_call(like, &call, time.at) {
+                Verdict::Passes => return Ok(Some(call)),
+                Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
+                Verdict::Waits(user, password) => {
+                    let aside = Aside::Call(call);
+                    access.wait(time.now, ticket, user, password, aside)
+                }
+            }
+        };
+        waits.map(|()| None)
+    }
+
+    fn refuse(
+        &mut self,
+        ticket: Ticket,
+        half: Half,
+        path: &str,
+        refusal: &Refusal,
+        at: SystemTime,
+    ) {
+        let answer = Answer::refused(refusal, self.state.like, half, path, at);
+        self.effects.push_back(Effect::Answer(ticket, answer));
+    }
+
+    /// Answers a call that may be made.
+    fn carry_out(&mut self, ticket: Ticket, time: Time, call: &Call) {
         let state = &mut self.state;
-        self.news |= page_calls::is_news(&call);
+        self.news |= page_calls::is_news(call);
         let outcome = if page_calls::is_here(&call.path) {
-            match page_calls::answer(&call) {
+            match page_calls::answer(call) {
                 Ok(page_calls::Outcome::Answer(answer)) => Ok(Outcome::Answer(answer)),
                 Ok(page_calls::Outcome::Look { seen, hold }) => {
                     let page = ticket.0;
-                    self.onlookers.insert(ticket, call);
+                    self.onlookers.insert(ticket, call.clone());
                     let event = page_wait::Event::Asked { page, seen, hold };
                     state.pages.handle(time.now, event);
                     return;
@@ -246,15 +341,15 @@ impl Desk {
                 Err(refusal) => Err(refusal),
             }
         } else if call.route.starts_with("/v1/ns/") {
-            naming_calls::answer(state, time, &call).map(Outcome::Answer)
+            naming_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(state, time, &call)
+            config_calls::answer(state, time, call)
         } else if call.route.starts_with("/v2/cs/") {
-            v2_config_calls::answer(state, time, &call).map(Outcome::Answer)
+            v2_config_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v3/") {
-            admin_calls::answer(state, time, &call).map(Outcome::Answer)
+            admin_calls::answer(state, time, call).map(Outcome::Answer)
         } else {
-            console_calls::answer(state, &call).map(Outcome::Answer)
+            console_calls::answer(state, call).map(Outcome::Answer)
         };
         let answer = match outcome {
             Ok(Outcome::Answer(answer)) => answer,
@@ -272,22 +367,115 @@ impl Desk {
             }
             Err(refusal) => {
                 let half = call::half(&call.route);
-                Answer::refused(&refusal, like, half, &call.path, time.at)
+                return self.refuse(ticket, half, &call.path, &refusal, time.at);
             }
         };
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
+    /// Goes on with a call that waited until its password was looked at.
+    fn go_on(&mut self, now: Moment, ready: Ready) {
+        let like = self.state.like;
+        let Some(access) = &self.state.access else {
+            return;
+        };
+        let Ready {
+            ticket,
+            aside,
+            user,
+        } = ready;
+        let at = self.clock.at + now.saturating_sub(self.clock.now);
+        let time = Time { now, at };
+        match aside {
+            Aside::Login(call) => {
+                match user.and_then(|user| Some((access.token(&user, at)?, user))) {
+                    Some((token, user)) => {
+                        let answer = console_calls::logged_in(&user, token);
+                        self.effects.push_back(Effect::Answer(ticket, answer));
+                    }
+                    None => {
+                        let half = call::half(&call.route);
+                        self.refuse(ticket, half, &call.path, &Refusal::LoginFailed, at);
+                    }
+                }
+            }
+            Aside::Call(call) => match user {
+                Some(user) if access.may_call(&user, like, &call) => {
+                    self.carry_out(ticket, time, &call)
+                }
+                user => {
+                    let refusal = Refusal::Denied(Denial::of(user));
+                    let half = call::half(&call.route);
+                    self.refuse(ticket, half, &call.path, &refusal, at);
+                }
+            },
+            Aside::Payload(link, payload) => {
+                let Some(class) = access::class(&payload) else {
+                    return;
+                };
+                let answer = match user {
+                    Some(user) if access.may_ask(&user, &class.need) => {
+                        self.reply_to(Caller { link, time }, &payload)
+                    }
+                    user => class.no(Denial::of(user), like),
+                };
+                self.effects.push_back(Effect::Reply(ticket, answer));
+            }
+        }
+    }
+
     /// Answers what came over gRPC.
     fn reply(&mut self, time: Time, link: Link, ticket: Ticket, payload: &Payload) {
-        let state = &mut self.state;
+        let caller = Caller { link, time };
         let answer = if time.now < self.starting {
-            rpc_calls::starting()
+            Some(rpc_calls::starting())
         } else {
-            state.links.handle(time.now, links::Event::Heard(link));
-            rpc_calls::answer(state, Caller { link, time }, payload)
+            let event = links::Event::Heard(link);
+            self.state.links.handle(time.now, event);
+            self.ask_or_reply(caller, ticket, payload)
         };
-        self.effects.push_back(Effect::Reply(ticket, answer));
+        let answer = answer.map(|answer| Effect::Reply(ticket, answer));
+        self.effects.extend(answer);
+    }
+
+    /// The answer to a request over gRPC, unless it has to wait.
+    fn ask_or_reply(
+        &mut self,
+        caller: Caller,
+        ticket: Ticket,
+        payload: &Payload,
+    ) -> Option<Payload> {
+        let like = self.state.like;
+        if self.state.access.is_none() {
+            return Some(self.reply_to(caller, payload));
+        }
+        if let Err(answer) = rpc_calls::handler(&self.state, caller, payload) {
+            return Some(*answer);
+        }
+        let Some(class) = access::class(payload) else {
+            return Some(rpc_calls::garbled());
+        };
+        let Caller { link, time } = caller;
+        let access = self.state.access.as_mut()?;
+        match access.judge_payload(&class.need, payload, time.at) {
+            Verdict::Passes => Some(self.reply_to(caller, payload)),
+            Verdict::Denied(denial) => Some(class.no(denial, like)),
+            Verdict::Waits(user, password) => {
+                let aside = Aside::Payload(link, payload.clone());
+                let waits = access.wait(time.now, ticket, user, password, aside);
+                waits.err().map(|refusal| class.refused(&refusal))
+            }
+        }
+    }
+
+    /// The answer to a request over gRPC that may be made.
+    fn reply_to(&mut self, caller: Caller, payload: &Payload) -> Payload {
+        match rpc_calls::handler(&self.state, caller, payload) {
+            Ok(run) => {
+                run(&mut self.state, caller, payload).unwrap_or_else(|_| rpc_calls::garbled())
+            }
+            Err(answer) => *answer,
+        }
     }
 
     /// Takes note of what came over a stream: a setup, or an answer, which counts by its number whatever it is called.
@@ -428,6 +616,7 @@ impl Desk {
     }
 
     fn settle_at(&mut self, now: Moment) {
+        self.settle_access(now);
         let state = &mut self.state;
         state.beats.wake(now);
         while let Some(effect) = state.beats.effect() {
@@ -527,6 +716,19 @@ impl Desk {
         }
         let event = long_poll::Event::Changed { key, polls };
         state.polls.handle(now, event);
+    }
+
+    fn settle_access(&mut self, now: Moment) {
+        let Some(access) = &mut self.state.access else {
+            return;
+        };
+        access.wake(now);
+        if let Some((ticket, check)) = access.next_check() {
+            self.effects.push_back(Effect::Check(ticket, check));
+        }
+        while let Some(ready) = self.state.access.as_mut().and_then(Access::ready) {
+            self.go_on(now, ready);
+        }
     }
 
     fn settle_links(&mut self, now: Moment) {
@@ -632,6 +834,9 @@ impl Machine for Desk {
             }
             Event::Linked { link, peer, at } => {
                 self.clock = Time { now, at };
+                if let Some(access) = &mut self.state.access {
+                    access.linked(link, peer.ip());
+                }
                 let id = called(peer, at).into();
                 let event = links::Event::Came { link, id };
                 self.state.links.handle(now, event);
@@ -656,11 +861,17 @@ impl Machine for Desk {
             }
             Event::StreamEnded { link, stream } => self.stream_ended(now, link, stream),
             Event::Unlinked(link) => {
+                if let Some(access) = &mut self.state.access {
+                    access.unlinked(link);
+                }
                 let event = links::Event::Closed(link);
                 self.state.links.handle(now, event);
             }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
+                if let Some(access) = &mut self.state.access {
+                    access.left(ticket);
+                }
                 self.state
                     .polls
                     .handle(now, long_poll::Event::Left(ticket.0));
@@ -673,8 +884,21 @@ impl Machine for Desk {
                     _ => true,
                 });
             }
+            Event::Checked { ticket, right } => {
+                if let Some(access) = &mut self.state.access {
+                    access.checked(now, ticket, right);
+                }
+            }
+            Event::UsersChanged(users) => {
+                if let Some(access) = &mut self.state.access {
+                    access.replace(users);
+                }
+            }
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
+                if let Some(access) = &mut self.state.access {
+                    access.stop(now);
+                }
                 self.stopping = true;
                 self.state.polls.handle(now, long_poll::Event::Stopping);
                 self.state.pages.handle(now, page_wait::Event::Stopping);
@@ -699,6 +923,7 @@ impl Machine for Desk {
             state.links.deadline(),
             state.subscribers.deadline(),
             state.listeners.deadline(),
+            state.access.as_ref().and_then(Access::deadline),
         ]
         .into_iter()
         .flatten()
@@ -1072,7 +1297,7 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) => {}
+                    Effect::GoAway(_) | Effect::Answer(..) | Effect::Check(..) => {}
                 }
             }
         }

@@ -18,8 +18,11 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::refusal::Refusal;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -109,6 +112,8 @@ struct Inside {
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
     wires: BTreeMap<Link, Wire>,
+    /// Passwords to look at; the desk wants one at a time.
+    checks: VecDeque<(Ticket, Check)>,
     /// Memory for what waits to go out.
     room: Arc<Semaphore>,
     next: u64,
@@ -133,6 +138,7 @@ impl Inside {
                     _ = calling.send(payload);
                 }
             }
+            Effect::Check(ticket, check) => self.checks.push_back((ticket, check)),
             Effect::Push(link, stream, payload) => {
                 let Some(wire) = self.wires.get_mut(&link) else {
                     return;
@@ -192,6 +198,8 @@ pub(crate) struct Keeper {
     epoch: Epoch,
     inside: Mutex<Inside>,
     sooner: Notify,
+    /// There is a password to look at.
+    check: Notify,
 }
 
 impl Keeper {
@@ -204,10 +212,12 @@ impl Keeper {
                 waiting: BTreeMap::new(),
                 calling: BTreeMap::new(),
                 wires: BTreeMap::new(),
+                checks: VecDeque::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
                 next: 0,
             }),
             sooner: Notify::new(),
+            check: Notify::new(),
         }
     }
 
@@ -228,6 +238,9 @@ impl Keeper {
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
+        }
+        if !inside.checks.is_empty() {
+            self.check.notify_one();
         }
         done
     }
@@ -363,6 +376,37 @@ impl Keeper {
                 inside.desk.handle(now, Event::Faulted(fault));
             }
         });
+    }
+
+    /// There are other users from now on.
+    pub(crate) fn replace_users(&self, users: Users) {
+        self.with(|inside, now| inside.desk.handle(now, Event::UsersChanged(users)));
+    }
+
+    /// Lets in an administrator, who shows what `request` says.
+    pub(crate) fn admit(&self, request: Request) -> Result<(), Refusal> {
+        self.with(|inside, now| inside.desk.admit(self.epoch.wall(now), request))
+    }
+
+    /// Looks at passwords, one after the other and on another thread, for ever: that is computing, and everybody else waits for
+    /// this one.
+    pub(crate) async fn look_at_passwords(&self) {
+        loop {
+            let next = self.with(|inside, _| inside.checks.pop_front());
+            let Some((ticket, check)) = next else {
+                self.check.notified().await;
+                continue;
+            };
+            let right = tokio::task::spawn_blocking(move || check.is_right()).await;
+            // A panic is a no: whoever waits is answered.
+            let right = right.unwrap_or_else(|error| {
+                tracing::error!(%error, "a password was not looked at; this is a bug of ours");
+                false
+            });
+            self.with(|inside, now| {
+                inside.desk.handle(now, Event::Checked { ticket, right });
+            });
+        }
     }
 
     /// Lets all held listeners go, and holds none from now on.

@@ -70,6 +70,23 @@ pub(crate) fn is_here(path: &str) -> bool {
     path == DATA || PAGES.contains(&path)
 }
 
+/// Whose things a request for data shows.
+#[derive(Debug)]
+pub(crate) enum Sees<'a> {
+    /// Those in a namespace.
+    Namespace(&'a str),
+    /// Those of all clients.
+    Everybody,
+}
+
+/// What a call would show; `None` when it is not for the page's data.
+pub(crate) fn sees(call: &Call) -> Option<Sees<'_>> {
+    (call.path == DATA).then(|| match call.params.get("show") {
+        Some("connections") => Sees::Everybody,
+        _ => Sees::Namespace(call.params.get("namespace").unwrap_or_default()),
+    })
+}
+
 /// Whether a request may change what a page shows.
 pub(crate) fn is_news(call: &Call) -> bool {
     !matches!(call.method.as_str(), "GET" | "HEAD") && call.route != "/v1/cs/configs/listener"
@@ -456,4 +473,22 @@ fn connections(state: &State, time: Time, asked: &Asked) -> Value {
             })
         })
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use sha2::{Digest as _, Sha256};
+
+    #[test]
+    fn the_policy_names_the_script_and_the_style_of_the_page() {
+        for tag in ["script", "style"] {
+            let (_, rest) = PAGE.split_once(&format!("<{tag}>")).unwrap();
+            let (inside, _) = rest.split_once(&format!("</{tag}>")).unwrap();
+            let hash = STANDARD.encode(Sha256::digest(inside.as_bytes()));
+            let expected = format!("{tag}-src 'sha256-{hash}'");
+            assert!(POLICY.contains(&expected), "POLICY is to have {expected}");
+        }
+    }
 }

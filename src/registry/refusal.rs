@@ -6,6 +6,7 @@
 //! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
+use crate::registry::access::Denial;
 use crate::registry::like::Like;
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -163,6 +164,10 @@ pub(crate) enum Refusal {
     ConfigMethod(String),
     /// 3.0 alone: a call that it no longer takes, with the page's message.
     Gone(String),
+    /// The caller may not make this call, or is nobody.
+    Denied(Denial),
+    /// A login with a wrong password, or of nobody: the two are told alike.
+    LoginFailed,
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -386,6 +391,21 @@ impl Refusal {
     }
 
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
+        match (self, like, half) {
+            (Self::Denied(denial), ..) => {
+                return (403, Dress::Page(denial.words(like).to_owned()));
+            }
+            (Self::LoginFailed, Like::V1_4 | Like::V2_5, _) => {
+                return (403, Dress::Bare(Denial::Nobody.words(like)));
+            }
+            (Self::LoginFailed, Like::V3_0, Half::V3) => {
+                return (500, Dress::Page(NO_MESSAGE.to_owned()));
+            }
+            (Self::LoginFailed, Like::V3_0, _) => {
+                return (500, Dress::Page(COMPATIBILITY.to_owned()));
+            }
+            _ => {}
+        }
         match like {
             Like::V1_4 => self.in_1_4(),
             Like::V2_5 => self.in_2_5(),
@@ -476,9 +496,9 @@ impl Refusal {
             Self::RequiredParameter(_) => (
                 500,
                 Page(if half == Half::V3 {
-                    "No message available".to_owned()
+                    NO_MESSAGE.to_owned()
                 } else {
-                    "Handle API Compatibility failed, please see log for detail.".to_owned()
+                    COMPATIBILITY.to_owned()
                 }),
             ),
             Self::Cas | Self::GrayCas => (500, Bare("false")),
@@ -688,8 +708,10 @@ impl Refusal {
             ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
+            Self::Denied(denial) => (403, Page(denial.words(Like::V2_5).to_owned())),
+            Self::LoginFailed => (403, Words(Denial::Nobody.words(Like::V2_5).to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
-            Self::NoPath(_) => (404, Page("No message available".to_owned())),
+            Self::NoPath(_) => (404, Page(NO_MESSAGE.to_owned())),
             Self::Gone(message) => (410, Page(message.clone())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
             Self::ConfigMethod(method) => {
@@ -717,6 +739,8 @@ impl Refusal {
 
 const NO_BETA: &str = "remove beta data error";
 const PAGES: &str = "pageNo and pageSize must be greater than zero";
+const NO_MESSAGE: &str = "No message available";
+const COMPATIBILITY: &str = "Handle API Compatibility failed, please see log for detail.";
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";

@@ -1,6 +1,7 @@
 //! What the registry knows: its stores and its machines, as the desk keeps them and the calls read and change them.
 
 use crate::nacos::model::ServiceKey;
+use crate::registry::access::Access;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
@@ -30,6 +31,8 @@ pub(crate) type Who = (ServiceKey, Place);
 pub(crate) struct State {
     pub(crate) like: Like,
     pub(crate) port: u16,
+    /// Where people are let in; `None` when everybody is.
+    pub(crate) access: Option<Access>,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
     pub(crate) configs: Configs,
@@ -52,6 +55,7 @@ impl State {
         Self {
             like,
             port: PORT,
+            access: None,
             naming: Naming::new(like),
             beats: BeatCheck::new(),
             configs: Configs::default(),

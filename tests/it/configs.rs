@@ -72,7 +72,7 @@ impl World {
     /// Asks from an address.
     fn from(&mut self, ip: &str, request: Request) -> Ticket {
         let ip: IpAddr = ip.parse().unwrap();
-        self.send(request.from_peer(ip))
+        self.send(request.from(ip))
     }
 
     fn answer(&mut self, ticket: Ticket) -> (u16, String) {

@@ -12,6 +12,7 @@
 
 mod agent;
 mod answers;
+mod auth;
 mod bad;
 mod bare;
 mod cluster;

@@ -1,7 +1,7 @@
 //! The page at its door: where it is, what it is sent with, and which pages elsewhere may do nothing here. What people see of it is
 //! looked at in a browser: `tests/page/run`.
 
-use crate::support::{LONG, Registry, http};
+use crate::support::{LONG, Registry, free_port, http};
 use serde_json::Value;
 use std::{
     io::{Read as _, Write as _},
@@ -273,7 +273,7 @@ fn an_answer_has_so_many_rows_and_the_next_ones_are_on_the_next_page() {
 
 #[test]
 fn faults_strike_others_and_not_the_page() {
-    let registry = Registry::start_with(&["--faults"]);
+    let registry = Registry::start_with(free_port(), &["--faults"]);
     http(registry.port, "POST", "/outrigger/faults", "status=500").unwrap();
     let other = http(
         registry.port,

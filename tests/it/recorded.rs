@@ -52,6 +52,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
             let options = Options {
                 listen: (Ipv4Addr::LOCALHOST, 0).into(),
                 open: false,
+                users: None,
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
                 push_delay: registry::PUSH_DELAY,
@@ -449,6 +450,7 @@ async fn beyond_loopback_only_when_opened() {
     let options = Options {
         listen: (Ipv4Addr::UNSPECIFIED, 0).into(),
         open: false,
+        users: None,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
@@ -466,6 +468,7 @@ async fn beyond_loopback_only_when_opened() {
     let taken = Options {
         listen: (Ipv4Addr::LOCALHOST, running.address().port()).into(),
         open: false,
+        users: None,
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,

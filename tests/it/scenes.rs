@@ -273,7 +273,10 @@ pub(crate) const NACOS_1_4: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
@@ -632,7 +635,10 @@ pub(crate) const NACOS_2_5: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
@@ -1004,7 +1010,10 @@ pub(crate) const NACOS_3_0: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
