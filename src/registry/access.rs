@@ -152,6 +152,10 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
             asked.into_iter().map(|it| it.tenant).collect(),
         );
     }
+    // Ids are those of any tenant.
+    if route == "/v1/cs/configs" && call.params.get("delType").is_some() {
+        return Need::Administrator;
+    }
     if under(&["/v1/cs/configs", "/v1/cs/history"]) {
         return Need::Rights(action, vec![said("tenant")]);
     }
@@ -163,7 +167,6 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
         "/v1/ns/catalog",
         "/v3/client/ns",
         "/v3/client/cs",
-        "/v2/cs",
     ]) {
         return Need::Rights(action, vec![said("namespaceId")]);
     }

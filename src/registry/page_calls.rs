@@ -47,7 +47,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-RLhKPf3AY4wN2ZpiAYF5M/mKGYTgA0TD0Tto9s7CjXs='; \
+    script-src 'sha256-05aVEe6FDkncpRQY47tA4gLLihtSkaMT2VCx4Kq6BxU='; \
     style-src 'sha256-VSWI2Aa26FDBgRA9pp2fejlFZ2OVk5B8o0UhhU7plf0='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
