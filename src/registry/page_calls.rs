@@ -48,7 +48,7 @@ const PAGE: &str = include_str!("page.html");
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
     script-src 'sha256-05aVEe6FDkncpRQY47tA4gLLihtSkaMT2VCx4Kq6BxU='; \
-    style-src 'sha256-VSWI2Aa26FDBgRA9pp2fejlFZ2OVk5B8o0UhhU7plf0='; \
+    style-src 'sha256-S4cjw07JWG1qjR4n/kWmGavtxWvx48ES92DD5ARJXss='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What came of a call.
