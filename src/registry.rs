@@ -8,7 +8,8 @@
 //! `config_shown` are the language of requests and answers, `naming_calls`, `catalog_calls`, `config_calls`, `config_console_calls`,
 //! `v2_calls`, `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
 //! is told of what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`,
-//! `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the
+//! `rpc_naming` and `rpc_config` are gRPC's requests. `page_calls` is what the page in a browser shows, and `page_wait` (which pages
+//! wait for news) a machine. `keeper` wakes the desk when something is due. `checks` decides when the
 //! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
 //! with a socket.
 //!
@@ -53,6 +54,8 @@ mod long_poll;
 mod namespaces;
 mod naming;
 mod naming_calls;
+mod page_calls;
+mod page_wait;
 mod prober;
 mod pushes;
 mod refusal;

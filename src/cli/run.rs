@@ -16,7 +16,7 @@ use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::telemetry::Journal;
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -158,8 +158,14 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Err(error) => return fail(End::Unavailable, &error),
     };
     let at = running.address();
+    // Every address is no place to go to.
+    let mut page = at;
+    if at.ip().is_unspecified() {
+        page.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     print(&format!(
         "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
+         look at it in a browser:  http://{page}/\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
     if let Some(grpc) = running.grpc() {

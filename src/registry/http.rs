@@ -21,6 +21,7 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::page_calls;
 use crate::registry::prober;
 use crate::registry::refusal::Refusal;
 use crate::registry::token::Key;
@@ -28,7 +29,7 @@ use crate::registry::users::Users;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
-    Response,
+    Method, Response,
     body::{Body, Bytes, Frame, Incoming},
     header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
     http::request::Parts,
@@ -371,18 +372,20 @@ impl Door {
         let path = request.uri().path().to_owned();
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok());
-        if let Err(refusal) = self.guard(local, host, request.headers()) {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if let Err(refusal) = self.guard(local, host, request.headers(), !reads) {
             return Ok(write(&self.refused(&path, &refusal)));
         }
         match &self.faults {
             Some(faults) if path.trim_end_matches('/') == FAULTS => {
                 Ok(write(&self.order(faults, &path, request).await))
             }
-            Some(_) => {
+            // Who looks on wants to see what the faults do to others.
+            Some(_) if !page_calls::is_here(&path) => {
                 let harm = self.strike(&path, call::route(&path));
                 self.harmed(harm, harmed, &path, request).await
             }
-            None => Ok(write(&self.whole(&path, request).await)),
+            _ => Ok(write(&self.whole(&path, request).await)),
         }
     }
 
@@ -532,35 +535,55 @@ impl Door {
         }
     }
 
-    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own.
+    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own. A web page of another origin
+    /// may not ask at all, except that a link leads here; one of another port of this host may not write, because what listens
+    /// there is somebody else's.
+    ///
+    /// A form sent from elsewhere needs nobody's leave and may come without an `Origin`, so what the browser says of the site
+    /// counts too. Browsers say it to loopback and over TLS only: without it, who writes with an `Origin` must have come from here.
     pub(super) fn guard(
         &self,
         local: IpAddr,
         host: Option<&str>,
         headers: &HeaderMap,
+        writes: bool,
     ) -> Result<(), Refusal> {
-        if !host.is_some_and(|host| self.ours(local, host)) {
+        let Some(host) = host.filter(|host| self.ours(local, host)) else {
             return Err(Refusal::Host);
-        }
-        match headers.get(ORIGIN).map(HeaderValue::to_str) {
-            None => Ok(()),
-            Some(Ok(origin))
-                if authority::of_origin(origin).is_some_and(|host| self.ours(local, host)) =>
-            {
-                Ok(())
-            }
-            Some(_) => Err(Refusal::Origin),
-        }
+        };
+        let origin = match headers.get(ORIGIN).map(HeaderValue::to_str) {
+            None => None,
+            Some(Ok(origin)) => match authority::of_origin(origin) {
+                Some(origin) if self.ours(local, origin) => Some(origin),
+                _ => return Err(Refusal::Origin),
+            },
+            Some(Err(_)) => return Err(Refusal::Origin),
+        };
+        let says = |name, what: &str| headers.get(name).is_some_and(|said| said == what);
+        let lets = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            Some(b"same-origin" | b"none") => true,
+            Some(b"same-site") => !writes,
+            Some(_) => !writes && says("sec-fetch-mode", "navigate"),
+            // What stands before us may have put its own name for ours into `Host`.
+            None => origin.is_none_or(|origin| {
+                !writes || origin.eq_ignore_ascii_case(host) || self.allows(origin)
+            }),
+        };
+        if lets { Ok(()) } else { Err(Refusal::Origin) }
     }
 
     /// Whether `authority` (host, perhaps with port) is loopback, the address listened on, or allowed by name.
     fn ours(&self, local: IpAddr, authority: &str) -> bool {
         let host = authority::host(authority);
         authority::is_this_host(host, |ip| ip == local || ip == self.address.ip())
-            || self
-                .allow_hosts
-                .iter()
-                .any(|allowed| host.eq_ignore_ascii_case(allowed))
+            || self.allows(authority)
+    }
+
+    /// Whether the host of `authority` is allowed by name.
+    fn allows(&self, authority: &str) -> bool {
+        let host = authority::host(authority);
+        let mut allowed = self.allow_hosts.iter();
+        allowed.any(|allowed| host.eq_ignore_ascii_case(allowed))
     }
 }
 

@@ -32,6 +32,7 @@ mod lists;
 mod manners;
 mod operator;
 mod over_grpc;
+mod page;
 mod persistent;
 mod protection;
 mod recorded;
