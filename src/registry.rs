@@ -6,7 +6,7 @@
 //! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
 //! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
 //! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
-//! desk when something is due; `http` and `grpc` are the only files with a socket.
+//! desk when something is due; `http` and `grpc` are the only files with a socket, and `crowd` says who of many gets one.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
@@ -20,6 +20,7 @@ mod client_calls;
 mod config;
 mod config_calls;
 mod console_calls;
+mod crowd;
 pub mod desk;
 mod faults;
 mod forms;
@@ -50,6 +51,9 @@ pub use state::PUSH_DELAY;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// More open files than this are of no use to it.
+pub const FILES: u64 = 80_000;
 
 /// Where and for whom the registry is.
 #[derive(Clone, Debug)]

@@ -7,11 +7,15 @@
 use crate::authority;
 use crate::machine::Epoch;
 use crate::nacos::rpc::PORT_OFFSET;
+use crate::os::ourselves;
 use crate::registry::Options;
 use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::crowd;
+use crate::registry::crowd::Came;
+use crate::registry::crowd::Places;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -48,13 +52,13 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     time,
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections at most; more wait in the system's queue.
-const CONNECTIONS: usize = 1_200;
+/// Connections at most, if the limit to open files allows so many.
+const CONNECTIONS: usize = 65_536;
 /// How long a connection may take over a request's head, or stay idle (the original: 20 s).
 const HEAD: Duration = Duration::from_secs(20);
 /// How long a body may take.
@@ -77,8 +81,6 @@ const GARBAGE: &[u8] = b"\x16\x03\x01\x00\x00this is no HTTP\r\n\r\n";
 pub(super) const LEAVE: Duration = Duration::from_secs(2);
 /// How often a pair of free ports is looked for.
 const PAIRS: usize = 64;
-/// After an error of accept (out of descriptors): not at once again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A registry that runs. Dropping it does not stop it; [`Running::stop`] or the end of its [`Tasks`] does.
 #[derive(Debug)]
@@ -141,14 +143,16 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     });
     let (end, ended) = watch::channel(false);
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
+    let files = Arc::new(Semaphore::new(crowd::of_files(ourselves::open_files())));
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
         let over_grpc = async {
             if let Some(grpc) = grpc {
-                grpc::serve(grpc, Arc::clone(&door), group.clone()).await;
+                grpc::serve(grpc, Arc::clone(&door), Arc::clone(&files), group.clone()).await;
             }
         };
-        tokio::join!(over_grpc, serve(listener, Arc::clone(&door), group.clone()));
+        let over_http = serve(listener, Arc::clone(&door), Arc::clone(&files), group.clone());
+        tokio::join!(over_grpc, over_http);
         end.send_replace(true);
     });
     Ok(Running {
@@ -194,37 +198,25 @@ async fn listen(
     }
 }
 
-/// The next connection, with its place among them; errors of the system are waited out. `None` never comes.
-pub(super) async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return Some((place, stream, peer)),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
+async fn serve(listener: TcpListener, door: Arc<Door>, files: Arc<Semaphore>, tasks: Tasks) {
     let stop = tasks.token();
     let cut = CancellationToken::new();
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let like = door.like;
+    let places = Places::new(&files, CONNECTIONS, |most| crowd::over_http(like, most));
     loop {
-        let accepted = tokio::select! {
+        let came = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            came = places.accept(&listener) => came,
         };
-        let Some((place, stream, _)) = accepted else {
-            break;
+        let (place, stream) = match came {
+            Some(Came::In(place, stream, _)) => (place, stream),
+            Some(Came::Out(refused)) => {
+                tasks.spawn("registry connection without a place", refused.tell());
+                continue;
+            }
+            None => break,
         };
         let Some(served) = connection(stream, &door, &graceful) else {
             continue;
@@ -263,14 +255,16 @@ fn connection(
     let stream = Impatient::new(stream, Arc::clone(&harmed));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
-        async move { door.answer(local.ip(), &harmed, request).await }
+        // In a box: a connection without a request has no room for one.
+        Box::pin(async move { door.answer(local.ip(), &harmed, request).await })
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let served = graceful.watch(served);
+    // In a box, because whatever awaits it would have room for it twice.
+    let served = Box::pin(graceful.watch(served));
     Some(async move {
         if let Err(error) = served.await {
             tracing::debug!(%error, "a connection to the registry broke");
@@ -322,6 +316,14 @@ pub(super) struct Door {
     faults: Option<Mutex<Faults>>,
 }
 
+/// How far a request has come.
+enum Begun<A> {
+    /// It is answered.
+    Answered(Answered),
+    /// The desk has it, and will answer.
+    Asked(A),
+}
+
 impl Door {
     async fn answer(
         &self,
@@ -329,22 +331,48 @@ impl Door {
         harmed: &Harmed,
         request: hyper::Request<Incoming>,
     ) -> Result<Answered, Lost> {
+        // What reading a request takes is in a box that is gone while its answer is waited for: there may be thousands who wait.
+        match Box::pin(self.begin(local, harmed, request)).await? {
+            Begun::Answered(answered) => Ok(answered),
+            Begun::Asked(answer) => Ok(write(&match answer.await {
+                Some(answer) => answer,
+                None => self.refused("", &Refusal::Unanswered),
+            })),
+        }
+    }
+
+    async fn begin(
+        &self,
+        local: IpAddr,
+        harmed: &Harmed,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Begun<impl Future<Output = Option<Answer>>>, Lost> {
         let path = request.uri().path().to_owned();
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok());
         if let Err(refusal) = self.guard(local, host, request.headers()) {
-            return Ok(write(&self.refused(&path, &refusal)));
+            return Ok(Begun::Answered(write(&self.refused(&path, &refusal))));
         }
-        match &self.faults {
-            Some(faults) if path.trim_end_matches('/') == FAULTS => {
-                Ok(write(&self.order(faults, &path, request).await))
+        if let Some(faults) = &self.faults {
+            if path.trim_end_matches('/') == FAULTS {
+                let answer = self.order(faults, &path, request).await;
+                return Ok(Begun::Answered(write(&answer)));
             }
-            Some(_) => {
-                let harm = self.strike(&path, call::route(&path));
-                self.harmed(harm, harmed, &path, request).await
+            let harm = self.strike(&path, call::route(&path));
+            if matches!(harm, Some(Harm::Drop)) {
+                if let Ok(answer) = self.ask(request).await {
+                    answer.await;
+                }
+                return Err(Lost);
             }
-            None => Ok(write(&self.whole(&path, request).await)),
+            if let Some(answered) = Self::harmed(harm, harmed).await? {
+                return Ok(Begun::Answered(answered));
+            }
         }
+        Ok(match self.ask(request).await {
+            Ok(answer) => Begun::Asked(answer),
+            Err(refusal) => Begun::Answered(write(&self.refused(&path, &refusal))),
+        })
     }
 
     /// Whether faults may be asked for.
@@ -361,12 +389,6 @@ impl Door {
         faults.strike(now, path, route)
     }
 
-    /// The answer as it is without a fault.
-    async fn whole(&self, path: &str, request: hyper::Request<Incoming>) -> Answer {
-        let answer = self.ask(request).await;
-        answer.unwrap_or_else(|refusal| self.refused(path, &refusal))
-    }
-
     fn refused(&self, path: &str, refusal: &Refusal) -> Answer {
         let half = call::half(call::route(path));
         let epoch = self.keeper.epoch();
@@ -374,23 +396,19 @@ impl Door {
         Answer::refused(refusal, self.like, half, path, at)
     }
 
-    /// The answer with a fault.
-    async fn harmed(
-        &self,
-        harm: Option<Harm>,
-        harmed: &Harmed,
-        path: &str,
-        request: hyper::Request<Incoming>,
-    ) -> Result<Answered, Lost> {
-        match harm {
-            None => {}
-            Some(Harm::Delay(delay)) => time::sleep(delay).await,
-            Some(Harm::Status(status, body)) => {
-                return Ok(write(&Answer {
-                    status,
-                    ..Answer::text(body)
-                }));
+    /// What a fault answers in place of the registry, if it does.
+    async fn harmed(harm: Option<Harm>, harmed: &Harmed) -> Result<Option<Answered>, Lost> {
+        Ok(match harm {
+            // A request that is carried out and not answered is told apart before.
+            None | Some(Harm::Drop) => None,
+            Some(Harm::Delay(delay)) => {
+                time::sleep(delay).await;
+                None
             }
+            Some(Harm::Status(status, body)) => Some(write(&Answer {
+                status,
+                ..Answer::text(body)
+            })),
             Some(Harm::Hang) => std::future::pending().await,
             Some(Harm::Reset) => {
                 harmed.reset.store(true, Ordering::Relaxed);
@@ -401,15 +419,10 @@ impl Door {
                 let mut last = write(&Answer::ok());
                 let close = HeaderValue::from_static("close");
                 last.headers_mut().insert(CONNECTION, close);
-                return Ok(last);
+                Some(last)
             }
-            Some(Harm::Drop) => {
-                self.whole(path, request).await;
-                return Err(Lost);
-            }
-            Some(Harm::Big) => return Ok(Response::new(Either::Right(Endless))),
-        }
-        Ok(write(&self.whole(path, request).await))
+            Some(Harm::Big) => Some(Response::new(Either::Right(Endless))),
+        })
     }
 
     /// Switches faults on and off, and shows them.
@@ -445,7 +458,11 @@ impl Door {
         }
     }
 
-    async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
+    /// Puts a request before the desk, which has looked at it when this returns.
+    async fn ask(
+        &self,
+        request: hyper::Request<Incoming>,
+    ) -> Result<impl Future<Output = Option<Answer>>, Refusal> {
         let (head, body) = request.into_parts();
         let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
@@ -458,12 +475,10 @@ impl Door {
             // What is no text is nothing that a call looks at.
             Some((name.as_str(), value.to_str().ok()?))
         });
-        let answer = self
-            .keeper
-            .ask(Request::new(head.method.as_str(), target, headers, body));
+        let request = Request::new(head.method.as_str(), target, headers, body);
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
-        answer.await.ok_or(Refusal::Unanswered)
+        Ok(self.keeper.ask(request))
     }
 
     /// The body, if it is not over `most` bytes and comes in time; and its share of the memory for bodies.
