@@ -181,10 +181,7 @@ async fn load(
     }
     let (took, used) = (began.elapsed(), cpu(&server.process) - before);
     let count = f64::from(each * connections);
-    (
-        count / took.as_secs_f64(),
-        used.as_secs_f64() * 1e6 / count,
-    )
+    (count / took.as_secs_f64(), used.as_secs_f64() * 1e6 / count)
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -247,7 +244,11 @@ async fn requests(servers: &[Server], (rounds, count): (usize, u32)) {
         )
     };
     turns("register", servers, (rounds, count), &|n| {
-        request(&format!("POST /nacos/v1/ns/instance?{}", instance(n)), "", "")
+        request(
+            &format!("POST /nacos/v1/ns/instance?{}", instance(n)),
+            "",
+            "",
+        )
     })
     .await;
     turns("light beat", servers, (rounds, count), &|n| {
@@ -294,10 +295,15 @@ async fn requests(servers: &[Server], (rounds, count): (usize, u32)) {
         )
     })
     .await;
-    turns("config publish, 1 KiB", servers, (rounds, count / 4), &|n| {
-        let content = format!("{n}%3A+{}", CONTENT.repeat(64));
-        publish(&format!("write-{}.yaml", n % 100), &content)
-    })
+    turns(
+        "config publish, 1 KiB",
+        servers,
+        (rounds, count / 4),
+        &|n| {
+            let content = format!("{n}%3A+{}", CONTENT.repeat(64));
+            publish(&format!("write-{}.yaml", n % 100), &content)
+        },
+    )
     .await;
 }
 

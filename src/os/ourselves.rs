@@ -21,7 +21,9 @@ pub fn close_to_others() -> io::Result<()> {
 #[must_use]
 pub fn open_files() -> usize {
     let limit = getrlimit(Resource::Nofile).current;
-    limit.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX))
+    limit.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    })
 }
 
 /// Raises that as far as it may be, `enough` at most. Not where commands are started: they would have it too, and some cannot bear it.

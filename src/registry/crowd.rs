@@ -75,6 +75,7 @@ impl Places {
         most: usize,
         words: impl FnOnce(usize) -> Vec<u8>,
     ) -> Self {
+        // Both doors are made before the first one lets somebody in.
         let most = most.min(all.available_permits());
         Self {
             all: Arc::clone(all),
@@ -108,33 +109,26 @@ impl Places {
 
     /// The next connection; errors of the system are waited out. `None` never comes.
     pub(super) async fn accept(&self, listener: &TcpListener) -> Option<Came> {
-        let (mut place, mut seat) = (self.take(), None);
-        if place.is_none() {
-            tokio::select! {
-                biased;
-                free = self.wait() => place = free,
-                free = Arc::clone(&self.seats).acquire_owned() => seat = free.ok(),
-            }
-        }
-        loop {
-            let (stream, peer) = match listener.accept().await {
-                Ok(accepted) => accepted,
+        let (stream, peer) = loop {
+            match listener.accept().await {
+                Ok(accepted) => break accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     time::sleep(ACCEPT_AGAIN).await;
-                    continue;
                 }
-            };
-            // Somebody may have gone while nobody came.
-            if let Some(place) = place.or_else(|| self.take()) {
-                return Some(Came::In(place, stream, peer));
             }
-            let words = self.words.clone();
-            return Some(Came::Out(Refused {
+        };
+        if let Some(place) = self.take() {
+            return Some(Came::In(place, stream, peer));
+        }
+        tokio::select! {
+            biased;
+            place = self.wait() => Some(Came::In(place?, stream, peer)),
+            seat = Arc::clone(&self.seats).acquire_owned() => Some(Came::Out(Refused {
                 stream,
-                words,
-                _seat: seat?,
-            }));
+                words: self.words.clone(),
+                _seat: seat.ok()?,
+            })),
         }
     }
 }

@@ -86,16 +86,15 @@ const YIELD: usize = 32 * 1024;
 /// Messages that are taken from a stream before others have their turn.
 const TURN: usize = 32;
 
+/// The places there are, out of so many files.
+pub(super) fn places(files: &Arc<Semaphore>) -> Places {
+    Places::new(files, CONNECTIONS, crowd::over_grpc)
+}
+
 /// Serves connections until the group stops.
-pub(super) async fn serve(
-    listener: TcpListener,
-    door: Arc<Door>,
-    files: Arc<Semaphore>,
-    tasks: Tasks,
-) {
+pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Tasks) {
     let stop = tasks.token();
     let (leave, cut) = (CancellationToken::new(), CancellationToken::new());
-    let places = Places::new(&files, CONNECTIONS, crowd::over_grpc);
     loop {
         let came = tokio::select! {
             biased;

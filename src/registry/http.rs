@@ -144,14 +144,17 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let (end, ended) = watch::channel(false);
     tasks.spawn("registry deadlines", async move { keeper.keep().await });
     let files = Arc::new(Semaphore::new(crowd::of_files(ourselves::open_files())));
+    let like = options.like;
+    let places = Places::new(&files, CONNECTIONS, |most| crowd::over_http(like, most));
+    let grpc = grpc.map(|grpc| (grpc, grpc::places(&files)));
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
         let over_grpc = async {
-            if let Some(grpc) = grpc {
-                grpc::serve(grpc, Arc::clone(&door), Arc::clone(&files), group.clone()).await;
+            if let Some((grpc, places)) = grpc {
+                grpc::serve(grpc, Arc::clone(&door), places, group.clone()).await;
             }
         };
-        let over_http = serve(listener, Arc::clone(&door), Arc::clone(&files), group.clone());
+        let over_http = serve(listener, Arc::clone(&door), places, group.clone());
         tokio::join!(over_grpc, over_http);
         end.send_replace(true);
     });
@@ -198,12 +201,10 @@ async fn listen(
     }
 }
 
-async fn serve(listener: TcpListener, door: Arc<Door>, files: Arc<Semaphore>, tasks: Tasks) {
+async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Tasks) {
     let stop = tasks.token();
     let cut = CancellationToken::new();
     let graceful = GracefulShutdown::new();
-    let like = door.like;
-    let places = Places::new(&files, CONNECTIONS, |most| crowd::over_http(like, most));
     loop {
         let came = tokio::select! {
             biased;
