@@ -1,7 +1,7 @@
 //! The embedded registry beside another one, under the same load in the same run: what a request costs, what is held, what it weighs.
 //!
 //! `cargo bench --bench registry -- PROGRAM ARGUMENT...` starts the other one so; `{port}`, `{grpc}` and `{dir}` in its words are
-//! replaced. Without one, ours stands alone. Servers have one core to themselves (`taskset`), the load another. Both run through
+//! replaced. Without one, ours stands alone. Where `dev` takes `--data-dir`, publishing is measured with it too ("on disk"). Servers have one core to themselves (`taskset`), the load another. Both run through
 //! all of it, and have turns: each figure is the median of the rounds, and a ratio is the median of the rounds' ratios, with the
 //! least and the greatest of them. `ROUNDS`, `REQUESTS`, `OURS` (another build to measure) and `ONLY`
 //! (of starts, requests, polls and instances) are read from the environment. Nothing here passes or fails.
@@ -36,6 +36,9 @@ use tokio::{
     net::TcpStream,
     task::JoinSet,
 };
+
+/// What the one beside ours is called.
+const OTHER: &str = "the other";
 
 /// How a server is started.
 #[derive(Clone)]
@@ -192,7 +195,7 @@ fn median(values: &mut [f64]) -> f64 {
 /// One kind of request to each server in turn, round after round.
 async fn turns(
     what: &str,
-    servers: &[Server],
+    servers: &[&Server],
     (rounds, count): (usize, u32),
     make: &(dyn Fn(u32) -> Vec<u8> + Sync),
 ) {
@@ -211,17 +214,22 @@ async fn turns(
         let spent = median(&mut costs.iter().map(|cost| cost.1).collect::<Vec<_>>());
         line += &format!("  {} {rate:>7.0}/s {spent:>6.1} us", server.name);
     }
-    if let [ours, others, ..] = &costs[..] {
-        let ratio = |of: fn(&Cost, &Cost) -> f64| {
-            let mut all: Vec<f64> = ours.iter().zip(others).map(|(a, b)| of(a, b)).collect();
-            let middle = median(&mut all);
-            format!("{middle:.2} ({:.2} to {:.2})", all[0], all[all.len() - 1])
-        };
-        line += &format!(
-            "   rate x {}  CPU of the other / ours {}",
-            ratio(|a, b| a.0 / b.0),
-            ratio(|a, b| b.1 / a.1)
-        );
+    if let [ours @ .., others] = &costs[..]
+        && servers.last().is_some_and(|server| server.name == OTHER)
+    {
+        for (server, ours) in servers.iter().zip(ours) {
+            let ratio = |of: fn(&Cost, &Cost) -> f64| {
+                let mut all: Vec<f64> = ours.iter().zip(others).map(|(a, b)| of(a, b)).collect();
+                let middle = median(&mut all);
+                format!("{middle:.2} ({:.2} to {:.2})", all[0], all[all.len() - 1])
+            };
+            line += &format!(
+                "\n    {}: rate x {}, CPU of the other / its own {}",
+                server.name,
+                ratio(|a, b| a.0 / b.0),
+                ratio(|a, b| b.1 / a.1)
+            );
+        }
     }
     println!("{line}");
 }
@@ -233,7 +241,7 @@ fn publish(data_id: &str, content: &str) -> Vec<u8> {
 
 const CONTENT: &str = "greeting%3A+hello%0A";
 
-async fn requests(servers: &[Server], (rounds, count): (usize, u32)) {
+async fn requests(servers: &[&Server], disk: Option<&Server>, (rounds, count): (usize, u32)) {
     let instance = |n: u32| {
         let n = n % 1000;
         format!(
@@ -295,16 +303,16 @@ async fn requests(servers: &[Server], (rounds, count): (usize, u32)) {
         )
     })
     .await;
-    turns(
-        "config publish, 1 KiB",
-        servers,
-        (rounds, count / 4),
-        &|n| {
-            let content = format!("{n}%3A+{}", CONTENT.repeat(64));
-            publish(&format!("write-{}.yaml", n % 100), &content)
-        },
-    )
-    .await;
+    let write = |n: u32| {
+        let content = format!("{n}%3A+{}", CONTENT.repeat(64));
+        publish(&format!("write-{}.yaml", n % 100), &content)
+    };
+    let few = (rounds, count / 4);
+    turns("config publish, 1 KiB", servers, few, &write).await;
+    if let Some(disk) = disk {
+        let with: Vec<&Server> = [disk].into_iter().chain(servers.get(1).copied()).collect();
+        turns("  kept on disk", &with, few, &write).await;
+    }
 }
 
 /// Holds so many long polls, and says what one costs.
@@ -436,7 +444,7 @@ fn cores() -> Option<usize> {
     let all = sched_getaffinity(None).unwrap();
     let mut free = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
     let first = free.next()?;
-    let last = free.last()?;
+    let last = free.next_back()?;
     Command::new("taskset").arg("-V").output().ok()?;
     let mut mine = CpuSet::new();
     mine.set(last);
@@ -479,7 +487,7 @@ fn main() {
     }];
     if !peer.is_empty() {
         ways.push(Start {
-            name: "the other",
+            name: OTHER,
             words: peer,
             core,
         });
@@ -497,7 +505,17 @@ fn main() {
     }
     if wanted("requests") {
         let servers: Vec<Server> = ways.iter().map(Start::ready).collect();
-        runtime.block_on(requests(&servers, (rounds, count)));
+        let help = Command::new(ours).args(["dev", "--help"]).output().unwrap();
+        let keeps = String::from_utf8_lossy(&help.stdout).contains("--data-dir");
+        let disk = keeps.then(|| {
+            let mut way = ways[0].clone();
+            way.name = "on disk";
+            way.words
+                .extend(["--data-dir", "{dir}/data"].map(str::to_owned));
+            way.ready()
+        });
+        let all: Vec<&Server> = servers.iter().collect();
+        runtime.block_on(requests(&all, disk.as_ref(), (rounds, count)));
         for server in &servers {
             let (resident, private) = memory(&server.process);
             println!(

@@ -35,7 +35,7 @@ use hyper::{
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use std::{
     convert::Infallible,
@@ -219,12 +219,22 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
             }
             None => break,
         };
-        let Some(served) = connection(stream, &door, &graceful) else {
-            continue;
-        };
-        let cut = cut.clone();
+        let (door, watcher) = (Arc::clone(&door), graceful.watcher());
+        let (stop, cut) = (stop.clone(), cut.clone());
         tasks.spawn_to_end("registry connection", async move {
             let _place = place;
+            // Who has said nothing yet costs a place, and what that would be read into is made when there is something to read.
+            let spoken = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                spoken = time::timeout(HEAD, stream.readable()) => spoken,
+            };
+            if !matches!(spoken, Ok(Ok(()))) {
+                return;
+            }
+            let Some(served) = connection(stream, door, watcher) else {
+                return;
+            };
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
@@ -243,15 +253,14 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
-    door: &Arc<Door>,
-    graceful: &GracefulShutdown,
-) -> Option<impl Future<Output = ()> + Send + 'static> {
+    door: Arc<Door>,
+    watcher: Watcher,
+) -> Option<Pin<Box<impl Future<Output = ()> + Send + 'static>>> {
     // A peer that went away between accept and here.
     let local = stream.local_addr().ok()?;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let door = Arc::clone(door);
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
     let service = service_fn(move |request: hyper::Request<Incoming>| {
@@ -264,13 +273,13 @@ fn connection(
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
+    let served = watcher.watch(served);
     // In a box, because whatever awaits it would have room for it twice.
-    let served = Box::pin(graceful.watch(served));
-    Some(async move {
+    Some(Box::pin(async move {
         if let Err(error) = served.await {
             tracing::debug!(%error, "a connection to the registry broke");
         }
-    })
+    }))
 }
 
 /// What a fault asked for did to a connection.

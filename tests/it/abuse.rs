@@ -156,6 +156,13 @@ fn who_is_slow_is_let_go_and_told_so_where_he_can_hear_it() {
         to_the_end(&mut stream);
         began.elapsed()
     });
+    let silence = thread::spawn(move || {
+        let mut stream = connect(port);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let began = Instant::now();
+        to_the_end(&mut stream);
+        began.elapsed()
+    });
     let headers_without_end = thread::spawn(move || {
         let mut stream = connect(port);
         stream.write_all(b"GET / HTTP/1.1\r\n").unwrap();
@@ -219,6 +226,7 @@ fn who_is_slow_is_let_go_and_told_so_where_he_can_hear_it() {
         assert!((least..most).contains(&seconds), "{what}: {took:?}");
     };
     within("half a line", half_a_line.join().unwrap(), 19, 30);
+    within("silence", silence.join().unwrap(), 19, 30);
     within("headers", headers_without_end.join().unwrap(), 19, 30);
     within("idle", idle.join().unwrap(), 19, 30);
     let (words, took) = dripping_body.join().unwrap();
