@@ -171,7 +171,7 @@ pub(super) fn over_grpc(most: usize) -> Vec<u8> {
     /// Length, type, flags and stream of empty settings; the length of the frame after them is a byte, with two before it.
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
     /// Its type, no flags, no stream; no stream was looked at; `ENHANCE_YOUR_CALM`.
-    const GOAWAY: &[u8] = &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+    const GOAWAY: &[u8] = &[7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
     let (_, words) = Refusal::Full("gRPC connections", most).over_grpc();
     // The last stream and the code, then words, which are a sentence.
     let length = u8::try_from(8 + words.len()).unwrap_or_default();
