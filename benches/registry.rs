@@ -1,10 +1,10 @@
 //! The embedded registry beside another one, under the same load in the same run: what a request costs, what is held, what it weighs.
 //!
 //! `cargo bench --bench registry -- PROGRAM ARGUMENT...` starts the other one so; `{port}`, `{grpc}` and `{dir}` in its words are
-//! replaced. Without one, ours stands alone. Where `dev` takes `--data-dir`, publishing is measured with it too ("on disk"). Servers have one core to themselves (`taskset`), the load another. Both run through
-//! all of it, and have turns: each figure is the median of the rounds, and a ratio is the median of the rounds' ratios, with the
-//! least and the greatest of them. `ROUNDS`, `REQUESTS`, `OURS` (another build to measure) and `ONLY`
-//! (of starts, requests, polls and instances) are read from the environment. Nothing here passes or fails.
+//! replaced. Without one, ours stands alone. Where `dev` takes `--data-dir`, publishing is measured with it too. Servers have one core
+//! to themselves (`taskset`), the load another. Both run through all of it, and have turns: each figure is the median of the rounds,
+//! and a ratio is the median of the rounds' ratios, with the least and the greatest of them. `ROUNDS`, `REQUESTS`, `OURS` (another
+//! build to measure) and `ONLY` (of starts, requests, polls and instances) are read from the environment. Nothing here passes or fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -403,6 +403,12 @@ async fn instances(start: &Start, count: u32) {
         request(&line, "", "")
     };
     let (rate, spent) = load(&server, 16, count, &make).await;
+    if rate < f64::from(count) / 15.0 {
+        println!(
+            "{:<10} too slow today: the first ones are given up before the last ones come",
+            server.name
+        );
+    }
     let (resident, private) = memory(&server.process);
     let (before, began) = (cpu(&server.process), Instant::now());
     sleep(Duration::from_secs(5));

@@ -1,8 +1,10 @@
 //! The registry under bad input: what is too long, too slow, too many or no request at all is answered by words that name the limit,
 //! or ended, and whoever behaves notices nothing.
 
+use crate::manners::Registry as Desk;
 use crate::rpc::Client;
 use crate::support::{LONG, Process, Registry, form, free_port, http, outrigger, until};
+use outrigger::registry::{Like, Request};
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
@@ -554,6 +556,50 @@ async fn a_thousand_listeners_are_held_at_a_few_kib_each_and_all_are_told() {
         let count = stream.read(&mut answer).unwrap();
         assert!(shown(&answer[..count]).contains("held%02DEFAULT_GROUP%01"));
     }
+}
+
+#[test]
+fn the_first_beyond_each_limit_is_told_which_limit_it_is() {
+    let beyond = |most: u32, what: &str, ask: &dyn Fn(u32) -> Request| {
+        let mut registry = Desk::like(Like::V2_5);
+        for n in 0..most {
+            let answer = registry.send(ask(n));
+            assert!(
+                answer.is_none_or(|answer| answer.status() == 200),
+                "{n} of {what}"
+            );
+        }
+        let refused = registry.send(ask(most)).unwrap();
+        let said = String::from_utf8_lossy(refused.body());
+        let words = format!("this registry keeps at most {most} {what}");
+        assert!(refused.status() == 503 && said.contains(&words), "{said}");
+        // What is there can be changed as before.
+        let answer = registry.send(ask(0));
+        assert!(answer.is_none_or(|answer| answer.status() == 200) || what == "held polls");
+    };
+    let plain = |method: &str, target: String| Request::new(method, &target, [("", ""); 0], "");
+    beyond(20_000, "held polls", &|_| {
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Long-Pulling-Timeout", "30000"),
+        ];
+        let body = "Listening-Configs=a%02g%02%01";
+        Request::new("POST", "/v1/cs/configs/listener", headers, body)
+    });
+    beyond(10_000, "services", &|n| {
+        let target = format!("/v1/ns/instance?serviceName=s{n}&ip=10.0.0.1&port=1");
+        plain("POST", target)
+    });
+    beyond(5_000, "instances of one service", &|n| {
+        let target = format!("/v1/ns/instance?serviceName=s&ip=10.0.0.1&port={n}");
+        plain("POST", target)
+    });
+    beyond(10_000, "configurations", &|n| {
+        plain(
+            "POST",
+            format!("/v1/cs/configs?dataId=d{n}&group=g&content=c"),
+        )
+    });
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
