@@ -16,7 +16,6 @@ use crate::registry::crowd::Places;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::faults::Harm;
-use crate::registry::http::BODIES_KIB;
 use crate::registry::http::BODY;
 use crate::registry::http::Door;
 use crate::registry::http::Harmed;
@@ -330,9 +329,7 @@ impl Caller {
                     let words = format!("a message has {MESSAGE_LIMIT} bytes at most");
                     Status::resource_exhausted(words)
                 })?;
-                let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
-                // The semaphore is never closed.
-                share = self.door.bodies.acquire_many(kib).await.ok();
+                share = self.door.bodies.share(bytes).await;
                 length = Some(bytes);
             }
             if length.is_some_and(|length| read.len() > length + PREFIX) {

@@ -72,7 +72,11 @@ const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a publish at most: a content of the full size in ASCII, every character of it percent-encoded.
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
 /// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
-pub(super) const BODIES_KIB: u32 = 64 * 1024;
+const BODIES_KIB: u32 = 64 * 1024;
+/// The same for those that are small, which have room of their own: whoever announces large ones and is slow holds up no beat.
+const SMALL_KIB: u32 = 16 * 1024;
+/// Bytes of a body that is small.
+const SMALL: usize = 64 * 1024;
 /// Where faults are asked for.
 const FAULTS: &str = "/outrigger/faults";
 /// What a fault sends in place of an answer.
@@ -138,7 +142,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         address,
         allow_hosts: options.allow_hosts,
         like: options.like,
-        bodies: Semaphore::new(BODIES_KIB as usize),
+        bodies: Bodies::new(),
         faults: options.faults.then(Mutex::default),
     });
     let (end, ended) = watch::channel(false);
@@ -224,12 +228,13 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
         tasks.spawn_to_end("registry connection", async move {
             let _place = place;
             // Who has said nothing yet costs a place, and what that would be read into is made when there is something to read.
+            let mut first = [0];
             let spoken = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                spoken = time::timeout(HEAD, stream.readable()) => spoken,
+                spoken = time::timeout(HEAD, stream.peek(&mut first)) => spoken,
             };
-            if !matches!(spoken, Ok(Ok(()))) {
+            if !matches!(spoken, Ok(Ok(1))) {
                 return;
             }
             let Some(served) = connection(stream, door, watcher) else {
@@ -315,13 +320,40 @@ impl Body for Endless {
     }
 }
 
+/// The memory for bodies that are being read.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    small: Semaphore,
+    large: Semaphore,
+}
+
+impl Bodies {
+    fn new() -> Self {
+        Self {
+            small: Semaphore::new(SMALL_KIB as usize),
+            large: Semaphore::new(BODIES_KIB as usize),
+        }
+    }
+
+    /// Room for a body of so many bytes, as soon as there is; `None` never comes, because the semaphores are never closed.
+    pub(super) async fn share(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
+        let of = if bytes <= SMALL {
+            &self.small
+        } else {
+            &self.large
+        };
+        of.acquire_many(kib.min(BODIES_KIB)).await.ok()
+    }
+}
+
 /// What every request needs.
 pub(super) struct Door {
     pub(super) keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
     like: Like,
-    pub(super) bodies: Semaphore,
+    pub(super) bodies: Bodies,
     /// Only where faults may be asked for.
     faults: Option<Mutex<Faults>>,
 }
@@ -504,10 +536,8 @@ impl Door {
         if bytes > most {
             return Err(Refusal::BodyTooLarge(most));
         }
-        let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
         let read = async {
-            // The semaphore is never closed.
-            let share = self.bodies.acquire_many(share.min(BODIES_KIB)).await.ok();
+            let share = self.bodies.share(bytes).await;
             (Limited::new(body, most).collect().await, share)
         };
         match time::timeout(BODY, read).await {

@@ -531,14 +531,53 @@ fn requests_that_come_together_are_answered_in_order_and_unread_ones_are_not_rea
     assert!(peak(&registry) < 64 * 1024, "{} kB", peak(&registry));
 }
 
+#[test]
+fn who_announces_large_bodies_and_sends_nothing_holds_up_no_small_one() {
+    let registry = Registry::start();
+    let headers = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 31000000\r\n";
+    let _slow: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = connect(registry.port);
+            let head = head("POST /nacos/v1/cs/configs", headers);
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let _slower: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut stream = connect(registry.port + 1000);
+            stream.write_all(PREFACE).unwrap();
+            stream.write_all(&request(1, false)).unwrap();
+            let announced = frame(0, 0, 1, &[0, 0, 0x9f, 0xff, 0xff]);
+            stream.write_all(&announced).unwrap();
+            stream
+        })
+        .collect();
+    let began = Instant::now();
+    for n in 0..20 {
+        registry.publish("small", &n.to_string());
+    }
+    serves(&registry);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
 #[tokio::test]
-async fn a_thousand_listeners_are_held_at_a_few_kib_each_and_all_are_told() {
+async fn a_thousand_connections_cost_little_and_a_thousand_listeners_a_few_kib_each() {
     const MANY: usize = 1_000;
     let registry = Registry::start();
     let ask = "POST /nacos/v1/cs/configs/listener HTTP/1.1\r\nHost: localhost\r\nLong-Pulling-Timeout: 120000\r\n\
         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 45\r\n\r\n\
         Listening-Configs=held%02DEFAULT_GROUP%02%01\n";
     let before = field(&registry, "VmRSS:");
+    let silent: Vec<TcpStream> = (0..MANY).map(|_| connect(registry.port)).collect();
+    serves(&registry);
+    let each = field(&registry, "VmRSS:").saturating_sub(before) * 1024 / MANY as u64;
+    assert!(each < 6 * 1024, "{each} bytes for each that is silent");
+    drop(silent);
     let mut held: Vec<TcpStream> = (0..MANY)
         .map(|_| {
             let mut stream = connect(registry.port);
