@@ -530,7 +530,7 @@ fn main() {
             );
         }
     }
-    let polled = files.saturating_sub(500).min(20_000);
+    let polled = files.saturating_sub(600).min(20_000);
     for way in ways.iter().filter(|_| wanted("polls")) {
         runtime.block_on(polls(way, polled));
     }

@@ -333,7 +333,7 @@ fn like(rng: &mut Rng) -> Like {
     *rng.choice(&[Like::V1_4, Like::V2_5, Like::V3_0]).unwrap()
 }
 
-/// Any recorded request with changed query, body and headers.
+/// Any recorded request with changed query, body and headers, and what might be an acknowledgement over UDP.
 fn over_http(rng: &mut Rng, corpus: &Corpus) {
     let mut world = World::new(like(rng));
     for _ in 0..STEPS {
@@ -364,6 +364,14 @@ fn over_http(rng: &mut Rng, corpus: &Corpus) {
             asked.headers,
             asked.body,
         ));
+        if rng.u8(0..4) == 0 {
+            let mut bytes =
+                br#"{"type":"push-ack","lastRefTime":"1700000000000","data":""}"#.to_vec();
+            mutate(rng, &mut bytes, &other.body);
+            let from = ([127, 0, 0, 1], 5_000 + rng.u16(0..3)).into();
+            let bytes = bytes.into();
+            world.happens(Event::Datagram { from, bytes });
+        }
         if rng.u8(0..6) == 0 {
             world.wait(Duration::from_millis(rng.u64(0..20_000)));
         }

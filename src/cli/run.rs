@@ -1,6 +1,7 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
 use super::args::{Dev, Generation};
+use super::users;
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
@@ -20,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// What the tasks of a registry may take to end.
 const FINISH: Duration = Duration::from_secs(3);
@@ -123,9 +125,24 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Ok(signals) => signals,
         Err(error) => return fail(End::Bug, &error),
     };
+    let source = match users::source(dev.auth, &mut around) {
+        Ok(source) => source,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
+    let users = match source.as_ref().map(users::Source::read).transpose() {
+        Ok(users) => users,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
     let options = registry::Options {
         listen: dev.listen,
         open: dev.open,
+        users,
         allow_hosts: dev.allow_host,
         like: match dev.like {
             Generation::V1_4 => registry::Like::V1_4,
@@ -133,6 +150,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Generation::V3_0 => registry::Like::V3_0,
         },
         push_delay: dev.push_delay,
+        checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
     };
     // An agent beside it has commands, which would have the limit too.
@@ -161,7 +179,22 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
         ));
     }
-    let end = if let Some(conf_dir) = dev.files.conf_dir {
+    let reread = Notify::new();
+    let alone = dev.files.conf_dir.is_none();
+    let told = async {
+        loop {
+            match signals.next().await {
+                Request::Reload => reread.notify_one(),
+                Request::Leave if alone => return,
+                // The agent hears it too, and leaves before the registry does.
+                Request::Leave => {}
+            }
+        }
+    };
+    let life = async {
+        let Some(conf_dir) = dev.files.conf_dir else {
+            return std::future::pending().await;
+        };
         let flags = Flags {
             config: dev.files.config,
             conf_dir: Some(conf_dir),
@@ -173,9 +206,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             },
             Err(error) => fail(End::Settings, &error),
         }
-    } else {
-        while signals.next().await != Request::Leave {}
-        End::Done
+    };
+    let end = tokio::select! {
+        biased;
+        end = life => end,
+        () = told => End::Done,
+        () = users::keep(source, &running, &reread) => End::Bug,
     };
     running.stop().await;
     if let Err(unfinished) = tasks.finish(FINISH).await {

@@ -20,8 +20,9 @@ use tokio::{
     time,
 };
 
-/// Files kept back at most: for what is no connection, and for who is told that there is no place.
-const KEPT: usize = 256;
+/// Files kept back at most: for checks that are under way, for what else is no client's connection, and for who is told that there
+/// is no place.
+const KEPT: usize = 512;
 /// So many are told so at one time.
 const SEATS: usize = 64;
 /// How long who is told so may take to read it and to go.
@@ -184,7 +185,7 @@ mod tests {
 
     #[test]
     fn files_are_kept_back_and_never_all_of_few() {
-        for (files, connections) in [(20_000, 19_744), (1_024, 768), (64, 48), (0, 0)] {
+        for (files, connections) in [(20_000, 19_488), (1_024, 768), (64, 48), (0, 0)] {
             assert_eq!(of_files(files), connections);
         }
     }

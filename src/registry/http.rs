@@ -13,9 +13,11 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::config_calls;
 use crate::registry::crowd;
 use crate::registry::crowd::Came;
 use crate::registry::crowd::Places;
+use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -23,13 +25,17 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::prober;
 use crate::registry::refusal::Refusal;
+use crate::registry::token::Key;
+use crate::registry::users::Users;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Response,
     body::{Body, Bytes, Frame, Incoming},
     header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -91,6 +97,7 @@ const PAIRS: usize = 64;
 pub struct Running {
     address: SocketAddr,
     grpc: Option<SocketAddr>,
+    keeper: Arc<Keeper>,
     tasks: Tasks,
     ended: watch::Receiver<bool>,
 }
@@ -108,6 +115,11 @@ impl Running {
         self.grpc
     }
 
+    /// From now on there are these users, where there were any. Tokens stay good, unless they are signed with another key now.
+    pub fn replace_users(&self, users: Users) {
+        self.keeper.replace_users(users);
+    }
+
     /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
     pub async fn stop(mut self) {
         self.tasks.stop();
@@ -119,10 +131,10 @@ impl Running {
 /// Starts a registry, empty.
 ///
 /// # Errors
-/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::users`] and without [`Options::open`]; [`StartError::Bind`] and
 /// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
-    if !options.listen.ip().is_loopback() && !options.open {
+    if !options.listen.ip().is_loopback() && !options.open && options.users.is_none() {
         return Err(StartError::NotLoopback(options.listen));
     }
     let (listener, grpc) = listen(options.listen, options.like).await?;
@@ -133,10 +145,20 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let address = listener.local_addr().map_err(bind)?;
     let grpc_address = grpc.as_ref().and_then(|grpc| grpc.local_addr().ok());
     let tasks = tasks.child();
-    let desk = Desk::new(options.like)
+    let mut desk = Desk::new(options.like)
         .at_port(address.port())
         .pushing_after(options.push_delay);
-    let keeper = Arc::new(Keeper::new(desk, epoch));
+    if let Some(users) = options.users {
+        let key = Key::random().map_err(StartError::NoKey)?;
+        desk = desk.asking(users, key);
+    }
+    if let Some(rules) = options.checks {
+        desk = desk.checking(rules);
+    }
+    let (wanted, probes) = prober::queue();
+    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
+    tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
@@ -145,8 +167,18 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         bodies: Bodies::new(),
         faults: options.faults.then(Mutex::default),
     });
+    let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
-    tasks.spawn("registry deadlines", async move { keeper.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry deadlines", async move { kept.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry passwords", async move {
+        kept.look_at_passwords().await;
+    });
+    let told = Arc::clone(&keeper);
+    tasks.spawn("registry datagrams", async move {
+        datagrams::serve(datagrams, &told).await;
+    });
     let files = Arc::new(Semaphore::new(crowd::of_files(ourselves::open_files())));
     let like = options.like;
     let places = Places::new(&files, CONNECTIONS, |most| crowd::over_http(like, most));
@@ -165,6 +197,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     Ok(Running {
         address,
         grpc: grpc_address,
+        keeper,
         tasks,
         ended,
     })
@@ -215,8 +248,8 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
             () = stop.cancelled() => break,
             came = places.accept(&listener) => came,
         };
-        let (place, stream) = match came {
-            Some(Came::In(place, stream, _)) => (place, stream),
+        let (place, stream, peer) = match came {
+            Some(Came::In(place, stream, peer)) => (place, stream, peer.ip()),
             Some(Came::Out(refused)) => {
                 tasks.spawn("registry connection without a place", refused.tell());
                 continue;
@@ -237,7 +270,7 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
             if !matches!(spoken, Ok(Ok(1))) {
                 return;
             }
-            let Some(served) = connection(stream, door, watcher) else {
+            let Some(served) = connection(stream, peer, door, watcher) else {
                 return;
             };
             tokio::select! {
@@ -255,9 +288,14 @@ async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Ta
     cut.cancel();
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     door: Arc<Door>,
     watcher: Watcher,
 ) -> Option<Pin<Box<impl Future<Output = ()> + Send + 'static>>> {
@@ -268,7 +306,8 @@ fn connection(
     }
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
         // In a box: a connection without a request has no room for one.
         Box::pin(async move { door.answer(local.ip(), &harmed, request).await })
@@ -477,10 +516,18 @@ impl Door {
         let (head, body) = request.into_parts();
         let mut params = Params::default();
         params.add(head.uri.query().unwrap_or_default());
-        match self.body(body, BODY_BYTES).await {
-            Ok((form, _)) => params.add(&String::from_utf8_lossy(&form)),
-            Err(refusal) => return self.refused(path, &refusal),
+        let admitted = match self.body(body, BODY_BYTES).await {
+            Ok((form, _)) => {
+                params.add(&String::from_utf8_lossy(&form));
+                self.keeper.admit(request_of(&head, form))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = admitted {
+            return self.refused(path, &refusal);
         }
+        // What shows who asks is no fault.
+        params.forget(&["accessToken", "username", "password"]);
         let now = self.keeper.epoch().now();
         let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match head.method.as_str() {
@@ -506,18 +553,11 @@ impl Door {
         request: hyper::Request<Incoming>,
     ) -> Result<impl Future<Output = Option<Answer>>, Refusal> {
         let (head, body) = request.into_parts();
-        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let route = call::route(head.uri.path());
+        let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        let headers = head.headers.iter().filter_map(|(name, value)| {
-            // What is no text is nothing that a call looks at.
-            Some((name.as_str(), value.to_str().ok()?))
-        });
-        let request = Request::new(head.method.as_str(), target, headers, body);
+        let request = request_of(&head, body);
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
         Ok(self.keeper.ask(request))
@@ -578,6 +618,23 @@ impl Door {
                 .allow_hosts
                 .iter()
                 .any(|allowed| host.eq_ignore_ascii_case(allowed))
+    }
+}
+
+/// A request freed from HTTP.
+fn request_of(head: &Parts, body: Bytes) -> Request {
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        // What is no text is nothing that a call looks at.
+        Some((name.as_str(), value.to_str().ok()?))
+    });
+    let request = Request::new(head.method.as_str(), target, headers, body);
+    match head.extensions.get::<Peer>() {
+        Some(Peer(peer)) => request.from(*peer),
+        None => request,
     }
 }
 
