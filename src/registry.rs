@@ -11,7 +11,7 @@
 //! `rpc_naming` and `rpc_config` are gRPC's requests. `page_calls` is what the page in a browser shows, and `page_wait` (which pages
 //! wait for news) a machine. `keeper` wakes the desk when something is due. `checks` decides when the
 //! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
-//! with a socket.
+//! with a socket, and `crowd` says who of many gets one.
 //!
 //! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
 //! password) is a machine, and `access` decides about each call before it is carried out.
@@ -36,6 +36,7 @@ mod config_console_calls;
 mod config_parts;
 mod config_shown;
 mod console_calls;
+mod crowd;
 mod datagrams;
 pub mod desk;
 mod faults;
@@ -86,6 +87,9 @@ pub use users::Users;
 
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// More open files than this are of no use to it.
+pub const FILES: u64 = 80_000;
 
 /// Where and for whom the registry is.
 #[derive(Clone, Debug)]

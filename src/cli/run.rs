@@ -7,6 +7,7 @@ use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
 use crate::os::children;
+use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::os::signals::{Listener, Request};
 use crate::os::state;
@@ -152,6 +153,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
     };
+    // An agent beside it has commands, which would have the limit too.
+    if dev.files.conf_dir.is_none()
+        && let Err(error) = ourselves::raise_open_files(registry::FILES)
+    {
+        tracing::debug!(%error, "the limit to open files stays as it is");
+    }
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
         Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),

@@ -287,28 +287,39 @@ impl Keeper {
     /// The desk's answer to `request`, which has been looked at when this returns; `None` only when there is a bug, because every
     /// ticket is answered.
     pub(crate) fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + '_ {
-        let (answer, told) = oneshot::channel();
-        let ticket = self.with(|inside, now| {
+        let waits = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
-            inside.waiting.insert(ticket, answer);
             let at = self.epoch.wall(now);
-            inside.desk.handle(
-                now,
-                Event::Asked {
-                    ticket,
-                    at,
-                    request,
-                },
-            );
-            ticket
+            let event = Event::Asked {
+                ticket,
+                at,
+                request,
+            };
+            inside.desk.handle(now, event);
+            // All but listeners are answered here, and need no channel.
+            while let Some(effect) = inside.desk.effect() {
+                match effect {
+                    Effect::Answer(answered, answer) if answered == ticket => return Ok(answer),
+                    other => inside.carry_out(now, other),
+                }
+            }
+            let (answer, told) = oneshot::channel();
+            inside.waiting.insert(ticket, answer);
+            Err((ticket, told))
         });
-        let guard = Guard {
+        let waits = waits.map_err(|(ticket, told)| (self.guard(ticket), told));
+        async move {
+            match waits {
+                Ok(answer) => Some(answer),
+                Err((_guard, told)) => told.await.ok(),
+            }
+        }
+    }
+
+    fn guard(&self, ticket: Ticket) -> Guard<'_> {
+        Guard {
             keeper: self,
             ticket,
-        };
-        async move {
-            let _guard = guard;
-            told.await.ok()
         }
     }
 

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and says so; it waits in real time, with sockets, files and processes"
 )]
 
+mod abuse;
 mod agent;
 mod answers;
 mod auth;
