@@ -47,7 +47,7 @@ const PAGE: &str = include_str!("page.html");
 
 /// What the page may do: run its own script, ask its own server, and nothing else.
 const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-05aVEe6FDkncpRQY47tA4gLLihtSkaMT2VCx4Kq6BxU='; \
+    script-src 'sha256-FizJ97XqsIg16HT/XTi5Pb8qn5PqSqfdlTFU+TyFQkE='; \
     style-src 'sha256-S4cjw07JWG1qjR4n/kWmGavtxWvx48ES92DD5ARJXss='; \
     connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -263,7 +263,7 @@ fn services(state: &State, asked: &Asked) -> Value {
             "instances": glance.instances,
             "healthy": glance.healthy,
             "persistent": glance.persistent,
-            "subscribers": state.subscribers.askers(key).count(),
+            "subscribers": state.subscribers.askers(key).count() + state.udp.of(key).count(),
         })
     });
     list.insert("instances".to_owned(), instances.into());
@@ -321,12 +321,10 @@ fn service(state: &State, time: Time, call: &Call, asked: &Asked) -> Result<Valu
         })
     });
     let glance = state.naming.glance(&key);
-    let subscribers: Vec<&str> = state
-        .subscribers
-        .askers(&key)
-        .filter_map(|link| state.links.id(link))
-        .take(NAMED)
-        .collect();
+    let over_grpc = state.subscribers.askers(&key);
+    let over_grpc = over_grpc.filter_map(|link| state.links.id(link).map(str::to_owned));
+    let over_udp = state.udp.of(&key).map(|(peer, _)| format!("{peer} (UDP)"));
+    let subscribers: Vec<String> = over_grpc.chain(over_udp).take(NAMED).collect();
     for (name, value) in [
         ("name", Value::from(&*key.name)),
         ("group", Value::from(&*key.group)),
