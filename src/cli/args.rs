@@ -100,6 +100,9 @@ pub(super) struct Dev {
     /// Listen beyond loopback, open to everybody who can reach it
     #[arg(long)]
     pub(super) open: bool,
+    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH]
+    #[arg(long, value_name = "FILE")]
+    pub(super) auth: Option<PathBuf>,
     /// A further name this registry may be asked by; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) allow_host: Vec<String>,
@@ -109,6 +112,9 @@ pub(super) struct Dev {
     /// How long changes of a service wait for one gRPC push
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     pub(super) push_delay: Duration,
+    /// Check the health of no persistent instance
+    #[arg(long)]
+    pub(super) no_checks: bool,
     /// Fail on request: POST /outrigger/faults, for tests of clients
     #[arg(long)]
     pub(super) faults: bool,

@@ -1,7 +1,7 @@
 //! The calls of `/v3/`, which 3.0.3 alone has: which there are, how they are answered, and those about the server itself.
 //!
 //! Every answer is JSON with a code; only a code of 0 is a yes. 3.0.3 asks for a token under `/v3/admin` even when it asks for none
-//! elsewhere; here nothing does.
+//! elsewhere; here it is asked for everywhere or nowhere.
 
 use crate::registry::admin_config_calls;
 use crate::registry::admin_naming_calls;
@@ -88,6 +88,14 @@ impl Page {
             number: params.positive("pageNo", 1)?,
             size: params.positive("pageSize", 100)?,
         })
+    }
+
+    /// The same, of at most so many things.
+    pub(crate) fn within(self, most: usize) -> Self {
+        Self {
+            size: self.size.min(most),
+            ..self
+        }
     }
 
     /// The part of `all` that is on this page.

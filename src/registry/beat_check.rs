@@ -90,6 +90,11 @@ impl<K: Ord + Clone> BeatCheck<K> {
         }
     }
 
+    /// When an instance was heard last.
+    pub(crate) fn last(&self, who: &K) -> Option<Moment> {
+        self.pulses.get(who).map(|pulse| pulse.last)
+    }
+
     fn forget(&mut self, who: &K) -> Option<Pulse> {
         let pulse = self.pulses.remove(who)?;
         self.due.remove(&(pulse.next(), who.clone()));

@@ -1,6 +1,7 @@
 //! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
 use crate::machine::Moment;
+use crate::registry::config::Reader;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::refusal::Body;
@@ -9,20 +10,34 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    from: Option<IpAddr>,
     method: String,
     path: String,
     query: String,
     headers: Vec<(String, String)>,
     body: Bytes,
-    peer: Option<IpAddr>,
+}
+
+/// Without query, headers and body, which may have a password in them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method, self.path)
+    }
 }
 
 impl Request {
+    /// The same, from this address; else it is one of this host.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
     pub fn new<N: Into<String>, V: Into<String>>(
         method: impl Into<String>,
@@ -32,6 +47,7 @@ impl Request {
     ) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self {
+            from: None,
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
@@ -40,15 +56,7 @@ impl Request {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             body: body.into(),
-            peer: None,
         }
-    }
-
-    /// The same, which came from there. Without it nobody is pushed over UDP.
-    #[must_use]
-    pub fn from_peer(mut self, peer: IpAddr) -> Self {
-        self.peer = Some(peer);
-        self
     }
 
     fn is_form(&self) -> bool {
@@ -95,8 +103,10 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
+    /// Where it came from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// As it came.
     pub(crate) method: String,
     /// The path as it came, context path and all.
@@ -107,9 +117,14 @@ pub(crate) struct Call {
     pub(crate) route: String,
     /// Query and form.
     pub(crate) params: Params,
-    /// The other end of the TCP connection.
-    pub(crate) peer: Option<IpAddr>,
     headers: Vec<(String, String)>,
+}
+
+/// As that of a request.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.what())
+    }
 }
 
 impl Call {
@@ -125,12 +140,12 @@ impl Call {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
+            from: request.from,
             route,
             target: format!("{}?{}", request.path, request.query),
             method: request.method,
             path: request.path,
             params,
-            peer: request.peer,
             headers: request.headers,
         }
     }
@@ -138,6 +153,28 @@ impl Call {
     /// A header's text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
+    }
+
+    /// The address that the caller has or is said to have: the first one that a proxy names, else the connection's.
+    pub(crate) fn ip(&self) -> String {
+        let forwarded = self.header("X-Forwarded-For").map(|all| {
+            let (first, _) = all.split_once(',').unwrap_or((all, ""));
+            first.trim()
+        });
+        // What is longer is no address, and would be kept with what it publishes.
+        let said = [forwarded, self.header("X-Real-IP")];
+        let mut said = said.into_iter().flatten();
+        let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
+        match (said, self.from) {
+            (Some(ip), _) => ip.to_owned(),
+            (None, Some(peer)) => peer.to_canonical().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Who reads: his address, and the tag that he carries.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(&self.ip(), self.header("Vipserver-Tag"))
     }
 
     /// Method and path, for texts.

@@ -293,16 +293,16 @@ fn service(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let clusters: Vec<Value> = clusters
         .iter()
         .map(|name| {
-            let said = settings.unchecked.get(name);
-            let port = said.map_or(80, |said| said.port);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
+            let port = said.port;
             let mut shown = json!({
                 "serviceName": service.grouped(),
                 "name": &**name,
-                "healthChecker": {"type": if said.is_some() { "NONE" } else { "TCP" }},
+                "healthChecker": said.checker.shown(),
                 "defaultPort": 80,
                 "defaultCheckPort": port,
-                "useIPPort4Check": said.is_none_or(|said| said.instance_port),
-                "metadata": said.map(|said| said.metadata.clone()).unwrap_or_default(),
+                "useIPPort4Check": said.instance_port,
+                "metadata": said.metadata,
             });
             if let Some(shown) = shown.as_object_mut()
                 && old

@@ -1,6 +1,7 @@
 //! The few calls outside naming and configuration that clients make: login, version, health, namespaces, nodes.
 
 use crate::nacos::wire;
+use crate::registry::access::Token;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
@@ -10,8 +11,9 @@ use crate::registry::namespaces;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::{Value, json};
+use std::time::Duration;
 
-/// What every login is given: the registry asks for no token, so this opens nothing. The word 3.x uses with authentication off.
+/// What every login is given where the registry asks for no token: it opens nothing. The word 3.x uses with authentication off.
 const TOKEN: &str = "AUTH_DISABLED";
 
 /// Answers a call whose route is neither of naming nor of configuration.
@@ -44,16 +46,25 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
 pub(crate) fn login(call: &Call) -> Result<Answer, Refusal> {
     let username = call.params.parameter("username")?;
     call.params.parameter("password")?;
+    let token = Token {
+        text: TOKEN.to_owned(),
+        ttl: Duration::from_secs(18_000),
+        administrator: true,
+    };
+    Ok(logged_in(username, token))
+}
+
+/// The answer to who has logged in.
+pub(crate) fn logged_in(username: &str, token: Token) -> Answer {
+    let header = format!("Bearer {}", token.text);
     let mut answer = Answer::json(&wire::Login {
-        access_token: TOKEN.to_owned(),
-        token_ttl: 18_000,
-        global_admin: true,
+        access_token: token.text,
+        token_ttl: i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX),
+        global_admin: token.administrator,
         username: Some(username.to_owned()),
     });
+    answer.headers.push(("Authorization", header));
     answer
-        .headers
-        .push(("Authorization", format!("Bearer {TOKEN}")));
-    Ok(answer)
 }
 
 /// What the registry says it is.
@@ -70,7 +81,7 @@ pub(crate) fn server_state(state: &State) -> Value {
         "version": version,
         "startup_mode": "standalone",
         "function_mode": null,
-        "auth_enabled": "false",
+        "auth_enabled": state.access.is_some().to_string(),
         "auth_system_type": "nacos",
         "auth_admin_request": "false",
         "login_page_enabled": "false",

@@ -2,7 +2,7 @@
 
 use crate::registry::like::Like;
 
-/// Method, route, what is recommended instead if anything is, and of which switch the call is.
+/// Method, route (with the parameter that makes it another call), what is recommended instead if anything is, and of which switch the call is.
 const GONE: &[(&str, &str, &str, &str)] = &[
     (
         "GET",
@@ -382,6 +382,100 @@ const GONE: &[(&str, &str, &str, &str)] = &[
         "GET /v3/admin/core/cluster/node/self/health",
         "admin",
     ),
+    (
+        "GET",
+        "/v1/cs/configs?search=accurate",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?search=blur",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?show=all",
+        "GET /v3/console/cs/config",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?beta=true",
+        "GET /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?beta=true",
+        "DELETE /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?delType=ids",
+        "GET /v3/console/cs/config/batchDelete",
+        "console",
+    ),
+    ("GET", "/v1/cs/health", "", "admin"),
+    (
+        "GET",
+        "/v1/cs/configs/catalog",
+        "GET /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/previous",
+        "GET /v3/console/cs/history/previous",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/configs",
+        "GET /v3/console/cs/history/configs",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/listener",
+        "GET /v3/console/cs/config/listener/ip",
+        "console",
+    ),
+    ("GET", "/v2/cs/config", "GET /v3/admin/cs/config", "admin"),
+    ("POST", "/v2/cs/config", "POST /v3/admin/cs/config", "admin"),
+    (
+        "DELETE",
+        "/v2/cs/config",
+        "DELETE /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/config/searchDetail",
+        "GET /v3/admin/cs/config/list",
+        "admin",
+    ),
+    ("GET", "/v2/cs/history", "GET /v3/admin/cs/history", "admin"),
+    (
+        "GET",
+        "/v2/cs/history/list",
+        "GET /v3/admin/cs/history/list",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/previous",
+        "GET /v3/admin/cs/history/previous",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/configs",
+        "GET /v3/admin/cs/history/configs",
+        "admin",
+    ),
 ];
 
 /// A call that a generation no longer takes: the `message` of the page that says so.
@@ -395,16 +489,6 @@ pub(crate) fn gone(like: Like, method: &str, route: &str) -> Option<String> {
         .iter()
         .find(|(gone, path, ..)| *gone == method && *path == route)?;
     Some(message(instead, switch, !route.starts_with("/v2/core")))
-}
-
-/// A search of the console, which is the same path and method as reading a configuration.
-pub(crate) fn gone_search(like: Like, show: bool) -> Option<String> {
-    let instead = if show {
-        "GET /v3/console/cs/config"
-    } else {
-        "GET /v3/console/cs/config/list"
-    };
-    (like == Like::V3_0).then(|| message(instead, "console", true))
 }
 
 /// The original writes its variable like one of a shell, but for the paths where it forgot to.

@@ -227,7 +227,7 @@ impl Caller {
                 .get(HOST)
                 .and_then(|host| host.to_str().ok()),
         };
-        if let Err(refusal) = self.door.guard(local, host, request.headers()) {
+        if let Err(refusal) = self.door.guard(local, host, request.headers(), true) {
             let (_, words) = refusal.over_grpc();
             return Ok(Status::permission_denied(words).into_http());
         }

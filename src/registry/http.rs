@@ -12,6 +12,7 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::config_calls;
 use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
@@ -20,13 +21,18 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::page_calls;
+use crate::registry::prober;
 use crate::registry::refusal::Refusal;
+use crate::registry::token::Key;
+use crate::registry::users::Users;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
-    Response,
+    Method, Response,
     body::{Body, Bytes, Frame, Incoming},
     header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -86,6 +92,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Running {
     address: SocketAddr,
     grpc: Option<SocketAddr>,
+    keeper: Arc<Keeper>,
     tasks: Tasks,
     ended: watch::Receiver<bool>,
 }
@@ -103,6 +110,11 @@ impl Running {
         self.grpc
     }
 
+    /// From now on there are these users, where there were any. Tokens stay good, unless they are signed with another key now.
+    pub fn replace_users(&self, users: Users) {
+        self.keeper.replace_users(users);
+    }
+
     /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
     pub async fn stop(mut self) {
         self.tasks.stop();
@@ -114,10 +126,10 @@ impl Running {
 /// Starts a registry, empty.
 ///
 /// # Errors
-/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::users`] and without [`Options::open`]; [`StartError::Bind`] and
 /// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
-    if !options.listen.ip().is_loopback() && !options.open {
+    if !options.listen.ip().is_loopback() && !options.open && options.users.is_none() {
         return Err(StartError::NotLoopback(options.listen));
     }
     let (listener, grpc) = listen(options.listen, options.like).await?;
@@ -128,10 +140,20 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let address = listener.local_addr().map_err(bind)?;
     let grpc_address = grpc.as_ref().and_then(|grpc| grpc.local_addr().ok());
     let tasks = tasks.child();
-    let desk = Desk::new(options.like)
+    let mut desk = Desk::new(options.like)
         .at_port(address.port())
         .pushing_after(options.push_delay);
-    let keeper = Arc::new(Keeper::new(desk, epoch));
+    if let Some(users) = options.users {
+        let key = Key::random().map_err(StartError::NoKey)?;
+        desk = desk.asking(users, key);
+    }
+    if let Some(rules) = options.checks {
+        desk = desk.checking(rules);
+    }
+    let (wanted, probes) = prober::queue();
+    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
+    tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
@@ -142,11 +164,16 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     });
     let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry deadlines", async move { kept.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry passwords", async move {
+        kept.look_at_passwords().await;
+    });
     let told = Arc::clone(&keeper);
     tasks.spawn("registry datagrams", async move {
         datagrams::serve(datagrams, &told).await;
     });
-    tasks.spawn("registry deadlines", async move { keeper.keep().await });
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
         let over_grpc = async {
@@ -160,6 +187,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     Ok(Running {
         address,
         grpc: grpc_address,
+        keeper,
         tasks,
         ended,
     })
@@ -253,6 +281,10 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
     cut.cancel();
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
@@ -285,10 +317,6 @@ fn connection(
         }
     })
 }
-
-/// Who asks.
-#[derive(Clone, Copy, Debug)]
-struct Peer(IpAddr);
 
 /// What a fault asked for did to a connection.
 #[derive(Debug, Default)]
@@ -344,18 +372,20 @@ impl Door {
         let path = request.uri().path().to_owned();
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok());
-        if let Err(refusal) = self.guard(local, host, request.headers()) {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if let Err(refusal) = self.guard(local, host, request.headers(), !reads) {
             return Ok(write(&self.refused(&path, &refusal)));
         }
         match &self.faults {
             Some(faults) if path.trim_end_matches('/') == FAULTS => {
                 Ok(write(&self.order(faults, &path, request).await))
             }
-            Some(_) => {
+            // Who looks on wants to see what the faults do to others.
+            Some(_) if !page_calls::is_here(&path) => {
                 let harm = self.strike(&path, call::route(&path));
                 self.harmed(harm, harmed, &path, request).await
             }
-            None => Ok(write(&self.whole(&path, request).await)),
+            _ => Ok(write(&self.whole(&path, request).await)),
         }
     }
 
@@ -434,10 +464,18 @@ impl Door {
         let (head, body) = request.into_parts();
         let mut params = Params::default();
         params.add(head.uri.query().unwrap_or_default());
-        match self.body(body, BODY_BYTES).await {
-            Ok((form, _)) => params.add(&String::from_utf8_lossy(&form)),
-            Err(refusal) => return self.refused(path, &refusal),
+        let admitted = match self.body(body, BODY_BYTES).await {
+            Ok((form, _)) => {
+                params.add(&String::from_utf8_lossy(&form));
+                self.keeper.admit(request_of(&head, form))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = admitted {
+            return self.refused(path, &refusal);
         }
+        // What shows who asks is no fault.
+        params.forget(&["accessToken", "username", "password"]);
         let now = self.keeper.epoch().now();
         let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match head.method.as_str() {
@@ -459,22 +497,11 @@ impl Door {
 
     async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
-        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let route = call::route(head.uri.path());
+        let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        let headers = head.headers.iter().filter_map(|(name, value)| {
-            // What is no text is nothing that a call looks at.
-            Some((name.as_str(), value.to_str().ok()?))
-        });
-        let mut request = Request::new(head.method.as_str(), target, headers, body);
-        if let Some(Peer(peer)) = head.extensions.get() {
-            request = request.from_peer(*peer);
-        }
-        let answer = self.keeper.ask(request);
+        let answer = self.keeper.ask(request_of(&head, body));
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
         answer.await.ok_or(Refusal::Unanswered)
@@ -508,35 +535,72 @@ impl Door {
         }
     }
 
-    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own.
+    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own. A web page of another origin
+    /// may not ask at all, except that a link leads here; one of another port of this host may not write, because what listens
+    /// there is somebody else's.
+    ///
+    /// A form sent from elsewhere needs nobody's leave and may come without an `Origin`, so what the browser says of the site
+    /// counts too. Browsers say it to loopback and over TLS only: without it, who writes with an `Origin` must have come from here.
     pub(super) fn guard(
         &self,
         local: IpAddr,
         host: Option<&str>,
         headers: &HeaderMap,
+        writes: bool,
     ) -> Result<(), Refusal> {
-        if !host.is_some_and(|host| self.ours(local, host)) {
+        let Some(host) = host.filter(|host| self.ours(local, host)) else {
             return Err(Refusal::Host);
-        }
-        match headers.get(ORIGIN).map(HeaderValue::to_str) {
-            None => Ok(()),
-            Some(Ok(origin))
-                if authority::of_origin(origin).is_some_and(|host| self.ours(local, host)) =>
-            {
-                Ok(())
-            }
-            Some(_) => Err(Refusal::Origin),
-        }
+        };
+        let origin = match headers.get(ORIGIN).map(HeaderValue::to_str) {
+            None => None,
+            Some(Ok(origin)) => match authority::of_origin(origin) {
+                Some(origin) if self.ours(local, origin) => Some(origin),
+                _ => return Err(Refusal::Origin),
+            },
+            Some(Err(_)) => return Err(Refusal::Origin),
+        };
+        let says = |name, what: &str| headers.get(name).is_some_and(|said| said == what);
+        let lets = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            Some(b"same-origin" | b"none") => true,
+            Some(b"same-site") => !writes,
+            Some(_) => !writes && says("sec-fetch-mode", "navigate"),
+            // What stands before us may have put its own name for ours into `Host`.
+            None => origin.is_none_or(|origin| {
+                !writes || origin.eq_ignore_ascii_case(host) || self.allows(origin)
+            }),
+        };
+        if lets { Ok(()) } else { Err(Refusal::Origin) }
     }
 
     /// Whether `authority` (host, perhaps with port) is loopback, the address listened on, or allowed by name.
     fn ours(&self, local: IpAddr, authority: &str) -> bool {
         let host = authority::host(authority);
         authority::is_this_host(host, |ip| ip == local || ip == self.address.ip())
-            || self
-                .allow_hosts
-                .iter()
-                .any(|allowed| host.eq_ignore_ascii_case(allowed))
+            || self.allows(authority)
+    }
+
+    /// Whether the host of `authority` is allowed by name.
+    fn allows(&self, authority: &str) -> bool {
+        let host = authority::host(authority);
+        let mut allowed = self.allow_hosts.iter();
+        allowed.any(|allowed| host.eq_ignore_ascii_case(allowed))
+    }
+}
+
+/// A request freed from HTTP.
+fn request_of(head: &Parts, body: Bytes) -> Request {
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        // What is no text is nothing that a call looks at.
+        Some((name.as_str(), value.to_str().ok()?))
+    });
+    let request = Request::new(head.method.as_str(), target, headers, body);
+    match head.extensions.get::<Peer>() {
+        Some(Peer(peer)) => request.from(*peer),
+        None => request,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::machine::Moment;
 use crate::nacos::rpc::Payload;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::desk::Checked;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
@@ -18,9 +19,13 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::prober::Wanted;
+use crate::registry::refusal::Refusal;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
 use hyper::body::Bytes;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -113,8 +118,12 @@ struct Inside {
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
     wires: BTreeMap<Link, Wire>,
+    /// Passwords to look at; the desk wants one at a time.
+    checks: VecDeque<(Ticket, Check)>,
     /// Memory for what waits to go out.
     room: Arc<Semaphore>,
+    /// Who carries out health checks.
+    prober: Option<mpsc::Sender<Wanted>>,
     /// The way out over UDP, once there is one.
     datagrams: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
     next: u64,
@@ -139,6 +148,7 @@ impl Inside {
                     _ = calling.send(payload);
                 }
             }
+            Effect::Check(ticket, check) => self.checks.push_back((ticket, check)),
             Effect::Push(link, stream, payload) => {
                 let Some(wire) = self.wires.get_mut(&link) else {
                     return;
@@ -176,6 +186,15 @@ impl Inside {
                     wire.ends.cut.cancel();
                 }
             }
+            Effect::Probe { number, probe } => {
+                // The queue has room for all; without it, at the end, nobody asks.
+                let prober = self.prober.as_ref();
+                let sent = prober.is_some_and(|it| it.try_send((number, probe)).is_ok());
+                if !sent {
+                    let outcome = Checked::Unable;
+                    self.desk.handle(now, Event::Probed { number, outcome });
+                }
+            }
         }
     }
 }
@@ -204,6 +223,8 @@ pub(crate) struct Keeper {
     epoch: Epoch,
     inside: Mutex<Inside>,
     sooner: Notify,
+    /// There is a password to look at.
+    check: Notify,
 }
 
 impl Keeper {
@@ -216,12 +237,27 @@ impl Keeper {
                 waiting: BTreeMap::new(),
                 calling: BTreeMap::new(),
                 wires: BTreeMap::new(),
+                checks: VecDeque::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
+                prober: None,
                 datagrams: None,
                 next: 0,
             }),
             sooner: Notify::new(),
+            check: Notify::new(),
         }
+    }
+
+    /// The same, whose health checks are wanted through a queue; their ends come by [`Keeper::probed`].
+    pub(crate) fn probing(mut self, prober: mpsc::Sender<Wanted>) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).prober = Some(prober);
+        self
+    }
+
+    /// A health check has ended.
+    pub(crate) fn probed(&self, number: u64, outcome: Checked) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Probed { number, outcome }));
     }
 
     /// Where moments are counted from.
@@ -241,6 +277,9 @@ impl Keeper {
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
+        }
+        if !inside.checks.is_empty() {
+            self.check.notify_one();
         }
         done
     }
@@ -388,6 +427,37 @@ impl Keeper {
                 inside.desk.handle(now, Event::Faulted(fault));
             }
         });
+    }
+
+    /// There are other users from now on.
+    pub(crate) fn replace_users(&self, users: Users) {
+        self.with(|inside, now| inside.desk.handle(now, Event::UsersChanged(users)));
+    }
+
+    /// Lets in an administrator, who shows what `request` says.
+    pub(crate) fn admit(&self, request: Request) -> Result<(), Refusal> {
+        self.with(|inside, now| inside.desk.admit(self.epoch.wall(now), request))
+    }
+
+    /// Looks at passwords, one after the other and on another thread, for ever: that is computing, and everybody else waits for
+    /// this one.
+    pub(crate) async fn look_at_passwords(&self) {
+        loop {
+            let next = self.with(|inside, _| inside.checks.pop_front());
+            let Some((ticket, check)) = next else {
+                self.check.notified().await;
+                continue;
+            };
+            let right = tokio::task::spawn_blocking(move || check.is_right()).await;
+            // A panic is a no: whoever waits is answered.
+            let right = right.unwrap_or_else(|error| {
+                tracing::error!(%error, "a password was not looked at; this is a bug of ours");
+                false
+            });
+            self.with(|inside, now| {
+                inside.desk.handle(now, Event::Checked { ticket, right });
+            });
+        }
     }
 
     /// Lets all held listeners go, and holds none from now on.

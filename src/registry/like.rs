@@ -88,8 +88,14 @@ pub(crate) struct Manners {
     pub(crate) public_is_empty: PublicIsEmpty,
     /// A content is sent with the `Content-Type` of its type.
     pub(crate) typed_content: bool,
-    /// A content is sent with `Encrypted-Data-Key`.
+    /// The key of an encrypted content is kept, and sent with it as `Encrypted-Data-Key`.
     pub(crate) encrypted_data_key: bool,
+    /// A listener is asked how long he waits before it is known whether he has to.
+    pub(crate) hold_first: bool,
+    /// A publish says who publishes.
+    pub(crate) publisher_said: bool,
+    /// Variants of one configuration at most; 1.4.8 knows no bound.
+    pub(crate) variants: usize,
 }
 
 const V1_4: Manners = Manners {
@@ -119,6 +125,9 @@ const V1_4: Manners = Manners {
     },
     typed_content: true,
     encrypted_data_key: false,
+    hold_first: true,
+    publisher_said: false,
+    variants: 100,
 };
 
 const V2_5: Manners = Manners {
@@ -148,6 +157,9 @@ const V2_5: Manners = Manners {
     },
     typed_content: false,
     encrypted_data_key: true,
+    hold_first: false,
+    publisher_said: true,
+    variants: 10,
 };
 
 const V3_0: Manners = Manners {

@@ -15,6 +15,9 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::catalog_calls;
+use crate::registry::checker;
+use crate::registry::checker::Checker;
+use crate::registry::checks;
 use crate::registry::clients;
 use crate::registry::forms;
 use crate::registry::forms::Params;
@@ -25,14 +28,13 @@ use crate::registry::listing::Asked;
 use crate::registry::listing::BEAT;
 use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
+use crate::registry::naming::Cluster;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
-use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
 use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
-use crate::registry::naming::Unchecked;
 use crate::registry::refusal::Refusal;
 use crate::registry::rendered::Query;
 use crate::registry::rendered::Text;
@@ -77,6 +79,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/service/list") => list_services,
             ("PUT", "/v1/ns/cluster") => update_cluster,
             ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
+            ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
             ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
             ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
@@ -482,7 +485,7 @@ pub(crate) fn subscribe(
         pushed
     };
     let agent = call.agent();
-    let Some(peer) = udp::peer(call.peer, port).filter(|_| switches.pushes_to(agent)) else {
+    let Some(peer) = udp::peer(call.from, port).filter(|_| switches.pushes_to(agent)) else {
         return of_all;
     };
     let wish = Wish {
@@ -742,13 +745,11 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
-            let unchecked = settings.unchecked.get(name);
-            let checker = if unchecked.is_some() { "NONE" } else { "TCP" };
-            let metadata = unchecked.map(|said| &said.metadata);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             json!({
                 "name": &**name,
-                "healthChecker": {"type": checker},
-                "metadata": metadata.unwrap_or(&Metadata::new()),
+                "healthChecker": said.checker.shown(),
+                "metadata": said.metadata,
             })
         })
         .collect();
@@ -782,32 +783,33 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let (cluster, said) = unchecked(&call.params)?;
+    let (cluster, said) = cluster_said(&call.params)?;
     let service = call.params.service()?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok(Answer::ok())
 }
 
-/// Which cluster is to have which checker, which can be NONE only.
-pub(crate) fn unchecked(params: &Params) -> Result<(&str, Unchecked), Refusal> {
+/// What is said of which cluster.
+pub(crate) fn cluster_said(params: &Params) -> Result<(&str, Cluster), Refusal> {
     let cluster = params.required("clusterName")?;
     let port = params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
     let checker = params.required("healthChecker")?;
-    let kind = serde_json::from_str::<serde_json::Value>(checker)
-        .ok()
-        .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
-    // The original takes every type it does not know for NONE.
-    if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
-        return Err(Refusal::NotOffered("health checkers other than NONE"));
-    }
-    let said = Unchecked {
+    let said = Cluster {
+        checker: Checker::read(checker)?,
         // What is no number is 0 to the original.
         port: port.parse().unwrap_or(0),
         instance_port: params.flag(&["useInstancePort4Check"], true),
         metadata: params.metadata()?,
     };
     Ok((cluster, said))
+}
+
+/// The kinds of health checkers, which 1.4 does not tell.
+fn checkers(_: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&checker::kinds()))
 }
 
 pub(crate) fn health_by_hand(
@@ -839,10 +841,15 @@ fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
 }
 
 /// Changes a switch. `debug` means this node alone, and there is no other.
-pub(crate) fn switch(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
     let (entry, value) = (said("entry")?, said("value")?);
     state.switches.set(state.like, entry, value)?;
+    let rules = state.switches.check_rules(state.checks.rules());
+    if rules != state.checks.rules() {
+        let event = checks::Event::Ruled(rules);
+        state.checks.handle(time.now, event);
+    }
     Ok(Answer::ok())
 }
 

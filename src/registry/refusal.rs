@@ -6,6 +6,7 @@
 //! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
+use crate::registry::access::Denial;
 use crate::registry::like::Like;
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -23,7 +24,7 @@ pub(crate) enum Half {
     Naming,
     /// `/v1/cs`.
     Config,
-    /// `/v2/`, of which 2.5.1 alone has something.
+    /// `/v2/`, of which 2.5.1 alone has something here.
     V2,
     /// `/v3/`, of which 3.0.3 alone has something.
     V3,
@@ -38,6 +39,8 @@ pub(crate) enum Refusal {
     Required(&'static str),
     /// A configuration or login parameter is missing.
     RequiredParameter(&'static str),
+    /// The same of v2 and v3, where the original reads it without a form.
+    Unsaid(&'static str),
     /// A parameter that a service call demands is not there at all.
     Missing(&'static str),
     /// A number is none.
@@ -109,6 +112,8 @@ pub(crate) enum Refusal {
     NodeState(String),
     /// 3.0 alone: which instances are meant cannot be read.
     Instances(String),
+    /// A health checker that cannot be used; why.
+    Checker(String),
     /// A selector of labels that cannot be read.
     SelectorExpression,
     /// v2: the name has to have its group.
@@ -143,6 +148,26 @@ pub(crate) enum Refusal {
     ContentTooLong(usize),
     /// `casMd5` is not what is stored.
     Cas,
+    /// The same of a variant.
+    GrayCas,
+    /// So many variants of a configuration there are at most.
+    TooManyVariants(usize),
+    /// A part of a publish has more in it than it may; the words.
+    Part(String),
+    /// The tag of a variant is none; the words.
+    Tag(String),
+    /// A page that cannot be; of a search, what was searched for.
+    Pages(Option<(String, String)>),
+    /// A parameter is not what its type says: its name, the text, the type.
+    NotConverted(&'static str, String, &'static str),
+    /// A record is another configuration's.
+    OtherConfig,
+    /// 3.0 alone: there is no such record.
+    NoRecord,
+    /// 3.0 alone: there is no beta.
+    NoBeta,
+    /// 3.0 alone: there is no beta to stop.
+    NoBetaToStop,
     /// GET config.
     NoConfig,
     /// GET config just after a publish.
@@ -161,6 +186,10 @@ pub(crate) enum Refusal {
     ConfigMethod(String),
     /// 3.0 alone: a call that it no longer takes, with the page's message.
     Gone(String),
+    /// The caller may not make this call, or is nobody.
+    Denied(Denial),
+    /// A login with a wrong password, or of nobody: the two are told alike.
+    LoginFailed,
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -228,7 +257,7 @@ impl Refusal {
         {
             return refused;
         }
-        if matches!(half, Half::V3 | Half::OpenConfig) {
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig) {
             // The filter that checks parameters fails there before anything is written.
             if matches!(self, Self::Metadata(_)) {
                 return Refused {
@@ -300,8 +329,26 @@ impl Refusal {
 
     /// Under `/v2/` and `/v3/`, where an answer has a code, and there a status of 200 is no yes.
     fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
+        if let (Self::ConfigMethod(_), Dress::Escaped(words)) = (self, &dress) {
+            let message = format!("caused: {};", escape(words));
+            let body = serde_json::json!({"code": 500, "message": message, "data": null});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
+        if let Some((status, message, data)) = self.bare_message() {
+            let body = serde_json::json!({"code": 30_000, "message": message, "data": data});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
         let (status, code, message) = match self {
             Self::Required(_)
+            | Self::Unsaid(_)
             | Self::Missing(_)
             | Self::NameFormat
             | Self::Lacks(_)
@@ -312,14 +359,21 @@ impl Refusal {
             Self::NotANumber(_) | Self::IllegalName if half == Half::V2 => {
                 (400, 20_002, "parameter validate error")
             }
-            Self::NotPositive(..) | Self::Instances(_) | Self::ContentTooLong(_) => {
-                (400, 20_002, "parameter validate error")
-            }
+            Self::NotPositive(..)
+            | Self::Instances(_)
+            | Self::ContentTooLong(_)
+            | Self::TooManyVariants(_)
+            | Self::Part(_)
+            | Self::Tag(_)
+            | Self::Pages(_)
+            | Self::NoRecord => (400, 20_002, "parameter validate error"),
+            Self::OtherConfig => (403, 10_001, "access denied"),
+            Self::NoBeta => (404, 20_004, "resource not found"),
             Self::NoConfig if half == Half::OpenConfig => (200, 20_004, "resource not found"),
             Self::NoConfig | Self::NoMatch | Self::NoInstances { .. } => {
                 (404, 20_004, "resource not found")
             }
-            Self::Cas => (500, 20_005, "resource conflict"),
+            Self::Cas | Self::GrayCas => (500, 20_005, "resource conflict"),
             Self::Weight => (400, 21_001, "weight error"),
             Self::NoInstance => (200, 21_003, "instance not found"),
             Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
@@ -338,6 +392,8 @@ impl Refusal {
         let data = match (self, dress) {
             (Self::NoInstance, _) => None,
             (Self::NoConfig, _) if half == Half::OpenConfig => None,
+            (Self::Unsaid(name), _) => Some(missing(name)),
+            (Self::NoConfig, _) if half == Half::V2 => Some("config data not exist".to_owned()),
             (Self::NoConfig, _) => {
                 Some("Config not exist, please publish Config first.".to_owned())
             }
@@ -373,6 +429,20 @@ impl Refusal {
         }
     }
 
+    /// What is said in place of the words for a code, where the original finds none: status, message and data.
+    fn bare_message(&self) -> Option<(u16, String, serde_json::Value)> {
+        match self {
+            Self::NotConverted(name, text, kind) => {
+                let message = format!(
+                    "Method parameter '{name}': Failed to convert value of type 'java.lang.String' to required type '{kind}'; For input string: \"{text}\""
+                );
+                Some((500, message, serde_json::Value::Null))
+            }
+            Self::NoBetaToStop => Some((200, NO_BETA.to_owned(), false.into())),
+            _ => None,
+        }
+    }
+
     /// What is said over gRPC, where 2.5.1 and 3.0.3 have the same words: status and text.
     pub(crate) fn over_grpc(&self) -> (i64, String) {
         let (status, dress) = self.in_2_5();
@@ -389,6 +459,21 @@ impl Refusal {
     }
 
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
+        match (self, like, half) {
+            (Self::Denied(denial), ..) => {
+                return (403, Dress::Page(denial.words(like).to_owned()));
+            }
+            (Self::LoginFailed, Like::V1_4 | Like::V2_5, _) => {
+                return (403, Dress::Bare(Denial::Nobody.words(like)));
+            }
+            (Self::LoginFailed, Like::V3_0, Half::V3) => {
+                return (500, Dress::Page(NO_MESSAGE.to_owned()));
+            }
+            (Self::LoginFailed, Like::V3_0, _) => {
+                return (500, Dress::Page(COMPATIBILITY.to_owned()));
+            }
+            _ => {}
+        }
         match like {
             Like::V1_4 => self.in_1_4(),
             Like::V2_5 => self.in_2_5(),
@@ -440,6 +525,7 @@ impl Refusal {
             Self::SelectorExpression => (500, "parse expression failed!".to_owned()),
             Self::NoNamespace(_) => (500, NO_TENANT.to_owned()),
             Self::Method(method) => (500, format!("Request method '{method}' not supported")),
+            Self::OtherConfig => return (403, Bare("Please check dataId and group.")),
             _ => {
                 let (status, dress) = self.in_2_5();
                 let status = match self {
@@ -453,7 +539,10 @@ impl Refusal {
                     | Self::NotThere(_)
                     | Self::InvalidName(..)
                     | Self::BlankContent(_)
-                    | Self::ContentTooLong(_) => 500,
+                    | Self::ContentTooLong(_)
+                    | Self::NotConverted(..)
+                    | Self::Pages(Some(_))
+                    | Self::Part(_) => 500,
                     _ => status,
                 };
                 match dress {
@@ -478,12 +567,15 @@ impl Refusal {
             Self::RequiredParameter(_) => (
                 500,
                 Page(if half == Half::V3 {
-                    "No message available".to_owned()
+                    NO_MESSAGE.to_owned()
                 } else {
-                    "Handle API Compatibility failed, please see log for detail.".to_owned()
+                    COMPATIBILITY.to_owned()
                 }),
             ),
-            Self::Cas => (500, Bare("false")),
+            Self::Cas | Self::GrayCas => (500, Bare("false")),
+            Self::Part(_) | Self::TooManyVariants(_) if half == Half::Config => {
+                (400, Bare("false"))
+            }
             Self::NoClient(id) => (404, Dress::Words(format!("Client id {id} not exist."))),
             Self::Instances(why) => (
                 400,
@@ -509,6 +601,7 @@ impl Refusal {
                 500,
                 Escaped(missing(name)),
             ),
+            Self::Unsaid(name) => (400, Words(missing(name))),
             Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
@@ -658,6 +751,7 @@ impl Refusal {
                 Untyped(format!("server is {status}now, please try again later!")),
             ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
+            Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
             Self::Instances(why) => (
                 500,
                 Page(format!(
@@ -676,6 +770,35 @@ impl Refusal {
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
             Self::Cas => (500, Words(CAS.to_owned())),
+            Self::GrayCas => (
+                500,
+                Words("Cas publish gray config fail, server md5 may have changed.".to_owned()),
+            ),
+            Self::TooManyVariants(most) => (
+                400,
+                Words(format!("gray config version is over max count :{most}")),
+            ),
+            Self::Part(words) | Self::Tag(words) => (400, Words(words.clone())),
+            Self::Pages(None) => (400, Words(PAGES.to_owned())),
+            Self::Pages(Some((data_id, group))) => (
+                400,
+                Words(format!(
+                    "serialize page error, dataId={data_id}, group={group};caused: {PAGES}"
+                )),
+            ),
+            Self::NotConverted(_, text, kind) => (
+                400,
+                Words(format!(
+                    "Failed to convert value of type 'java.lang.String' to required type '{kind}'; nested exception is java.lang.NumberFormatException: For input string: \"{text}\";caused: For input string: \"{text}\""
+                )),
+            ),
+            Self::OtherConfig => (
+                403,
+                Dress::Bare("Please check dataId, group or namespaceId."),
+            ),
+            Self::NoRecord => (400, Words("Source must not be null".to_owned())),
+            Self::NoBeta => (404, Words("Config is not in beta.".to_owned())),
+            Self::NoBetaToStop => (200, Words(NO_BETA.to_owned())),
             Self::NoConfig => (404, Line("config data not exist")),
             Self::BeingModified => (
                 409,
@@ -683,8 +806,10 @@ impl Refusal {
             ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
+            Self::Denied(denial) => (403, Page(denial.words(Like::V2_5).to_owned())),
+            Self::LoginFailed => (403, Words(Denial::Nobody.words(Like::V2_5).to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
-            Self::NoPath(_) => (404, Page("No message available".to_owned())),
+            Self::NoPath(_) => (404, Page(NO_MESSAGE.to_owned())),
             Self::Gone(message) => (410, Page(message.clone())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
             Self::ConfigMethod(method) => {
@@ -710,6 +835,10 @@ impl Refusal {
     }
 }
 
+const NO_BETA: &str = "remove beta data error";
+const PAGES: &str = "pageNo and pageSize must be greater than zero";
+const NO_MESSAGE: &str = "No message available";
+const COMPATIBILITY: &str = "Handle API Compatibility failed, please see log for detail.";
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
@@ -718,10 +847,12 @@ const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty
 const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
 
 fn missing(name: &str) -> String {
-    let kind = if name == "enabled" {
-        "Boolean"
-    } else {
-        "String"
+    let kind = match name {
+        "pageNo" | "pageSize" => "int",
+        "nid" | "id" => "Long",
+        "ids" => "List",
+        "enabled" => "Boolean",
+        _ => "String",
     };
     format!("Required request parameter '{name}' for method parameter type {kind} is not present")
 }

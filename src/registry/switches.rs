@@ -6,11 +6,13 @@
 //! `overriddenServerStatus`. The others are about a cluster, or nobody reads them in the original either. An entry that is not
 //! known is `ok` there, and changes nothing; so it does here.
 
+use crate::registry::checks::CheckRules;
+use crate::registry::checks::Interval;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Characters of one value at most, as many paths may be limited, and masters be named.
 const VALUE: usize = 16 * 1024;
@@ -217,6 +219,29 @@ fn params(value: &str, default: HealthParams, check: bool) -> Result<HealthParam
 }
 
 impl HealthParams {
+    fn said(interval: Interval) -> Self {
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the original keeps a float"
+        )]
+        let factor = interval.factor as f32;
+        Self {
+            max: millis(interval.max),
+            min: millis(interval.min),
+            factor,
+        }
+    }
+
+    fn interval(self) -> Interval {
+        let time = |millis| Duration::from_millis(u64::try_from(millis).unwrap_or(0));
+        Interval {
+            min: time(self.min),
+            max: time(self.max),
+            factor: self.factor.into(),
+        }
+    }
+
     fn check(self) -> Result<(), Refusal> {
         let words = if self.min < 500 {
             "min check time for http or tcp is too small(<500)"
@@ -387,6 +412,26 @@ impl Switches {
             self.status = status;
         }
         self.overridden_server_status = Some(value.to_owned());
+    }
+
+    /// Shows the rules of the checks as they are.
+    pub(crate) fn take_check_rules(&mut self, rules: &CheckRules) {
+        self.health_check_enabled = rules.enabled;
+        self.check_times = i32::try_from(rules.times).unwrap_or(i32::MAX);
+        self.tcp_health_params = HealthParams::said(rules.tcp);
+        self.http_health_params = HealthParams::said(rules.http);
+    }
+
+    /// The rules of the checks as they are set here; what no switch sets stays.
+    pub(crate) fn check_rules(&self, rules: CheckRules) -> CheckRules {
+        CheckRules {
+            enabled: self.health_check_enabled,
+            // Without one result nothing turns there either.
+            times: u32::try_from(self.check_times).unwrap_or(0).max(1),
+            tcp: self.tcp_health_params.interval(),
+            http: self.http_health_params.interval(),
+            ..rules
+        }
     }
 
     /// What the registry says it is.

@@ -12,9 +12,13 @@
 
 mod agent;
 mod answers;
+mod auth;
 mod bad;
 mod bare;
+mod checks;
 mod cluster;
+mod config_scenes;
+mod configs;
 mod edits;
 mod facts;
 mod faults;
@@ -28,6 +32,7 @@ mod lists;
 mod manners;
 mod operator;
 mod over_grpc;
+mod page;
 mod persistent;
 mod protection;
 mod recorded;

@@ -110,7 +110,7 @@ impl Watched {
     fn ask(&mut self, method: &str, target: &str) -> Value {
         self.ticket += 1;
         let agent = [("User-Agent", "Nacos-Java-Client:v1.4.8")];
-        let request = Request::new(method, target, agent, "").from_peer([127, 0, 0, 1].into());
+        let request = Request::new(method, target, agent, "").from([127, 0, 0, 1].into());
         self.happens(Event::Asked {
             ticket: Ticket(self.ticket),
             at: UNIX_EPOCH,

@@ -96,7 +96,7 @@ impl Sent {
 
     fn ask(&mut self, method: &str, target: &str, agent: &str) -> String {
         self.tickets += 1;
-        let request = Request::new(method, target, [("User-Agent", agent)], "").from_peer(PEER);
+        let request = Request::new(method, target, [("User-Agent", agent)], "").from(PEER);
         let event = Event::Asked {
             ticket: Ticket(self.tickets),
             at: UNIX_EPOCH + self.now,

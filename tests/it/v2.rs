@@ -422,7 +422,7 @@ fn a_client_over_http_and_what_it_publishes_and_subscribes_to_are_shown_like_2_5
         );
         let list = "/v1/ns/instance/list?serviceName=two&udpPort=5556&app=x&clusters=c1";
         let java = [("User-Agent", "Nacos-Java-Client:v1.4.8")];
-        let ask = Request::new("GET", list, java, "").from_peer([127, 0, 0, 1].into());
+        let ask = Request::new("GET", list, java, "").from([127, 0, 0, 1].into());
         registry.send(ask).unwrap();
         let mut data = |query: &str| {
             let answer = registry.json("GET", &format!("{path}/client{query}"));
@@ -505,7 +505,7 @@ fn subscribers_over_v1_are_found_by_parts_of_names() {
         let mut registry = with_cat(like);
         let list = "/v1/ns/instance/list?serviceName=cat&udpPort=5555&clientIP=10.9.9.9&app=myapp&clusters=c1";
         let java = [("User-Agent", "Nacos-Java-Client:v1.4.8")];
-        let ask = Request::new("GET", list, java, "").from_peer([127, 0, 0, 1].into());
+        let ask = Request::new("GET", list, java, "").from([127, 0, 0, 1].into());
         registry.send(ask).unwrap();
         let mut one = json!({"addrStr": "127.0.0.1:5555", "agent": "Nacos-Java-Client:v1.4.8", "app": "myapp", "ip": "127.0.0.1", "namespaceId": "public", "serviceName": "DEFAULT_GROUP@@cat"});
         if like == Like::V2_5 {
