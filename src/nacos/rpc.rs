@@ -107,6 +107,13 @@ impl Payload {
         self.body.as_ref().map_or(&[], |body| &body.value)
     }
 
+    /// The address that the client says it has; empty when it says none.
+    #[must_use]
+    pub fn client_ip(&self) -> &str {
+        let metadata = self.metadata.as_ref();
+        metadata.map_or("", |metadata| &metadata.client_ip)
+    }
+
     /// A header of a request.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {

@@ -91,6 +91,14 @@ impl Page {
         })
     }
 
+    /// The same, of at most so many things.
+    pub(crate) fn within(self, most: usize) -> Self {
+        Self {
+            size: self.size.min(most),
+            ..self
+        }
+    }
+
     /// The part of `all` that is on this page.
     pub(crate) fn of<T>(&self, all: Vec<T>) -> impl Iterator<Item = T> {
         let before = (self.number - 1).saturating_mul(self.size);

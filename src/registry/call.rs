@@ -1,6 +1,7 @@
 //! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
 use crate::machine::Moment;
+use crate::registry::config::Reader;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::refusal::Body;
@@ -9,7 +10,7 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::time::SystemTime;
+use std::{net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,7 @@ pub struct Request {
     query: String,
     headers: Vec<(String, String)>,
     body: Bytes,
+    peer: Option<IpAddr>,
 }
 
 impl Request {
@@ -39,7 +41,15 @@ impl Request {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             body: body.into(),
+            peer: None,
         }
+    }
+
+    /// The same, from that address.
+    #[must_use]
+    pub fn from_peer(mut self, peer: IpAddr) -> Self {
+        self.peer = Some(peer);
+        self
     }
 
     fn is_form(&self) -> bool {
@@ -60,9 +70,9 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// The path from `/v1/` or `/v3/` on, so that any context path will do; empty when there is none.
+/// The path from `/v1/`, `/v2/` or `/v3/` on, so that any context path will do; empty when there is none.
 pub(crate) fn route(path: &str) -> &str {
-    let from = ["/v1/", "/v3/"]
+    let from = ["/v1/", "/v2/", "/v3/"]
         .iter()
         .filter_map(|begins| path.find(begins))
         .min();
@@ -74,6 +84,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v2/") {
+        Half::V2
     } else if route.starts_with("/v3/client/cs/") {
         Half::OpenConfig
     } else if route.starts_with("/v3/") {
@@ -95,6 +107,7 @@ pub(crate) struct Call {
     /// Query and form.
     pub(crate) params: Params,
     headers: Vec<(String, String)>,
+    peer: Option<IpAddr>,
 }
 
 impl Call {
@@ -115,12 +128,40 @@ impl Call {
             path: request.path,
             params,
             headers: request.headers,
+            peer: request.peer,
         }
     }
 
     /// A header's text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.headers, name)
+    }
+
+    /// The address that the caller has or is said to have: the first one that a proxy names, else the connection's.
+    pub(crate) fn ip(&self) -> String {
+        let forwarded = self.header("X-Forwarded-For").map(|all| {
+            let (first, _) = all.split_once(',').unwrap_or((all, ""));
+            first.trim()
+        });
+        // What is longer is no address, and would be kept with what it publishes.
+        let said = [forwarded, self.header("X-Real-IP")].into_iter().flatten();
+        let said = said
+            .filter(|ip| !ip.trim().is_empty() && ip.len() <= 64)
+            .next();
+        match (said, self.peer) {
+            (Some(ip), _) => ip.to_owned(),
+            (None, Some(peer)) => peer.to_canonical().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Who reads: his address, and the tag that he carries.
+    pub(crate) fn reader(&self) -> Reader {
+        let tag = self.header("Vipserver-Tag");
+        Reader {
+            ip: self.ip(),
+            tag: tag.filter(|tag| !tag.trim().is_empty()).map(str::to_owned),
+        }
     }
 
     /// Method and path, for texts.

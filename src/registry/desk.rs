@@ -20,7 +20,9 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Request;
 use crate::registry::call::Time;
+use crate::registry::config::Changed;
 use crate::registry::config::ConfigKey;
+use crate::registry::config::Reader;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
@@ -37,6 +39,7 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::v2_config_calls;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -225,6 +228,8 @@ impl Desk {
             naming_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
             config_calls::answer(state, time, &call)
+        } else if call.route.starts_with("/v2/cs/") {
+            v2_config_calls::answer(state, time, &call).map(Outcome::Answer)
         } else if call.route.starts_with("/v3/") {
             admin_calls::answer(state, time, &call).map(Outcome::Answer)
         } else {
@@ -235,8 +240,12 @@ impl Desk {
             Ok(Outcome::Listen { keys, hold, write }) => {
                 let asked = time.at;
                 self.listeners.insert(ticket, Listener { asked, write });
-                let poll = ticket.0;
-                let event = long_poll::Event::Asked { poll, keys, hold };
+                let event = long_poll::Event::Asked {
+                    poll: ticket.0,
+                    keys,
+                    hold,
+                    reader: call.reader(),
+                };
                 self.state.polls.handle(time.now, event);
                 return;
             }
@@ -281,6 +290,14 @@ impl Desk {
                 naming,
             };
             links.handle(now, event);
+            let reader = Reader {
+                ip: payload.client_ip().to_owned(),
+                tag: setup.labels.get("app_Vipserver-Tag").cloned(),
+            };
+            if links.stream(link) == Some(stream) {
+                self.state.readers.insert(link, reader);
+            }
+            let links = &self.state.links;
             if links.stream(link) == Some(stream) && setup.ability_table.is_some() {
                 let abilities = [(rpc::PERSISTENT_BY_GRPC.to_owned(), true)];
                 let ack = Payload::new(&rpc::SetupAckRequest {
@@ -411,11 +428,11 @@ impl Desk {
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
-        for key in state.configs.take_changed() {
-            let event = long_poll::Event::Changed(key.clone());
-            state.polls.handle(now, event);
-            state.listeners.handle(now, pushes::Event::Changed(key));
+        for changed in state.configs.take_changed() {
+            self.tell_of_config(now, changed);
         }
+        // Nothing keeps the rows beyond this process.
+        self.state.configs.take_written();
         self.settle_pushes(now);
         let state = &mut self.state;
         state.polls.wake(now);
@@ -437,6 +454,29 @@ impl Desk {
         }
     }
 
+    /// Tells those listeners of a configuration who see another content of it than before.
+    fn tell_of_config(&mut self, now: Moment, changed: Changed) {
+        let state = &mut self.state;
+        let concerns = |reader: &Reader| state.configs.concerns(&changed, reader);
+        let polls = state.polls.watching(&changed.key);
+        let polls = polls.filter(|poll| state.polls.reader(*poll).is_some_and(concerns));
+        let polls = polls.collect();
+        let anybody = Reader::default();
+        let links = state.listeners.askers(&changed.key).filter(|link| {
+            let reader = state.readers.get(link);
+            concerns(reader.unwrap_or(&anybody))
+        });
+        let links: Vec<Link> = links.collect();
+        let key = changed.key;
+        for link in links {
+            let key = key.clone();
+            let event = pushes::Event::ChangedFor { link, key };
+            state.listeners.handle(now, event);
+        }
+        let event = long_poll::Event::Changed { key, polls };
+        state.polls.handle(now, event);
+    }
+
     fn settle_links(&mut self, now: Moment) {
         self.state.links.wake(now);
         while let Some(effect) = self.state.links.effect() {
@@ -452,6 +492,7 @@ impl Desk {
                 links::Effect::Forget(link) => {
                     let state = &mut self.state;
                     state.naming.unpublish(now, link, None);
+                    state.readers.remove(&link);
                     state.subscribers.handle(now, pushes::Event::Left(link));
                     state.listeners.handle(now, pushes::Event::Left(link));
                 }

@@ -12,6 +12,7 @@ use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::config_calls;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -223,10 +224,10 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &places) => accepted,
         };
-        let Some((place, stream, _)) = accepted else {
+        let Some((place, stream, peer)) = accepted else {
             break;
         };
-        let Some(served) = connection(stream, &door, &graceful) else {
+        let Some(served) = connection(stream, peer.ip(), &door, &graceful) else {
             continue;
         };
         let cut = cut.clone();
@@ -250,6 +251,7 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     door: &Arc<Door>,
     graceful: &GracefulShutdown,
 ) -> Option<impl Future<Output = ()> + Send + 'static> {
@@ -261,7 +263,9 @@ fn connection(
     let door = Arc::clone(door);
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        // It travels with the request, past everybody who does not ask for it.
+        request.extensions_mut().insert(peer);
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
         async move { door.answer(local.ip(), &harmed, request).await }
     });
@@ -447,7 +451,8 @@ impl Door {
 
     async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
-        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let route = call::route(head.uri.path());
+        let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
         let target = head
@@ -458,9 +463,11 @@ impl Door {
             // What is no text is nothing that a call looks at.
             Some((name.as_str(), value.to_str().ok()?))
         });
-        let answer = self
-            .keeper
-            .ask(Request::new(head.method.as_str(), target, headers, body));
+        let mut asked = Request::new(head.method.as_str(), target, headers, body);
+        if let Some(peer) = head.extensions.get::<IpAddr>() {
+            asked = asked.from_peer(*peer);
+        }
+        let answer = self.keeper.ask(asked);
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
         answer.await.ok_or(Refusal::Unanswered)

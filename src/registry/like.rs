@@ -79,8 +79,12 @@ pub(crate) struct Manners {
     pub(crate) public_is_empty: PublicIsEmpty,
     /// A content is sent with the `Content-Type` of its type.
     pub(crate) typed_content: bool,
-    /// A content is sent with `Encrypted-Data-Key`.
+    /// The key of an encrypted content is kept, and sent with it as `Encrypted-Data-Key`.
     pub(crate) encrypted_data_key: bool,
+    /// A publish says who publishes.
+    pub(crate) publisher_said: bool,
+    /// Variants of one configuration at most; 1.4.8 knows no bound.
+    pub(crate) variants: usize,
 }
 
 const V1_4: Manners = Manners {
@@ -107,6 +111,8 @@ const V1_4: Manners = Manners {
     },
     typed_content: true,
     encrypted_data_key: false,
+    publisher_said: false,
+    variants: 100,
 };
 
 const V2_5: Manners = Manners {
@@ -133,6 +139,8 @@ const V2_5: Manners = Manners {
     },
     typed_content: false,
     encrypted_data_key: true,
+    publisher_said: true,
+    variants: 10,
 };
 
 const V3_0: Manners = Manners {
@@ -157,7 +165,7 @@ impl Like {
     }
 }
 
-/// What 3.0.3 answers 410 to: method, route, what it recommends instead, and of which switch the call is.
+/// What 3.0.3 answers 410 to: method, route (with the parameter that makes it another call), what it recommends instead, and of which switch the call is.
 const GONE: &[(&str, &str, &str, &str)] = &[
     (
         "GET",
@@ -242,6 +250,99 @@ const GONE: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "GET",
+        "/v1/cs/configs?search=accurate",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?search=blur",
+        "GET /v3/console/cs/config/list",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?show=all",
+        "GET /v3/console/cs/config",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs?beta=true",
+        "GET /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?beta=true",
+        "DELETE /v3/console/cs/config/beta",
+        "console",
+    ),
+    (
+        "DELETE",
+        "/v1/cs/configs?delType=ids",
+        "GET /v3/console/cs/config/batchDelete",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/configs/catalog",
+        "GET /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/previous",
+        "GET /v3/console/cs/history/previous",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/history/configs",
+        "GET /v3/console/cs/history/configs",
+        "console",
+    ),
+    (
+        "GET",
+        "/v1/cs/listener",
+        "GET /v3/console/cs/config/listener/ip",
+        "console",
+    ),
+    ("GET", "/v2/cs/config", "GET /v3/admin/cs/config", "admin"),
+    ("POST", "/v2/cs/config", "POST /v3/admin/cs/config", "admin"),
+    (
+        "DELETE",
+        "/v2/cs/config",
+        "DELETE /v3/admin/cs/config",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/config/searchDetail",
+        "GET /v3/admin/cs/config/list",
+        "admin",
+    ),
+    ("GET", "/v2/cs/history", "GET /v3/admin/cs/history", "admin"),
+    (
+        "GET",
+        "/v2/cs/history/list",
+        "GET /v3/admin/cs/history/list",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/previous",
+        "GET /v3/admin/cs/history/previous",
+        "admin",
+    ),
+    (
+        "GET",
+        "/v2/cs/history/configs",
+        "GET /v3/admin/cs/history/configs",
+        "admin",
+    ),
+    (
+        "GET",
         "/v1/console/server/state",
         "GET /v3/console/server/state",
         "console",
@@ -282,16 +383,6 @@ pub(crate) fn gone(like: Like, method: &str, route: &str) -> Option<String> {
         .find(|(gone, path, ..)| *gone == method && *path == route)?;
     let (verb, path) = instead.split_once(' ')?;
     Some(gone_message(verb, path, switch))
-}
-
-/// A search of the console, which is the same path and method as reading a configuration.
-pub(crate) fn gone_search(like: Like, show: bool) -> Option<String> {
-    let path = if show {
-        "/v3/console/cs/config"
-    } else {
-        "/v3/console/cs/config/list"
-    };
-    (like == Like::V3_0).then(|| gone_message("GET", path, "console"))
 }
 
 fn gone_message(verb: &str, path: &str, switch: &str) -> String {

@@ -23,6 +23,8 @@ pub(crate) enum Half {
     Naming,
     /// `/v1/cs`.
     Config,
+    /// `/v2/`, of which 2.5.1 alone has something here.
+    V2,
     /// `/v3/`, of which 3.0.3 alone has something.
     V3,
     /// `/v3/client/cs`, the one corner of it that refuses in plain words.
@@ -36,6 +38,8 @@ pub(crate) enum Refusal {
     Required(&'static str),
     /// A configuration or login parameter is missing.
     RequiredParameter(&'static str),
+    /// The same of v2 and v3, where the original reads it without a form.
+    Unsaid(&'static str),
     /// A parameter that a service call demands is not there at all.
     Missing(&'static str),
     /// A number is none.
@@ -121,6 +125,26 @@ pub(crate) enum Refusal {
     ContentTooLong(usize),
     /// `casMd5` is not what is stored.
     Cas,
+    /// The same of a variant.
+    GrayCas,
+    /// So many variants of a configuration there are at most.
+    TooManyVariants(usize),
+    /// A part of a publish has more in it than it may; the words.
+    Part(String),
+    /// The tag of a variant is none; the words.
+    Tag(String),
+    /// A page that cannot be; of a search, what was searched for.
+    Pages(Option<(String, String)>),
+    /// A parameter is not what its type says: its name, the text, the type.
+    NotConverted(&'static str, String, &'static str),
+    /// A record is another configuration's.
+    OtherConfig,
+    /// 3.0 alone: there is no such record.
+    NoRecord,
+    /// 3.0 alone: there is no beta.
+    NoBeta,
+    /// 3.0 alone: there is no beta to stop.
+    NoBetaToStop,
     /// GET config.
     NoConfig,
     /// GET config just after a publish.
@@ -199,7 +223,7 @@ impl Refusal {
     /// What `like` would answer in `half`.
     pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
         let (status, dress) = self.said(like, half);
-        if matches!(half, Half::V3 | Half::OpenConfig) {
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig) {
             // The filter that checks parameters fails there before anything is written.
             if matches!(self, Self::Metadata(_)) {
                 return Refused {
@@ -242,20 +266,44 @@ impl Refusal {
         }
     }
 
-    /// Under `/v3/`, where a status of 200 is no yes.
+    /// Under `/v2/` and `/v3/`, where a status of 200 is no yes.
     fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
+        if let (Self::ConfigMethod(_), Dress::Escaped(words)) = (self, &dress) {
+            let message = format!("caused: {};", escape(words));
+            let body = serde_json::json!({"code": 500, "message": message, "data": null});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
+        if let Some((status, message, data)) = self.bare_message() {
+            let body = serde_json::json!({"code": 30_000, "message": message, "data": data});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
         let (status, code, message) = match self {
-            Self::Required(_) | Self::Missing(_) | Self::NameFormat => {
+            Self::Required(_) | Self::Unsaid(_) | Self::Missing(_) | Self::NameFormat => {
                 (400, 10_000, "parameter missing")
             }
-            Self::NotPositive(..) | Self::Instances(_) | Self::ContentTooLong(_) => {
-                (400, 20_002, "parameter validate error")
-            }
+            Self::NotPositive(..)
+            | Self::Instances(_)
+            | Self::ContentTooLong(_)
+            | Self::TooManyVariants(_)
+            | Self::Part(_)
+            | Self::Tag(_)
+            | Self::Pages(_)
+            | Self::NoRecord => (400, 20_002, "parameter validate error"),
+            Self::OtherConfig => (403, 10_001, "access denied"),
+            Self::NoBeta => (404, 20_004, "resource not found"),
             Self::NoConfig if half == Half::OpenConfig => (200, 20_004, "resource not found"),
             Self::NoConfig | Self::NoMatch | Self::NoInstances { .. } => {
                 (404, 20_004, "resource not found")
             }
-            Self::Cas => (500, 20_005, "resource conflict"),
+            Self::Cas | Self::GrayCas => (500, 20_005, "resource conflict"),
             Self::Weight => (400, 21_001, "weight error"),
             Self::NoInstance => (200, 21_003, "instance not found"),
             Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
@@ -273,6 +321,8 @@ impl Refusal {
         let data = match (self, dress) {
             (Self::NoInstance, _) => None,
             (Self::NoConfig, _) if half == Half::OpenConfig => None,
+            (Self::Unsaid(name), _) => Some(missing(name)),
+            (Self::NoConfig, _) if half == Half::V2 => Some("config data not exist".to_owned()),
             (Self::NoConfig, _) => {
                 Some("Config not exist, please publish Config first.".to_owned())
             }
@@ -304,6 +354,20 @@ impl Refusal {
             status,
             content_type: Some(JSON),
             body: Body::Text(body.to_string()),
+        }
+    }
+
+    /// What is said in place of the words for a code, where the original finds none: status, message and data.
+    fn bare_message(&self) -> Option<(u16, String, serde_json::Value)> {
+        match self {
+            Self::NotConverted(name, text, kind) => {
+                let message = format!(
+                    "Method parameter '{name}': Failed to convert value of type 'java.lang.String' to required type '{kind}'; For input string: \"{text}\""
+                );
+                Some((500, message, serde_json::Value::Null))
+            }
+            Self::NoBetaToStop => Some((200, NO_BETA.to_owned(), false.into())),
+            _ => None,
         }
     }
 
@@ -371,6 +435,7 @@ impl Refusal {
             ),
             Self::BadListening => (400, "invalid probeModify".to_owned()),
             Self::Method(method) => (500, format!("Request method '{method}' not supported")),
+            Self::OtherConfig => return (403, Bare("Please check dataId and group.")),
             _ => {
                 let (status, dress) = self.in_2_5();
                 let status = match self {
@@ -383,7 +448,10 @@ impl Refusal {
                     | Self::Selector
                     | Self::InvalidName(..)
                     | Self::BlankContent(_)
-                    | Self::ContentTooLong(_) => 500,
+                    | Self::ContentTooLong(_)
+                    | Self::NotConverted(..)
+                    | Self::Pages(Some(_))
+                    | Self::Part(_) => 500,
                     _ => status,
                 };
                 match dress {
@@ -413,7 +481,7 @@ impl Refusal {
                     "Handle API Compatibility failed, please see log for detail.".to_owned()
                 }),
             ),
-            Self::Cas => (500, Bare("false")),
+            Self::Cas | Self::GrayCas => (500, Bare("false")),
             Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
             Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
             // Not listened to: the words of its framework.
@@ -434,6 +502,7 @@ impl Refusal {
                 500,
                 Escaped(missing(name)),
             ),
+            Self::Unsaid(name) => (400, Words(missing(name))),
             Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
@@ -580,6 +649,35 @@ impl Refusal {
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
             Self::Cas => (500, Words(CAS.to_owned())),
+            Self::GrayCas => (
+                500,
+                Words("Cas publish gray config fail, server md5 may have changed.".to_owned()),
+            ),
+            Self::TooManyVariants(most) => (
+                400,
+                Words(format!("gray config version is over max count :{most}")),
+            ),
+            Self::Part(words) | Self::Tag(words) => (400, Words(words.clone())),
+            Self::Pages(None) => (400, Words(PAGES.to_owned())),
+            Self::Pages(Some((data_id, group))) => (
+                400,
+                Words(format!(
+                    "serialize page error, dataId={data_id}, group={group};caused: {PAGES}"
+                )),
+            ),
+            Self::NotConverted(_, text, kind) => (
+                400,
+                Words(format!(
+                    "Failed to convert value of type 'java.lang.String' to required type '{kind}'; nested exception is java.lang.NumberFormatException: For input string: \"{text}\";caused: For input string: \"{text}\""
+                )),
+            ),
+            Self::OtherConfig => (
+                403,
+                Dress::Bare("Please check dataId, group or namespaceId."),
+            ),
+            Self::NoRecord => (400, Words("Source must not be null".to_owned())),
+            Self::NoBeta => (404, Words("Config is not in beta.".to_owned())),
+            Self::NoBetaToStop => (200, Words(NO_BETA.to_owned())),
             Self::NoConfig => (404, Line("config data not exist")),
             Self::BeingModified => (
                 409,
@@ -614,6 +712,8 @@ impl Refusal {
     }
 }
 
+const NO_BETA: &str = "remove beta data error";
+const PAGES: &str = "pageNo and pageSize must be greater than zero";
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
@@ -621,7 +721,13 @@ const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty
 const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
 
 fn missing(name: &str) -> String {
-    format!("Required request parameter '{name}' for method parameter type String is not present")
+    let kind = match name {
+        "pageNo" | "pageSize" => "int",
+        "nid" | "id" => "Long",
+        "ids" => "List",
+        _ => "String",
+    };
+    format!("Required request parameter '{name}' for method parameter type {kind} is not present")
 }
 
 /// The same under `/v3/`, which names types as its forms have them.

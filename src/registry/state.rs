@@ -4,14 +4,16 @@ use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
+use crate::registry::config::Reader;
 use crate::registry::like::Like;
+use crate::registry::links::Link;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The port that it says it is reached at, unless told another.
 const PORT: u16 = 8848;
@@ -33,6 +35,8 @@ pub(crate) struct State {
     pub(crate) polls: LongPoll,
     /// Who is connected over gRPC.
     pub(crate) links: Links,
+    /// As whom clients read configurations over gRPC.
+    pub(crate) readers: BTreeMap<Link, Reader>,
     /// Subscribers of services; said are the clusters.
     pub(crate) subscribers: Pushes<ServiceKey>,
     /// Listeners of configurations over gRPC; said is the tenant.
@@ -50,6 +54,7 @@ impl State {
             configs: Configs::default(),
             polls: LongPoll::default(),
             links: Links::new(),
+            readers: BTreeMap::new(),
             subscribers: subscribers(PUSH_DELAY),
             listeners: Pushes::new(Manner {
                 delay: Duration::ZERO,
