@@ -16,6 +16,8 @@ mod admin_config_calls;
 mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod checker;
+mod checks;
 mod client_calls;
 mod config;
 mod config_calls;
@@ -37,6 +39,7 @@ mod listing;
 mod long_poll;
 mod naming;
 mod naming_calls;
+mod prober;
 mod pushes;
 mod refusal;
 mod rpc_calls;
@@ -47,6 +50,8 @@ mod v2_config_calls;
 
 pub use call::Answer;
 pub use call::Request;
+pub use checks::CheckRules;
+pub use checks::Interval;
 pub use desk::Desk;
 pub use http::Running;
 pub use http::start;
@@ -69,6 +74,8 @@ pub struct Options {
     pub like: Like,
     /// How long changes of a service are gathered before its subscribers are told over gRPC ([`PUSH_DELAY`]).
     pub push_delay: Duration,
+    /// By which rules the health of persistent instances is checked; `None`: not at all, and nobody can change that.
+    pub checks: Option<CheckRules>,
     /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
     pub faults: bool,
 }

@@ -109,6 +109,9 @@ pub(super) struct Dev {
     /// How long changes of a service wait for one gRPC push
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     pub(super) push_delay: Duration,
+    /// Check the health of no persistent instance
+    #[arg(long)]
+    pub(super) no_checks: bool,
     /// Fail on request: POST /outrigger/faults, for tests of clients
     #[arg(long)]
     pub(super) faults: bool,

@@ -132,6 +132,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Generation::V3_0 => registry::Like::V3_0,
         },
         push_delay: dev.push_delay,
+        checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {

@@ -6,6 +6,7 @@ use crate::registry::admin_calls::Page;
 use crate::registry::admin_calls::Row;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::checker;
 use crate::registry::client_calls;
 use crate::registry::console_calls;
 use crate::registry::forms;
@@ -68,7 +69,7 @@ pub(crate) const CALLS: &[Row] = &[
         },
     ),
     ("GET", "/v3/admin/ns/health/checkers", |_, _, _| {
-        Ok(json!({"NONE": {}}))
+        Ok(checker::kinds())
     }),
     ("GET", "/v3/admin/ns/ops/switches", |_, _, _| Ok(switches())),
     ("GET", "/v3/admin/ns/ops/metrics", metrics),
@@ -240,13 +241,13 @@ fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Valu
     let mut clusters: Map<String, Value> = names
         .iter()
         .map(|name| {
-            let said = settings.unchecked.get(name);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             let cluster = json!({
                 "clusterName": &**name,
-                "healthChecker": {"type": if said.is_some() { "NONE" } else { "TCP" }},
-                "healthyCheckPort": said.map_or(80, |said| said.port),
-                "useInstancePortForCheck": said.is_none_or(|said| said.instance_port),
-                "metadata": said.map_or(&Metadata::new(), |said| &said.metadata),
+                "healthChecker": said.checker.shown(),
+                "healthyCheckPort": said.port,
+                "useInstancePortForCheck": said.instance_port,
+                "metadata": said.metadata,
                 "hosts": if hosts { json!([]) } else { Value::Null },
             });
             (name.to_string(), cluster)
@@ -353,8 +354,10 @@ fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
-    let (cluster, said) = naming_calls::unchecked(&call.params)?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    let (cluster, said) = naming_calls::cluster_said(&call.params)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok("ok".into())
 }
 

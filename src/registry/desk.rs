@@ -20,6 +20,9 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Request;
 use crate::registry::call::Time;
+use crate::registry::checks;
+use crate::registry::checks::CheckRules;
+use crate::registry::checks::Checks;
 use crate::registry::config::Changed;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Reader;
@@ -46,6 +49,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use crate::registry::checks::By;
+pub use crate::registry::checks::Checked;
+pub use crate::registry::checks::Probe;
 pub use crate::registry::links::Link;
 pub use crate::registry::links::Stream;
 
@@ -107,6 +113,13 @@ pub enum Event {
     },
     /// A connection is gone, and with it what it published.
     Unlinked(Link),
+    /// A probe has ended.
+    Probed {
+        /// Which.
+        number: u64,
+        /// How.
+        outcome: Checked,
+    },
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -161,6 +174,13 @@ pub enum Effect {
     GoAway(Link),
     /// Close a connection at once.
     Cut(Link),
+    /// Ask an instance whether it is well, and tell how it ended, within a second or two.
+    Probe {
+        /// What the end is told with.
+        number: u64,
+        /// What to ask.
+        probe: Probe,
+    },
 }
 
 /// A listener who has not been answered yet.
@@ -210,6 +230,13 @@ impl Desk {
     #[must_use]
     pub fn pushing_after(mut self, delay: Duration) -> Self {
         self.state.subscribers = state::subscribers(delay);
+        self
+    }
+
+    /// The same, which checks the health of persistent instances by these rules; without, nobody does.
+    #[must_use]
+    pub fn checking(mut self, rules: CheckRules) -> Self {
+        self.state.checks = Checks::by(rules);
         self
     }
 
@@ -352,12 +379,14 @@ impl Desk {
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
             Fault::Restart => {
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
                 state.naming.restart(now);
                 self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
                 state.configs.forget();
                 self.cut_all(now);
             }
@@ -422,6 +451,7 @@ impl Desk {
             }
         }
         self.settle_links(now);
+        self.settle_checks(now);
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
@@ -475,6 +505,40 @@ impl Desk {
         }
         let event = long_poll::Event::Changed { key, polls };
         state.polls.handle(now, event);
+    }
+
+    fn settle_checks(&mut self, now: Moment) {
+        let state = &mut self.state;
+        for (key, place, check) in state.naming.take_stirred() {
+            let who = (key, place);
+            let event = match check {
+                Some((probe, healthy)) => checks::Event::Registered {
+                    who,
+                    kind: probe.by.kind(),
+                    healthy,
+                },
+                None => checks::Event::Left { who },
+            };
+            state.checks.handle(now, event);
+        }
+        state.checks.wake(now);
+        while let Some(effect) = state.checks.effect() {
+            match effect {
+                checks::Effect::Tell { who, healthy } => {
+                    state.naming.tell(now, &who.0, &who.1, healthy);
+                }
+                checks::Effect::Probe { number, who } => {
+                    if let Some((probe, _)) = state.naming.check(&who.0, &who.1) {
+                        self.effects.push_back(Effect::Probe { number, probe });
+                    } else {
+                        // Cannot be: who is not checked was told to have left.
+                        let outcome = Checked::Unable;
+                        let event = checks::Event::Ended { number, outcome };
+                        state.checks.handle(now, event);
+                    }
+                }
+            }
+        }
     }
 
     fn settle_links(&mut self, now: Moment) {
@@ -614,9 +678,14 @@ impl Machine for Desk {
                     _ => true,
                 });
             }
+            Event::Probed { number, outcome } => {
+                let event = checks::Event::Ended { number, outcome };
+                self.state.checks.handle(now, event);
+            }
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
                 self.stopping = true;
+                self.state.checks.handle(now, checks::Event::Stopping);
                 self.state.polls.handle(now, long_poll::Event::Stopping);
                 self.state.links.handle(now, links::Event::AllEnded);
             }
@@ -633,6 +702,7 @@ impl Machine for Desk {
         [
             state.naming.deadline(),
             state.beats.deadline(),
+            state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
             state.links.deadline(),
@@ -1009,7 +1079,7 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) => {}
+                    Effect::GoAway(_) | Effect::Answer(..) | Effect::Probe { .. } => {}
                 }
             }
         }

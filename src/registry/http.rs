@@ -20,6 +20,7 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::prober;
 use crate::registry::refusal::Refusal;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
@@ -128,10 +129,16 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let address = listener.local_addr().map_err(bind)?;
     let grpc_address = grpc.as_ref().and_then(|grpc| grpc.local_addr().ok());
     let tasks = tasks.child();
-    let desk = Desk::new(options.like)
+    let mut desk = Desk::new(options.like)
         .at_port(address.port())
         .pushing_after(options.push_delay);
-    let keeper = Arc::new(Keeper::new(desk, epoch));
+    if let Some(rules) = options.checks {
+        desk = desk.checking(rules);
+    }
+    let (wanted, probes) = prober::queue();
+    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
+    tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,

@@ -11,6 +11,7 @@ use crate::machine::Moment;
 use crate::nacos::rpc::Payload;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::desk::Checked;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
@@ -18,6 +19,7 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::prober::Wanted;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -111,6 +113,8 @@ struct Inside {
     wires: BTreeMap<Link, Wire>,
     /// Memory for what waits to go out.
     room: Arc<Semaphore>,
+    /// Who carries out health checks.
+    prober: Option<mpsc::Sender<Wanted>>,
     next: u64,
 }
 
@@ -164,6 +168,15 @@ impl Inside {
                     wire.ends.cut.cancel();
                 }
             }
+            Effect::Probe { number, probe } => {
+                // The queue has room for all; without it, at the end, nobody asks.
+                let prober = self.prober.as_ref();
+                let sent = prober.is_some_and(|it| it.try_send((number, probe)).is_ok());
+                if !sent {
+                    let outcome = Checked::Unable;
+                    self.desk.handle(now, Event::Probed { number, outcome });
+                }
+            }
         }
     }
 }
@@ -205,10 +218,23 @@ impl Keeper {
                 calling: BTreeMap::new(),
                 wires: BTreeMap::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
+                prober: None,
                 next: 0,
             }),
             sooner: Notify::new(),
         }
+    }
+
+    /// The same, whose health checks are wanted through a queue; their ends come by [`Keeper::probed`].
+    pub(crate) fn probing(mut self, prober: mpsc::Sender<Wanted>) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).prober = Some(prober);
+        self
+    }
+
+    /// A health check has ended.
+    pub(crate) fn probed(&self, number: u64, outcome: Checked) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Probed { number, outcome }));
     }
 
     /// Where moments are counted from.

@@ -17,6 +17,8 @@ use crate::machine::Moment;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
+use crate::registry::checker::Checker;
+use crate::registry::checks::Probe;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
@@ -158,16 +160,29 @@ impl Override {
 pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
-    /// Clusters whose checker is NONE.
-    pub(crate) unchecked: BTreeMap<Arc<str>, Unchecked>,
+    /// Clusters of which something was said; all others are checked by TCP at the port of the instance.
+    pub(crate) clusters: BTreeMap<Arc<str>, Cluster>,
 }
 
-/// What was said of a cluster with the checker NONE; it is told again, and used for nothing.
-#[derive(Clone, Debug)]
-pub(crate) struct Unchecked {
+/// What was said of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    pub(crate) checker: Checker,
+    /// Where it is checked, unless that is the port of the instance.
     pub(crate) port: i32,
     pub(crate) instance_port: bool,
     pub(crate) metadata: Metadata,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            checker: Checker::default(),
+            port: 80,
+            instance_port: true,
+            metadata: Metadata::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -217,6 +232,8 @@ pub(crate) struct Naming {
     published: BTreeMap<Link, BTreeMap<ServiceKey, BTreeSet<Place>>>,
     counts: Counts,
     due: BTreeSet<(Moment, Expiry)>,
+    /// Persistent instances that came, changed, left or are checked otherwise, since that was asked last.
+    stirred: BTreeSet<(ServiceKey, Place)>,
 }
 
 impl Place {
@@ -294,6 +311,7 @@ impl Naming {
             published: BTreeMap::new(),
             counts: Counts::default(),
             due: BTreeSet::new(),
+            stirred: BTreeSet::new(),
         }
     }
 
@@ -417,6 +435,38 @@ impl Naming {
         Ok(())
     }
 
+    /// Persistent instances of which a check may have to know, since this was asked last: what it is to ask, and the health.
+    pub(crate) fn take_stirred(&mut self) -> Vec<(ServiceKey, Place, Option<(Probe, bool)>)> {
+        std::mem::take(&mut self.stirred)
+            .into_iter()
+            .map(|(key, place)| {
+                let check = self.check(&key, &place);
+                (key, place, check)
+            })
+            .collect()
+    }
+
+    /// What is asked of an instance to know its health, and the health it has; `None` for one that is not there or not checked.
+    pub(crate) fn check(&self, key: &ServiceKey, place: &Place) -> Option<(Probe, bool)> {
+        let service = self.services.get(key)?;
+        let record = service.instances.get(place)?;
+        let by_default = Cluster::default();
+        let said = service
+            .settings
+            .as_ref()
+            .and_then(|settings| settings.clusters.get(&record.cluster))
+            .unwrap_or(&by_default);
+        let by = said.checker.by().filter(|_| record.persistent)?;
+        let port = if said.instance_port {
+            place.address.port
+        } else {
+            // No port at all refuses every connection.
+            u16::try_from(said.port).unwrap_or(0)
+        };
+        let ip = Arc::clone(&place.address.ip);
+        Some((Probe { ip, port, by }, record.healthy))
+    }
+
     /// Takes out what the connection has of the service; without one, of all.
     pub(crate) fn unpublish(&mut self, now: Moment, link: Link, key: Option<&ServiceKey>) {
         let Some(all) = self.published.get(&link) else {
@@ -456,6 +506,7 @@ impl Naming {
         service.changed = now;
         let emptied = service.empty.take();
         let cluster = Arc::clone(&record.cluster);
+        let stirred = persistent.then(|| (key.clone(), place.clone()));
         let replaced = service.instances.insert(place, record);
         let attached = service
             .overrides
@@ -465,6 +516,7 @@ impl Naming {
             .as_ref()
             .map(|old| Arc::clone(&old.cluster))
             .filter(|old| *old != cluster);
+        self.stirred.extend(stirred);
         if let Some(since) = emptied {
             self.due
                 .remove(&(since.saturating_add(EMPTY), Expiry::Service(key.clone())));
@@ -539,6 +591,9 @@ impl Naming {
                 .insert((now.saturating_add(EMPTY), Expiry::Service(key.clone())));
         }
         *self.counts.of(gone.persistent) -= 1;
+        if gone.persistent {
+            self.stirred.insert((key.clone(), place.clone()));
+        }
         if let Some(link) = place.owner
             && let Some(all) = self.published.get_mut(&link)
             && let Some(places) = all.get_mut(key)
@@ -638,6 +693,9 @@ impl Naming {
             record.healthy = patch.healthy.unwrap_or(record.healthy);
             if let Some(metadata) = patch.metadata {
                 record.metadata = metadata;
+            }
+            if record.persistent {
+                self.stirred.insert((key.clone(), place.clone()));
             }
             service.changed = now;
             self.late.changed(now, key);
@@ -816,8 +874,11 @@ impl Naming {
             return;
         };
         self.late.changed(now, key);
-        for record in service.instances.values() {
+        for (place, record) in &service.instances {
             *self.counts.of(record.persistent) -= 1;
+            if record.persistent {
+                self.stirred.insert((key.clone(), place.clone()));
+            }
         }
         if let Some(since) = service.empty {
             self.due
@@ -841,19 +902,19 @@ impl Naming {
             .instances
             .values()
             .map(|record| &record.cluster)
-            .chain(settings.unchecked.keys())
+            .chain(settings.clusters.keys())
             .cloned()
             .collect();
         Some((settings, clusters))
     }
 
-    /// `PUT /cluster` with checker NONE.
-    pub(crate) fn uncheck(
+    /// `PUT /cluster`.
+    pub(crate) fn set_cluster(
         &mut self,
         now: Moment,
         key: &ServiceKey,
         cluster: &str,
-        said: Unchecked,
+        said: Cluster,
     ) -> Result<(), Refusal> {
         let service =
             self.services
@@ -863,10 +924,16 @@ impl Naming {
                     name: key.name.to_string(),
                 })?;
         let settings = service.settings.get_or_insert_default();
-        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains_key(cluster) {
+        if settings.clusters.len() >= CLUSTERS && !settings.clusters.contains_key(cluster) {
             return Err(Refusal::Full("clusters with a checker", CLUSTERS));
         }
-        settings.unchecked.insert(cluster.into(), said);
+        settings.clusters.insert(cluster.into(), said);
+        let stirred = service
+            .instances
+            .iter()
+            .filter(|(_, record)| record.persistent && &*record.cluster == cluster);
+        self.stirred
+            .extend(stirred.map(|(place, _)| (key.clone(), place.clone())));
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -887,8 +954,10 @@ impl Naming {
         if by_hand && service.is_none() {
             return Err(Refusal::Null(NO_SERVICE));
         }
-        let unchecked = service.and_then(|service| service.settings.as_ref());
-        if !unchecked.is_some_and(|settings| settings.unchecked.contains_key(cluster)) {
+        let said = service
+            .and_then(|service| service.settings.as_ref())
+            .and_then(|settings| settings.clusters.get(cluster));
+        if said.is_none_or(|said| said.checker != Checker::None) {
             let known = |service: &Service| {
                 let mut records = service.instances.values();
                 records.any(|record| &*record.cluster == cluster)
@@ -997,6 +1066,7 @@ impl Naming {
             for (place, record) in &mut service.instances {
                 if record.persistent {
                     record.healthy = record.said && self.manners.health_by_hand;
+                    self.stirred.insert((key.clone(), place.clone()));
                 } else {
                     gone.push(place.clone());
                 }
@@ -1021,6 +1091,7 @@ impl Naming {
         self.published = BTreeMap::new();
         self.counts = Counts::default();
         self.due = BTreeSet::new();
+        self.stirred = BTreeSet::new();
     }
 
     /// Lets go what has been empty or detached long enough, and shows readers what they lag behind.
@@ -1080,11 +1151,10 @@ mod tests {
         }
     }
 
-    fn said() -> Unchecked {
-        Unchecked {
-            port: 80,
-            instance_port: true,
-            metadata: Metadata::new(),
+    fn said() -> Cluster {
+        Cluster {
+            checker: Checker::None,
+            ..Cluster::default()
         }
     }
 
@@ -1194,7 +1264,7 @@ mod tests {
             let mut naming = Naming::new(like);
             let s = key("s");
             naming.create(NOW, &s, true, Settings::default()).unwrap();
-            naming.uncheck(NOW, &s, "DEFAULT", said()).unwrap();
+            naming.set_cluster(NOW, &s, "DEFAULT", said()).unwrap();
             naming
                 .register(NOW, &s, &address(0), persistent(true))
                 .unwrap();
@@ -1315,7 +1385,9 @@ mod tests {
         naming
             .create(NOW, &key("s"), true, Settings::default())
             .unwrap();
-        naming.uncheck(NOW, &key("s"), "DEFAULT", said()).unwrap();
+        naming
+            .set_cluster(NOW, &key("s"), "DEFAULT", said())
+            .unwrap();
         assert_eq!(by_hand(&mut naming), Ok(None));
         naming
             .register(NOW, &key("s"), &address(0), persistent(true))

@@ -12,6 +12,8 @@ use crate::registry::beat_check::Event;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::checker;
+use crate::registry::checker::Checker;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::like;
@@ -21,14 +23,13 @@ use crate::registry::listing::Asked;
 use crate::registry::listing::BEAT;
 use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
+use crate::registry::naming::Cluster;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
-use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
 use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
-use crate::registry::naming::Unchecked;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::json;
@@ -59,6 +60,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/service/list") => list_services,
             ("PUT", "/v1/ns/cluster") => update_cluster,
             ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
+            ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
             _ => return Err(no_such_api()),
         };
@@ -583,13 +585,11 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
-            let unchecked = settings.unchecked.get(name);
-            let checker = if unchecked.is_some() { "NONE" } else { "TCP" };
-            let metadata = unchecked.map(|said| &said.metadata);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             json!({
                 "name": &**name,
-                "healthChecker": {"type": checker},
-                "metadata": metadata.unwrap_or(&Metadata::new()),
+                "healthChecker": said.checker.shown(),
+                "metadata": said.metadata,
             })
         })
         .collect();
@@ -629,32 +629,33 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let (cluster, said) = unchecked(&call.params)?;
+    let (cluster, said) = cluster_said(&call.params)?;
     let service = call.params.service()?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok(Answer::ok())
 }
 
-/// Which cluster is to have which checker, which can be NONE only.
-pub(crate) fn unchecked(params: &Params) -> Result<(&str, Unchecked), Refusal> {
+/// What is said of which cluster.
+pub(crate) fn cluster_said(params: &Params) -> Result<(&str, Cluster), Refusal> {
     let cluster = params.required("clusterName")?;
     let port = params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
     let checker = params.required("healthChecker")?;
-    let kind = serde_json::from_str::<serde_json::Value>(checker)
-        .ok()
-        .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
-    // The original takes every type it does not know for NONE.
-    if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
-        return Err(Refusal::NotOffered("health checkers other than NONE"));
-    }
-    let said = Unchecked {
+    let said = Cluster {
+        checker: Checker::read(checker)?,
         // What is no number is 0 to the original.
         port: port.parse().unwrap_or(0),
         instance_port: params.flag(&["useInstancePort4Check"], true),
         metadata: params.metadata()?,
     };
     Ok((cluster, said))
+}
+
+/// The kinds of health checkers, which 1.4 does not tell.
+fn checkers(_: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&checker::kinds()))
 }
 
 pub(crate) fn health_by_hand(

@@ -111,6 +111,8 @@ pub(crate) enum Refusal {
     NodeState(String),
     /// 3.0 alone: which instances are meant cannot be read.
     Instances(String),
+    /// A health checker that cannot be used; why.
+    Checker(String),
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
     /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
@@ -636,6 +638,7 @@ impl Refusal {
                 )),
             ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
+            Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
             Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
             Self::StillChecking { service, cluster } => (
                 400,

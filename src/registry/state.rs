@@ -2,6 +2,7 @@
 
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::BeatCheck;
+use crate::registry::checks::Checks;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
 use crate::registry::config::Reader;
@@ -21,7 +22,7 @@ const PORT: u16 = 8848;
 /// How long changes of a service are gathered before its subscribers are told, unless told another; the original takes 500 ms.
 pub const PUSH_DELAY: Duration = Duration::from_millis(10);
 
-/// An ephemeral instance, for the beat check.
+/// An instance: an ephemeral one for the beat check, a persistent one for the server's own checks.
 pub(crate) type Who = (ServiceKey, Place);
 
 /// All of it.
@@ -31,6 +32,7 @@ pub(crate) struct State {
     pub(crate) port: u16,
     pub(crate) naming: Naming,
     pub(crate) beats: BeatCheck<Who>,
+    pub(crate) checks: Checks<Who>,
     pub(crate) configs: Configs,
     pub(crate) polls: LongPoll,
     /// Who is connected over gRPC.
@@ -51,6 +53,7 @@ impl State {
             port: PORT,
             naming: Naming::new(like),
             beats: BeatCheck::new(),
+            checks: Checks::never(),
             configs: Configs::default(),
             polls: LongPoll::default(),
             links: Links::new(),

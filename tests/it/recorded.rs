@@ -52,6 +52,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 allow_hosts: vec!["registry.test".to_owned()],
                 like,
                 push_delay: registry::PUSH_DELAY,
+                checks: None,
                 faults: false,
             };
             let tasks = Tasks::new();
@@ -432,6 +433,7 @@ async fn beyond_loopback_only_when_opened() {
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
+        checks: None,
         faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
@@ -449,6 +451,7 @@ async fn beyond_loopback_only_when_opened() {
         allow_hosts: Vec::new(),
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
+        checks: None,
         faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;
