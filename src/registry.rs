@@ -28,10 +28,12 @@ mod console_calls;
 pub mod desk;
 mod faults;
 mod forms;
+mod gate;
 mod grpc;
 mod history;
 mod http;
 mod keeper;
+mod kept;
 mod late;
 mod like;
 mod links;
@@ -46,6 +48,7 @@ mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
 mod state;
+mod store;
 mod v2_config_calls;
 
 pub use call::Answer;
@@ -59,6 +62,7 @@ pub use like::Like;
 pub use state::PUSH_DELAY;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where and for whom the registry is.
@@ -78,7 +82,12 @@ pub struct Options {
     pub checks: Option<CheckRules>,
     /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
     pub faults: bool,
+    /// Where it keeps what outlives it, an absolute path; else everything is in memory alone.
+    pub data_dir: Option<PathBuf>,
 }
+
+/// Why the data directory cannot be used.
+pub use store::Error as StoreError;
 
 /// Why the registry does not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +106,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// There is no port for gRPC above that for HTTP.
     #[error(
         "{0} leaves no port for gRPC, which is 1000 above: listen at port 64535 or below it (or without gRPC, --like 1.4)"

@@ -134,10 +134,15 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         push_delay: dev.push_delay,
         checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
+        data_dir: match dev.data_dir.map(std::path::absolute).transpose() {
+            Ok(data_dir) => data_dir,
+            Err(error) => return fail(End::Usage, &error),
+        },
     };
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
         Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),
+        Err(error @ registry::StartError::Store(_)) => return fail(End::Settings, &error),
         Err(error) => return fail(End::Unavailable, &error),
     };
     let at = running.address();

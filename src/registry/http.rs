@@ -22,6 +22,7 @@ use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
 use crate::registry::prober;
 use crate::registry::refusal::Refusal;
+use crate::registry::store::Store;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
@@ -39,6 +40,8 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
+    panic::resume_unwind,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -51,7 +54,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -112,11 +115,12 @@ impl Running {
     }
 }
 
-/// Starts a registry, empty.
+/// Starts a registry, empty or with what is kept in its data directory.
 ///
 /// # Errors
 /// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
-/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
+/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC;
+/// [`StartError::Store`] when the data directory cannot be used.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
     if !options.listen.ip().is_loopback() && !options.open {
         return Err(StartError::NotLoopback(options.listen));
@@ -135,8 +139,16 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     if let Some(rules) = options.checks {
         desk = desk.checking(rules);
     }
+    let mut store = None;
+    if let Some(directory) = options.data_dir {
+        (store, desk) = remember(directory, desk).await?;
+    }
     let (wanted, probes) = prober::queue();
-    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let mut keeper = Keeper::new(desk, epoch).probing(wanted);
+    if store.is_some() {
+        keeper = keeper.gated();
+    }
+    let keeper = Arc::new(keeper);
     let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
     tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
@@ -156,7 +168,17 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
                 grpc::serve(grpc, Arc::clone(&door), group.clone()).await;
             }
         };
-        tokio::join!(over_grpc, serve(listener, Arc::clone(&door), group.clone()));
+        let closed = CancellationToken::new();
+        let served = async {
+            tokio::join!(over_grpc, serve(listener, Arc::clone(&door), group.clone()));
+            closed.cancel();
+        };
+        let kept = async {
+            if let Some(store) = store {
+                door.keeper.keep_rows(store, closed.clone()).await;
+            }
+        };
+        tokio::join!(served, kept);
         end.send_replace(true);
     });
     Ok(Running {
@@ -165,6 +187,23 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         tasks,
         ended,
     })
+}
+
+/// Opens the data directory, and lets the desk know what is kept there.
+async fn remember(directory: PathBuf, desk: Desk) -> Result<(Option<Store>, Desk), StartError> {
+    let opened = task::spawn_blocking(move || Store::open(&directory)).await;
+    let (mut store, rows) = opened.unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    let (desk, changes) = desk
+        .keeping(rows)
+        .map_err(|refusal| store.refused(&refusal))?;
+    if changes.is_empty() {
+        return Ok((Some(store), desk));
+    }
+    let work = task::spawn_blocking(move || store.commit(changes).map(|()| store));
+    let store = work
+        .await
+        .unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    Ok((Some(store), desk))
 }
 
 /// Listens at `at` and, but for 1.4, at the gRPC port that belongs to it. Port 0 is any pair of free ones.

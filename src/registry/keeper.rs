@@ -19,7 +19,13 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::gate::Asker;
+use crate::registry::gate::Batch;
+use crate::registry::gate::Gate;
+use crate::registry::gate::Passed;
 use crate::registry::prober::Wanted;
+use crate::registry::store;
+use crate::registry::store::Store;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -28,7 +34,7 @@ use std::{
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +46,10 @@ const STREAM_KIB: u32 = 8 * 1024;
 pub(crate) const STREAMS: usize = 8;
 /// How long nothing may leave a queue that is full.
 const STUCK: Duration = Duration::from_secs(30);
+/// How long until it is tried again whether something can be kept.
+const MEND: Duration = Duration::from_secs(1);
+/// How long until it is said in the log again that nothing can.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
 
@@ -116,6 +126,12 @@ struct Inside {
     /// Who carries out health checks.
     prober: Option<mpsc::Sender<Wanted>>,
     next: u64,
+    /// What waits until it is kept, where something is.
+    gate: Option<Gate>,
+    /// Who asked for what happens now, for the gate.
+    asker: Option<Asker>,
+    /// When it was last said in the log that nothing can be kept.
+    said: Option<Moment>,
 }
 
 impl Inside {
@@ -124,8 +140,95 @@ impl Inside {
         self.next
     }
 
+    /// Does what the desk wants done, unless it has to wait until it is kept; whether there is something to commit.
+    fn let_out(&mut self, now: Moment) -> bool {
+        let mut commits = false;
+        if self.gate.is_none() {
+            while let Some(effect) = self.desk.effect() {
+                self.carry_out(now, effect);
+            }
+            return commits;
+        }
+        loop {
+            let asker = self.asker.take();
+            let batch = Batch::new(asker, std::iter::from_fn(|| self.desk.effect()));
+            if batch.effects.is_empty() && batch.changes.is_empty() {
+                return commits;
+            }
+            let Some(gate) = &mut self.gate else {
+                return commits;
+            };
+            match gate.pass(batch) {
+                Passed::Held(changes) => commits |= changes,
+                Passed::Out(batch) => {
+                    for effect in batch.effects {
+                        self.carry_out(now, effect);
+                    }
+                }
+                Passed::Refused(batch, why) => self.refuse(now, vec![batch], &why),
+            }
+        }
+    }
+
+    /// Takes back what could not be kept, and says no to who asked for it. Who was to be told of something looks again by himself,
+    /// or is told the truth; lists that never were the truth go nowhere.
+    fn refuse(&mut self, now: Moment, mut batches: Vec<Batch>, why: &str) {
+        let changes = batches.iter_mut().map(|it| std::mem::take(&mut it.changes));
+        let changes: Vec<_> = changes.flatten().collect();
+        self.desk.handle(now, Event::NotKept(changes));
+        for batch in batches {
+            for effect in batch.effects {
+                let effect = match (effect, &batch.asker) {
+                    (Effect::Answer(ticket, _), Some(Asker::Http(asked, path, at)))
+                        if ticket == *asked =>
+                    {
+                        Effect::Answer(ticket, self.desk.not_kept(path, *at, why))
+                    }
+                    (Effect::Reply(ticket, _), Some(Asker::Grpc(asked))) if ticket == *asked => {
+                        Effect::Reply(ticket, Desk::not_kept_over_grpc(why))
+                    }
+                    (Effect::Push(_, _, payload), _)
+                        if payload.kind() == "NotifySubscriberRequest" =>
+                    {
+                        continue;
+                    }
+                    (effect, _) => effect,
+                };
+                self.carry_out(now, effect);
+            }
+        }
+    }
+
+    /// A commit has ended.
+    fn committed(&mut self, now: Moment, done: Result<(), store::Error>) {
+        let Some(gate) = &mut self.gate else {
+            return;
+        };
+        let Err(error) = done else {
+            for effect in gate.kept().into_iter().flat_map(|batch| batch.effects) {
+                self.carry_out(now, effect);
+            }
+            return;
+        };
+        let why = error.to_string();
+        let batches = gate.fail(why.clone());
+        if self
+            .said
+            .is_none_or(|at| at.saturating_add(SAY_AGAIN) <= now)
+        {
+            self.said = Some(now);
+            tracing::warn!(
+                "cannot keep what is changed, so changes are refused, until it can be written: {why}; \
+                 make room, or make it writable, and it goes on by itself"
+            );
+        }
+        self.refuse(now, batches, &why);
+    }
+
     fn carry_out(&mut self, now: Moment, effect: Effect) {
         match effect {
+            // Only the gate knows what is kept.
+            Effect::Keep(_) => {}
             // Who does not listen any more is leaving, and his guard finds nothing to do.
             Effect::Answer(ticket, answer) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
@@ -205,6 +308,8 @@ pub(crate) struct Keeper {
     epoch: Epoch,
     inside: Mutex<Inside>,
     sooner: Notify,
+    /// There is something to commit.
+    changed: Notify,
 }
 
 impl Keeper {
@@ -220,8 +325,12 @@ impl Keeper {
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
                 prober: None,
                 next: 0,
+                gate: None,
+                asker: None,
+                said: None,
             }),
             sooner: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
@@ -230,6 +339,56 @@ impl Keeper {
         let inside = self.inside.get_mut();
         inside.unwrap_or_else(PoisonError::into_inner).prober = Some(prober);
         self
+    }
+
+    /// The same, of whose changes nothing is told before [`Keeper::keep_rows`] has kept them.
+    pub(crate) fn gated(mut self) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).gate = Some(Gate::default());
+        self
+    }
+
+    /// Commits what changes, all that came meanwhile together, until it is `closed` and everything is kept.
+    pub(crate) async fn keep_rows(&self, mut store: Store, closed: CancellationToken) {
+        loop {
+            let (rows, shut) = self.with(|inside, _| {
+                let gate = inside.gate.as_mut();
+                gate.map_or((None, false), |gate| (gate.next(), gate.is_shut()))
+            });
+            let commits = rows.is_some();
+            if !commits {
+                tokio::select! {
+                    biased;
+                    () = self.changed.notified() => continue,
+                    () = closed.cancelled() => break,
+                    () = time::sleep(MEND), if shut => {}
+                }
+            }
+            let work = task::spawn_blocking(move || {
+                let done = match rows {
+                    Some(rows) => store.commit(rows),
+                    None => store.mend(),
+                };
+                (store, done)
+            });
+            // Only a runtime that ends does not carry it out.
+            let Ok((back, done)) = work.await else {
+                return;
+            };
+            store = back;
+            if commits {
+                self.with(|inside, now| inside.committed(now, done));
+            } else if done.is_ok() {
+                tracing::info!("what is changed can be kept again");
+                self.with(|inside, _| {
+                    if let Some(gate) = &mut inside.gate {
+                        gate.open();
+                    }
+                });
+            }
+        }
+        // Closing writes too.
+        _ = task::spawn_blocking(move || drop(store)).await;
     }
 
     /// A health check has ended.
@@ -249,8 +408,8 @@ impl Keeper {
         let now = self.epoch.now();
         let before = inside.desk.deadline();
         let done = work(&mut inside, now);
-        while let Some(effect) = inside.desk.effect() {
-            inside.carry_out(now, effect);
+        if inside.let_out(now) {
+            self.changed.notify_one();
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
@@ -264,8 +423,15 @@ impl Keeper {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
-            inside.waiting.insert(ticket, answer);
             let at = self.epoch.wall(now);
+            if let Some(gate) = &inside.gate {
+                if gate.is_full() {
+                    _ = answer.send(inside.desk.full(request.path(), at));
+                    return ticket;
+                }
+                inside.asker = Some(Asker::Http(ticket, request.path().to_owned(), at));
+            }
+            inside.waiting.insert(ticket, answer);
             inside.desk.handle(
                 now,
                 Event::Asked {
@@ -318,6 +484,13 @@ impl Keeper {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
+            if let Some(gate) = &inside.gate {
+                if gate.is_full() {
+                    _ = answer.send(Desk::full_over_grpc());
+                    return ticket;
+                }
+                inside.asker = Some(Asker::Grpc(ticket));
+            }
             inside.calling.insert(ticket, answer);
             let event = Event::Called {
                 link,

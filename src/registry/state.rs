@@ -1,11 +1,15 @@
 //! What the registry knows: its stores and its machines, as the desk keeps them and the calls read and change them.
 
+use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::checks::Checks;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
 use crate::registry::config::Reader;
+use crate::registry::kept::Before;
+use crate::registry::kept::Change;
+use crate::registry::kept::Rows;
 use crate::registry::like::Like;
 use crate::registry::links::Link;
 use crate::registry::links::Links;
@@ -14,6 +18,7 @@ use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
+use crate::registry::refusal::Refusal;
 use std::{collections::BTreeMap, time::Duration};
 
 /// The port that it says it is reached at, unless told another.
@@ -67,6 +72,66 @@ impl State {
                 first: 2,
             }),
         }
+    }
+}
+
+impl State {
+    /// From now on [`State::take_written`] tells what has changed.
+    pub(crate) fn note_changes(&mut self) {
+        self.naming.note_changes();
+        self.configs.note_changes();
+    }
+
+    /// The rows that have changed since this was asked last.
+    pub(crate) fn take_written(&mut self) -> Vec<Change> {
+        let mut written = self.naming.take_written();
+        written.extend(self.configs.take_written());
+        written
+    }
+
+    /// Takes in what was kept.
+    pub(crate) fn take_in(&mut self, now: Moment, rows: &Rows) -> Result<(), Refusal> {
+        for (key, kept) in rows {
+            self.naming.take_in(now, key, Some(kept.clone()))?;
+            self.configs.take_in(now, key, Some(kept.clone()));
+        }
+        Ok(())
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> Rows {
+        let mut rows = self.naming.rows();
+        rows.extend(self.configs.rows());
+        rows
+    }
+
+    /// What has to change in these rows for them to be the rows.
+    pub(crate) fn differs_from(&self, rows: Rows) -> Vec<Change> {
+        let mut now = self.rows();
+        let changes = rows.into_iter().filter_map(|(key, was)| {
+            let is = now.remove(&key);
+            (is.as_ref() != Some(&was)).then_some(Change {
+                key,
+                was: Some(was),
+                is,
+            })
+        });
+        let mut changes: Vec<Change> = changes.collect();
+        changes.extend(now.into_iter().map(|(key, is)| Change {
+            key,
+            was: None,
+            is: Some(is),
+        }));
+        changes
+    }
+
+    /// Makes rows what they were.
+    pub(crate) fn take_back(&mut self, now: Moment, rows: Before) -> Result<(), Refusal> {
+        for (key, was) in rows {
+            self.naming.take_back(now, &key, was.clone())?;
+            self.configs.take_in(now, &key, was);
+        }
+        Ok(())
     }
 }
 
