@@ -258,6 +258,12 @@ impl Desk {
         Ok((self, changes))
     }
 
+    /// All rows.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Rows {
+        self.state.rows()
+    }
+
     /// Says what has changed and has to be kept before what is done about it, the effects from there on.
     fn keep(&mut self, from: usize) {
         let changes = self.state.take_written();
@@ -1150,7 +1156,10 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) | Effect::Probe { .. } => {}
+                    Effect::GoAway(_)
+                    | Effect::Answer(..)
+                    | Effect::Probe { .. }
+                    | Effect::Keep(_) => {}
                 }
             }
         }

@@ -252,3 +252,155 @@ pub(crate) fn follow(rows: &mut BTreeMap<Key, Kept>, changes: Vec<Change>) {
         assert_eq!(there, was);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine as _;
+    use crate::machine::Moment;
+    use crate::registry::call::Request;
+    use crate::registry::desk::Desk;
+    use crate::registry::desk::Effect;
+    use crate::registry::desk::Event;
+    use crate::registry::desk::Fault;
+    use crate::registry::desk::Ticket;
+    use crate::registry::like::Like;
+    use proptest::prelude::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    /// One thing that somebody may want of a registry, of few names so that they meet.
+    fn request() -> impl Strategy<Value = (&'static str, String)> {
+        let name = 0..3_u8;
+        let place = (0..3_u8, any::<bool>(), any::<bool>(), 0..20_u32);
+        let instance = (
+            prop::sample::select(&["POST", "POST", "DELETE", "PUT", "PATCH"][..]),
+            name.clone(),
+            place,
+        )
+            .prop_map(|(method, name, (port, apart, ephemeral, weight))| {
+                let cluster = if apart { "other" } else { "DEFAULT" };
+                let weight = f64::from(weight) / 7.0;
+                (method, format!("/v1/ns/instance?serviceName=s{name}&ip=10.0.0.1&port={port}&clusterName={cluster}&ephemeral={ephemeral}&weight={weight}&metadata=a%3D{port}&healthy={apart}"))
+            });
+        let service = (
+            prop::sample::select(&["POST", "PUT", "DELETE"][..]),
+            name.clone(),
+            0..5_u8,
+        )
+            .prop_map(|(method, name, threshold)| {
+                let threshold = f32::from(threshold) / 5.0;
+                (method, format!("/v1/ns/service?serviceName=s{name}&protectThreshold={threshold}&metadata=a%3Db"))
+            });
+        let cluster = (name.clone(), any::<bool>()).prop_map(|(name, checked)| {
+            let checker = if checked { "HTTP" } else { "NONE" };
+            ("PUT", format!("/v1/ns/cluster?serviceName=s{name}&clusterName=DEFAULT&checkPort=1&useInstancePort4Check=false&healthChecker=%7B%22type%22%3A%22{checker}%22%7D"))
+        });
+        let config = (
+            prop::sample::select(&["POST", "POST", "DELETE"][..]),
+            name,
+            0..3_u8,
+            0..9_u8,
+        )
+            .prop_map(|(method, name, variant, content)| {
+                let variant = match variant {
+                    0 => "&tag=blue",
+                    1 => "&desc=words&config_tags=x,y&type=yaml",
+                    _ => "",
+                };
+                (
+                    method,
+                    format!("/v1/cs/configs?dataId=c{name}&group=g&content={content}{variant}"),
+                )
+            });
+        prop_oneof![4 => instance, 1 => service, 1 => cluster, 2 => config]
+    }
+
+    /// The changes that come of an event.
+    fn happens(desk: &mut Desk, now: Moment, event: Event) -> Vec<Change> {
+        desk.handle(now, event);
+        let mut changes = Vec::new();
+        let mut answered = false;
+        while let Some(effect) = desk.effect() {
+            match effect {
+                Effect::Keep(all) => {
+                    assert!(!answered, "what comes after it waits for it");
+                    changes.extend(all);
+                }
+                Effect::Answer(..) => answered = true,
+                _ => {}
+            }
+        }
+        changes
+    }
+
+    fn asked((method, target): (&str, String)) -> Event {
+        Event::Asked {
+            ticket: Ticket(0),
+            at: UNIX_EPOCH,
+            request: Request::new(method, &target, [("betaIps", "")], ""),
+        }
+    }
+
+    /// What readers see.
+    fn seen(desk: &mut Desk, now: Moment) -> Vec<String> {
+        let mut seen = Vec::new();
+        for name in 0..3 {
+            for what in [
+                format!("/v1/ns/instance/list?serviceName=s{name}"),
+                format!("/v1/ns/service?serviceName=s{name}"),
+                format!("/v1/cs/configs?dataId=c{name}&group=g"),
+                format!("/v1/cs/configs?dataId=c{name}&group=g&tag=blue"),
+            ] {
+                desk.handle(now, asked(("GET", what)));
+                while let Some(effect) = desk.effect() {
+                    if let Effect::Answer(_, answer) = effect {
+                        let body = String::from_utf8_lossy(answer.body());
+                        // When it changed last differs, and is in the page of a refusal too.
+                        let body = body.split("\"lastRefTime\"").next().unwrap();
+                        let body = body.split("\"timestamp\"").next().unwrap();
+                        seen.push(format!("{} {body}", answer.status()));
+                    }
+                }
+            }
+        }
+        seen
+    }
+
+    proptest! {
+        /// Whatever happens: the changes lead from row to row and are all that has changed; a registry that takes in the rows is
+        /// the one that was restarted; and what cannot be kept is as if nobody had asked.
+        #[test]
+        fn what_is_kept_is_what_a_restart_leaves_and_what_is_not_was_not(
+            like in prop::sample::select(&[Like::V1_4, Like::V2_5, Like::V3_0][..]),
+            steps in prop::collection::vec((request(), 0..40_u64, prop::bool::weighted(0.2)), 1..40),
+        ) {
+            let mut desk = Desk::new(like).keeping(Rows::new()).unwrap().0;
+            let (mut rows, mut now) = (Rows::new(), Moment::ZERO);
+            for (request, pause, refused) in steps {
+                now += Duration::from_secs(pause);
+                // What is due is kept before.
+                follow(&mut rows, happens(&mut desk, now, Event::Left(Ticket(9))));
+                prop_assert_eq!(&rows, &desk.rows());
+                let changes = happens(&mut desk, now, asked(request));
+                if refused && !changes.is_empty() {
+                    let again = happens(&mut desk, now, Event::NotKept(changes));
+                    prop_assert_eq!(again, []);
+                } else {
+                    follow(&mut rows, changes);
+                }
+                prop_assert_eq!(&rows, &desk.rows());
+            }
+            // As JSON, and back.
+            let rows = rows.into_iter().map(|(key, kept)| {
+                let key = serde_json::to_vec(&key).unwrap();
+                let kept = serde_json::to_vec(&kept).unwrap();
+                (serde_json::from_slice(&key).unwrap(), serde_json::from_slice(&kept).unwrap())
+            });
+            let (mut again, changes) = Desk::new(like).keeping(rows.collect()).unwrap();
+            prop_assert_eq!(changes, []);
+            prop_assert_eq!(happens(&mut desk, now, Event::Faulted(Fault::Restart)), []);
+            prop_assert_eq!(again.rows(), desk.rows());
+            prop_assert_eq!(seen(&mut again, Moment::ZERO), seen(&mut desk, now));
+        }
+    }
+}

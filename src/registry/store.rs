@@ -454,3 +454,184 @@ impl StorageBackend for View {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::kept::Instance;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    fn instance(port: u16, weight: f64) -> Change {
+        let text = format!(r#"{{"instance":[["public","g","s"],"10.0.0.1",{port},"DEFAULT"]}}"#);
+        let instance = Instance {
+            weight,
+            enabled: true,
+            metadata: BTreeMap::new(),
+            said: true,
+            bare: false,
+            without_id: false,
+        };
+        Change {
+            key: serde_json::from_str(&text).unwrap(),
+            was: None,
+            is: Some(Kept::Instance(instance)),
+        }
+    }
+
+    fn file(directory: &Path) -> PathBuf {
+        directory.join(FILE)
+    }
+
+    #[test]
+    fn what_is_committed_is_there_again_and_nobody_else_can_read_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("not/there");
+        let (mut store, rows) = Store::open(&path).unwrap();
+        assert!(rows.is_empty());
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&path), mode(&file(&path))), (0o700, 0o600));
+        let second = Store::open(&path).unwrap_err().to_string();
+        assert!(second.contains("another registry uses it"), "{second}");
+        store
+            .commit(vec![instance(1, 0.1), instance(2, f64::INFINITY)])
+            .unwrap();
+        let gone = Change {
+            is: None,
+            ..instance(1, 0.1)
+        };
+        // Two changes of one row are one.
+        store
+            .commit(vec![instance(3, 1.0), gone, instance(3, 2.0)])
+            .unwrap();
+        drop(store);
+        let (_store, rows) = Store::open(&path).unwrap();
+        let wanted = [instance(2, f64::INFINITY), instance(3, 2.0)];
+        let wanted = wanted.map(|change| (change.key, change.is.unwrap()));
+        assert_eq!(rows, Rows::from(wanted));
+    }
+
+    #[test]
+    fn a_start_that_broke_off_leaves_nothing_that_matters() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(NEW), "half").unwrap();
+        drop(Store::open(folder.path()).unwrap());
+        assert!(!folder.path().join(NEW).exists());
+    }
+
+    /// Opens a file with these bytes; whatever is refused stays as it is.
+    fn open(bytes: &[u8]) -> Result<Rows, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(file(folder.path()), bytes).unwrap();
+        let opened = Store::open(folder.path()).map(|(_, rows)| rows);
+        if opened.is_err() {
+            assert!(
+                fs::read(file(folder.path())).unwrap() == bytes,
+                "it was changed"
+            );
+        }
+        opened
+    }
+
+    fn some() -> (Vec<u8>, Rows) {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        store
+            .commit((0..50).map(|port| instance(port, 1.0)).collect())
+            .unwrap();
+        drop(store);
+        let bytes = fs::read(file(folder.path())).unwrap();
+        let rows = open(&bytes).unwrap();
+        (bytes, rows)
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused_and_left_as_it_is_whatever_is_wrong() {
+        let (bytes, rows) = some();
+        for wrong in [
+            &b""[..],
+            b"not a store",
+            &[0; 8192],
+            &bytes[..bytes.len() / 2],
+        ] {
+            let error = open(wrong).unwrap_err();
+            assert!(matches!(error, Error::Damaged { .. }), "{error}");
+        }
+        let used = bytes.iter().enumerate().filter(|(_, byte)| **byte != 0);
+        let used: Vec<usize> = used.map(|(at, _)| at).collect();
+        let mut refused = 0;
+        for at in used.iter().step_by(used.len() / 150 + 1) {
+            let mut bytes = bytes.clone();
+            bytes[*at] ^= 0x41;
+            match open(&bytes) {
+                Ok(read) => assert_eq!(read, rows, "at {at}"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 50, "{refused}");
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Store::open(folder.path()).unwrap());
+        let database = Database::open(file(folder.path())).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction
+            .open_table(META)
+            .unwrap()
+            .insert(FORMAT, VERSION + 1)
+            .unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        let bytes = fs::read(file(folder.path())).unwrap();
+        let error = open(&bytes).unwrap_err().to_string();
+        assert!(
+            error.contains("has format 2, and this outrigger knows 1"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn after_a_commit_that_failed_nothing_is_kept_until_what_it_changed_is_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(folder.path()).unwrap();
+        store.commit(vec![instance(1, 1.0)]).unwrap();
+        // As if it had been written, and the answer of the disk had not come.
+        store
+            .commit(vec![instance(1, 2.0), instance(2, 1.0)])
+            .unwrap();
+        store.let_go();
+        let mut failed = instance(1, 2.0);
+        failed.was = instance(1, 1.0).is;
+        assert!(store.commit(vec![failed, instance(2, 1.0)]).is_err());
+        assert!(store.commit(vec![instance(3, 1.0)]).is_err());
+        store.mend().unwrap();
+        store.commit(vec![instance(4, 1.0)]).unwrap();
+        drop(store);
+        let (_store, rows) = Store::open(folder.path()).unwrap();
+        let wanted = [instance(1, 1.0), instance(4, 1.0)];
+        let wanted = wanted.map(|change| (change.key, change.is.unwrap()));
+        assert_eq!(rows, Rows::from(wanted));
+    }
+
+    /// A view with writes of its own reads as a file would.
+    #[test]
+    fn a_view_reads_what_was_written_and_the_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut wanted = vec![7; 10_000];
+        fs::write(&path, &wanted).unwrap();
+        let view = View::of(File::open(&path).unwrap()).unwrap();
+        view.write(4_090, &[1; 20]).unwrap();
+        wanted[4_090..4_110].fill(1);
+        view.set_len(9_000).unwrap();
+        view.set_len(20_000).unwrap();
+        wanted.resize(9_000, 0);
+        wanted.resize(20_000, 0);
+        let mut read = vec![9; 20_000];
+        view.read(0, &mut read).unwrap();
+        assert!(read == wanted);
+        assert!(view.read(19_999, &mut [0; 2]).is_err());
+        assert_eq!(fs::read(&path).unwrap(), [7; 10_000]);
+    }
+}
