@@ -60,6 +60,7 @@ pub use http::Running;
 pub use http::start;
 pub use like::Like;
 pub use state::PUSH_DELAY;
+pub use store::LOOKER;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

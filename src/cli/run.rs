@@ -122,6 +122,17 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Ok(signals) => signals,
         Err(error) => return fail(End::Bug, &error),
     };
+    // Where nothing is kept nothing can go wrong that it could say; the agent beside it begins its own.
+    let mut journal = None;
+    if dev.data_dir.is_some() && dev.files.conf_dir.is_none() {
+        match telemetry::start("warn", false) {
+            Ok(started) => {
+                tasks.spawn("journal", started.clone().run());
+                journal = Some(started);
+            }
+            Err(error) => return fail(End::Bug, &error),
+        }
+    }
     let options = registry::Options {
         listen: dev.listen,
         open: dev.open,
@@ -179,6 +190,9 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
     running.stop().await;
     if let Err(unfinished) = tasks.finish(FINISH).await {
         tracing::warn!(%unfinished, "leaving all the same");
+    }
+    if let Some(journal) = journal {
+        journal.close();
     }
     end
 }

@@ -15,6 +15,7 @@ mod answers;
 mod bad;
 mod bare;
 mod cluster;
+mod durable;
 mod edits;
 mod facts;
 mod faults;
