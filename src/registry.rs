@@ -1,4 +1,4 @@
-//! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3, in memory.
+//! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
 //! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
@@ -6,7 +6,8 @@
 //! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
 //! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
 //! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
-//! desk when something is due; `http` and `grpc` are the only files with a socket.
+//! desk when something is due; `http` and `grpc` are the only files with a socket. What outlives the process are the rows of `kept`; `gate` holds what tells of a
+//! change until `store` has it on disk.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.

@@ -4,6 +4,7 @@ use super::args::{Dev, Generation};
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::machine::Epoch;
 use crate::os::children;
 use crate::os::ourselves::Inherited;
@@ -133,6 +134,10 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Err(error) => return fail(End::Bug, &error),
         }
     }
+    let kept = dev.data_dir.as_ref().map_or_else(
+        || "in memory".to_owned(),
+        |directory| format!("kept in {}", foreign::harmless(&directory.to_string_lossy())),
+    );
     let options = registry::Options {
         listen: dev.listen,
         open: dev.open,
@@ -158,7 +163,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
     };
     let at = running.address();
     print(&format!(
-        "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
+        "a Nacos registry for this machine, {kept}: http://{at}/nacos\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
     if let Some(grpc) = running.grpc() {

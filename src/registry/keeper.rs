@@ -210,7 +210,11 @@ impl Inside {
             }
             return;
         };
-        let why = error.to_string();
+        // Clients need not know where it is.
+        let why = match &error {
+            store::Error::System { what, .. } => what.clone(),
+            other => other.to_string(),
+        };
         let batches = gate.fail(why.clone());
         if self
             .said
@@ -218,8 +222,7 @@ impl Inside {
         {
             self.said = Some(now);
             tracing::warn!(
-                "cannot keep what is changed, so changes are refused, until it can be written: {why}; \
-                 make room, or make it writable, and it goes on by itself"
+                "cannot keep what is changed, and refuses changes until it can: {error}. It is tried again every second"
             );
         }
         self.refuse(now, batches, &why);

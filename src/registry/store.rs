@@ -56,7 +56,7 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] state::Error),
     /// The system does not let us.
-    #[error("{}: {what}", path.display())]
+    #[error("{}: cannot be read or written: {what}; make it so, or name another data directory", path.display())]
     System {
         /// The file.
         path: PathBuf,
