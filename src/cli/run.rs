@@ -136,7 +136,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
     }
     let kept = dev.data_dir.as_ref().map_or_else(
         || "in memory".to_owned(),
-        |directory| format!("kept in {}", foreign::harmless(&directory.to_string_lossy())),
+        |directory| {
+            format!(
+                "kept in {}",
+                foreign::harmless(&directory.to_string_lossy())
+            )
+        },
     );
     let options = registry::Options {
         listen: dev.listen,

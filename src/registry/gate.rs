@@ -10,9 +10,8 @@
 
 use crate::registry::desk::Change;
 use crate::registry::desk::Effect;
-use crate::registry::desk::Ticket;
 use crate::registry::kept::Kept;
-use std::{collections::VecDeque, time::SystemTime};
+use std::collections::VecDeque;
 
 /// Requests that may wait for the disk before no more are taken.
 pub(crate) const HELD: usize = 10_000;
@@ -21,30 +20,17 @@ pub(crate) const WAITING: &str = "requests that wait for the disk";
 /// Bytes of changes that may wait for the disk before no more requests are taken.
 const BYTES: usize = 128 * 1024 * 1024;
 
-/// Who asked for what happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Asker {
-    /// A request over HTTP: of which path, and when.
-    Http(Ticket, String, SystemTime),
-    /// A request over gRPC.
-    Grpc(Ticket),
-}
-
 /// What came of one event.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    pub(crate) asker: Option<Asker>,
     pub(crate) changes: Vec<Change>,
     pub(crate) effects: Vec<Effect>,
 }
 
 impl Batch {
     /// What the desk wants done.
-    pub(crate) fn new(asker: Option<Asker>, all: impl Iterator<Item = Effect>) -> Self {
-        let mut batch = Self {
-            asker,
-            ..Self::default()
-        };
+    pub(crate) fn new(all: impl Iterator<Item = Effect>) -> Self {
+        let mut batch = Self::default();
         for effect in all {
             match effect {
                 Effect::Keep(changes) => batch.changes.extend(changes),
@@ -143,6 +129,8 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nacos::rpc::Payload;
+    use crate::registry::desk::Ticket;
     use crate::registry::kept::Key;
 
     fn batch(ticket: u64, changes: bool) -> Batch {
@@ -152,18 +140,17 @@ mod tests {
             is: None,
         };
         Batch {
-            asker: Some(Asker::Grpc(Ticket(ticket))),
             changes: changes.then_some(change).into_iter().collect(),
-            effects: Vec::new(),
+            effects: vec![Effect::Reply(Ticket(ticket), Payload::raw("", ""))],
         }
     }
 
     fn tickets(batches: Vec<Batch>) -> Vec<u64> {
-        let asker = |batch: &Batch| match batch.asker {
-            Some(Asker::Grpc(Ticket(ticket))) => ticket,
-            _ => unreachable!("all are of gRPC"),
-        };
-        batches.iter().map(asker).collect()
+        let replies = batches.iter().map(|batch| match &batch.effects[..] {
+            [Effect::Reply(Ticket(ticket), _)] => *ticket,
+            other => unreachable!("all are replies: {other:?}"),
+        });
+        replies.collect()
     }
 
     #[test]

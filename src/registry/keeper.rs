@@ -19,7 +19,6 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
-use crate::registry::gate::Asker;
 use crate::registry::gate::Batch;
 use crate::registry::gate::Gate;
 use crate::registry::gate::Passed;
@@ -30,7 +29,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot},
@@ -111,12 +110,20 @@ struct Wire {
     ends: Ends,
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// For which path, and since when; for the gate, where there is one.
+    asked: Option<(String, SystemTime)>,
+}
+
 /// The desk, and who waits before it.
 #[derive(Debug)]
 struct Inside {
     desk: Desk,
     /// An entry leaves with its answer or with its client.
-    waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<Ticket, Waiting>,
     /// The same over gRPC.
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
@@ -128,8 +135,6 @@ struct Inside {
     next: u64,
     /// What waits until it is kept, where something is.
     gate: Option<Gate>,
-    /// Who asked for what happens now, for the gate.
-    asker: Option<Asker>,
     /// When it was last said in the log that nothing can be kept.
     said: Option<Moment>,
 }
@@ -150,8 +155,7 @@ impl Inside {
             return commits;
         }
         loop {
-            let asker = self.asker.take();
-            let batch = Batch::new(asker, std::iter::from_fn(|| self.desk.effect()));
+            let batch = Batch::new(std::iter::from_fn(|| self.desk.effect()));
             if batch.effects.is_empty() && batch.changes.is_empty() {
                 return commits;
             }
@@ -170,29 +174,29 @@ impl Inside {
         }
     }
 
-    /// Takes back what could not be kept, and says no to who asked for it. Who was to be told of something looks again by himself,
-    /// or is told the truth; lists that never were the truth go nowhere.
+    /// Takes back what could not be kept, and says no to who asked, be it for that or for what showed it. Who waited for a change is
+    /// told and looks again; lists that never were the truth go nowhere, the truth is pushed.
     fn refuse(&mut self, now: Moment, mut batches: Vec<Batch>, why: &str) {
         let changes = batches.iter_mut().map(|it| std::mem::take(&mut it.changes));
         let changes: Vec<_> = changes.flatten().collect();
         self.desk.handle(now, Event::NotKept(changes));
         for batch in batches {
             for effect in batch.effects {
-                let effect = match (effect, &batch.asker) {
-                    (Effect::Answer(ticket, _), Some(Asker::Http(asked, path, at)))
-                        if ticket == *asked =>
-                    {
-                        Effect::Answer(ticket, self.desk.not_kept(path, *at, why))
+                let effect = match effect {
+                    Effect::Answer(ticket, answer) => {
+                        let asked = self.waiting.get(&ticket).and_then(|it| it.asked.as_ref());
+                        let refused = asked
+                            .filter(|(path, _)| !path.ends_with("/listener"))
+                            .map(|(path, at)| self.desk.not_kept(path, *at, why));
+                        Effect::Answer(ticket, refused.unwrap_or(answer))
                     }
-                    (Effect::Reply(ticket, _), Some(Asker::Grpc(asked))) if ticket == *asked => {
+                    Effect::Reply(ticket, _) => {
                         Effect::Reply(ticket, Desk::not_kept_over_grpc(why))
                     }
-                    (Effect::Push(_, _, payload), _)
-                        if payload.kind() == "NotifySubscriberRequest" =>
-                    {
+                    Effect::Push(_, _, payload) if payload.kind() == "NotifySubscriberRequest" => {
                         continue;
                     }
-                    (effect, _) => effect,
+                    effect => effect,
                 };
                 self.carry_out(now, effect);
             }
@@ -235,7 +239,7 @@ impl Inside {
             // Who does not listen any more is leaving, and his guard finds nothing to do.
             Effect::Answer(ticket, answer) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
-                    _ = waiting.send(answer);
+                    _ = waiting.answer.send(answer);
                 }
             }
             Effect::Reply(ticket, payload) => {
@@ -329,7 +333,6 @@ impl Keeper {
                 prober: None,
                 next: 0,
                 gate: None,
-                asker: None,
                 said: None,
             }),
             sooner: Notify::new(),
@@ -427,14 +430,13 @@ impl Keeper {
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
             let at = self.epoch.wall(now);
-            if let Some(gate) = &inside.gate {
-                if gate.is_full() {
-                    _ = answer.send(inside.desk.full(request.path(), at));
-                    return ticket;
-                }
-                inside.asker = Some(Asker::Http(ticket, request.path().to_owned(), at));
+            let gate = inside.gate.as_ref();
+            if gate.is_some_and(Gate::is_full) {
+                _ = answer.send(inside.desk.full(request.path(), at));
+                return ticket;
             }
-            inside.waiting.insert(ticket, answer);
+            let asked = gate.map(|_| (request.path().to_owned(), at));
+            inside.waiting.insert(ticket, Waiting { answer, asked });
             inside.desk.handle(
                 now,
                 Event::Asked {
@@ -487,12 +489,9 @@ impl Keeper {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
-            if let Some(gate) = &inside.gate {
-                if gate.is_full() {
-                    _ = answer.send(Desk::full_over_grpc());
-                    return ticket;
-                }
-                inside.asker = Some(Asker::Grpc(ticket));
+            if inside.gate.as_ref().is_some_and(Gate::is_full) {
+                _ = answer.send(Desk::full_over_grpc());
+                return ticket;
             }
             inside.calling.insert(ticket, answer);
             let event = Event::Called {

@@ -15,7 +15,10 @@ use crate::registry::config::ConfigKey;
 use crate::registry::config::Gray;
 use crate::registry::history;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 /// The version of the format.
 pub(crate) const VERSION: u32 = 1;
@@ -217,9 +220,9 @@ impl Written {
     ) {
         if let Some(was) = &mut self.was {
             let key = key();
-            if !was.contains_key(&key) {
-                let there = look(&key);
-                was.insert(key, there);
+            if let Entry::Vacant(row) = was.entry(key) {
+                let there = look(row.key());
+                row.insert(there);
             }
         }
     }

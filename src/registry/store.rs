@@ -465,6 +465,10 @@ impl StorageBackend for View {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads what a test writes meanwhile"
+)]
 mod tests {
     use super::*;
     use crate::registry::kept::Instance;
