@@ -14,86 +14,29 @@
     reason = "a benchmark that cannot go on stops, and says so; it measures real time"
 )]
 
+#[path = "process.rs"]
+mod process;
+
+use process::{Process, cpu, http, memory, ms, program, quantile, registry, registry_at, until};
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
 };
-
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-fn program(words: &[&str]) -> Process {
-    let child = Command::new(env!("CARGO_BIN_EXE_outrigger"))
-        .args(words)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    Process(child)
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-fn http(port: u16, method: &str, path: &str, form: &str) -> Option<String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
-        form.len()
-    )
-    .ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
-}
-
-/// Looks again every 0.1 ms; how long it took.
-fn until(mut seen: impl FnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !seen() {
-        assert!(
-            began.elapsed() < Duration::from_secs(60),
-            "not seen within a minute"
-        );
-        sleep(Duration::from_micros(100));
-    }
-    began.elapsed()
-}
-
-fn registry() -> (Process, u16) {
-    let port = free_port();
-    let process = program(&["dev", "--listen", &format!("127.0.0.1:{port}")]);
-    until(|| http(port, "GET", "/nacos/v1/console/health/readiness", "").is_some());
-    (process, port)
-}
 
 fn listed(port: u16, service: &str) -> bool {
     let path = format!("/nacos/v1/ns/instance/list?serviceName={service}");
     http(port, "GET", &path, "").is_some_and(|list| list.contains("\"healthy\":true"))
 }
 
-fn agent(folder: &Path, registry: u16, descriptor: &str) -> Process {
+fn agent(folder: &Path, registry: u16, transport: &str, descriptor: &str) -> Process {
     let at = folder.display();
     fs::create_dir_all(folder.join("conf.d")).unwrap();
     let settings = format!(
-        "registry: {{ servers: [\"http://127.0.0.1:{registry}\"], write_rate: 1000 }}\n\
+        "registry: {{ servers: [\"http://127.0.0.1:{registry}\"], transport: {transport}, write_rate: 1000 }}\n\
          state_dir: {at}/state\nallow_root: true\nadmin: {{ socket: {at}/admin.sock }}\n"
     );
     fs::write(folder.join("outrigger.yaml"), settings).unwrap();
@@ -101,63 +44,28 @@ fn agent(folder: &Path, registry: u16, descriptor: &str) -> Process {
     program(&["run", "--config", &format!("{at}/outrigger.yaml")])
 }
 
-/// Resident and private memory in kB.
-fn memory(process: &Process) -> (u64, u64) {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (field("VmRSS:"), field("RssAnon:"))
-}
-
-/// CPU time used so far: ns of the scheduler, all threads.
-fn cpu(process: &Process) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.0.id())).unwrap();
-    let ns = tasks.flatten().map(|task| {
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        let first = text
-            .split_whitespace()
-            .next()
-            .and_then(|ns| ns.parse().ok());
-        first.unwrap_or(0_u64)
-    });
-    Duration::from_nanos(ns.sum())
-}
-
-/// The value below which `share` of the sorted times lie.
-fn quantile(times: &mut [Duration], share: f64) -> Duration {
-    times.sort();
-    let last = times.len() - 1;
-    times[(last as f64 * share).round() as usize]
-}
-
-fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
-}
-
-fn start_to_registered(port: u16) {
+fn start_to_registered(port: u16, transport: &str) {
     let mut times: Vec<Duration> = (0..20)
         .map(|round| {
             let folder = tempfile::tempdir().unwrap();
-            let service = format!("start-{round}");
+            let service = format!("start-{transport}-{round}");
             let descriptor = format!(
                 "services: [ {{ name: {service}, port: 1, probe: none, address: 127.0.0.1 }} ]\n"
             );
             let began = Instant::now();
-            let _agent = agent(folder.path(), port, &descriptor);
+            let _agent = agent(folder.path(), port, transport, &descriptor);
             until(|| listed(port, &service));
             began.elapsed()
         })
         .collect();
     println!(
-        "start to registered (process start, no probe)   p50 {}  p90 {}  of 20",
+        "{transport}: start to registered (process start, no probe)   p50 {}  p90 {}  of 20",
         ms(quantile(&mut times, 0.5)),
         ms(quantile(&mut times, 0.9))
     );
 }
 
-fn publish_to_file(port: u16) {
+fn publish_to_file(port: u16, transport: &str) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("figures.txt");
     let descriptor = format!(
@@ -168,9 +76,9 @@ fn publish_to_file(port: u16) {
         let form = format!("dataId=figures.txt&group=DEFAULT_GROUP&content={content}");
         http(port, "POST", "/nacos/v1/cs/configs", &form).unwrap();
     };
-    publish("first");
-    let _agent = agent(folder.path(), port, &descriptor);
-    until(|| fs::read_to_string(&file).is_ok_and(|text| text == "first"));
+    publish(&format!("first-{transport}"));
+    let _agent = agent(folder.path(), port, transport, &descriptor);
+    until(|| fs::read_to_string(&file).is_ok_and(|text| text == format!("first-{transport}")));
     let mut times: Vec<Duration> = (0..100)
         .map(|round| {
             // A rest, as between the changes of an operator.
@@ -183,13 +91,36 @@ fn publish_to_file(port: u16) {
         })
         .collect();
     println!(
-        "publish to file in place                        p50 {}  p99 {}  of 100",
+        "{transport}: publish to file in place                        p50 {}  p99 {}  of 100",
         ms(quantile(&mut times, 0.5)),
         ms(quantile(&mut times, 0.99))
     );
 }
 
-fn at_rest(port: u16) {
+/// The registry is killed, and an empty one takes its place 5 s later: from when that one answers until it lists the instance.
+fn back_again(transport: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let descriptor = "services: [ { name: back, port: 1, probe: none, address: 127.0.0.1 } ]\n";
+    let (mut registry, port) = registry();
+    let _agent = agent(folder.path(), port, transport, descriptor);
+    let mut times: Vec<Duration> = (0..5)
+        .map(|_| {
+            until(|| listed(port, "back"));
+            drop(registry.0.kill());
+            drop(registry.0.wait());
+            sleep(Duration::from_secs(5));
+            registry = registry_at(port);
+            until(|| listed(port, "back"))
+        })
+        .collect();
+    println!(
+        "{transport}: registered again after the registry's return   p50 {}  longest {}  of 5",
+        ms(quantile(&mut times, 0.5)),
+        ms(quantile(&mut times, 1.0))
+    );
+}
+
+fn at_rest(port: u16, transport: &str) {
     let folder = tempfile::tempdir().unwrap();
     let application = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let app_port = application.local_addr().unwrap().port();
@@ -200,23 +131,23 @@ fn at_rest(port: u16) {
     });
     let file = folder.path().join("rest.txt");
     let descriptor = format!(
-        "services: [ {{ name: rest, port: {app_port} }} ]\nconfigs: [ {{ data_id: rest.txt, path: \"{}\" }} ]\n",
+        "services: [ {{ name: rest-{transport}, port: {app_port} }} ]\nconfigs: [ {{ data_id: rest.txt, path: \"{}\" }} ]\n",
         file.display()
     );
-    let agent = agent(folder.path(), port, &descriptor);
-    until(|| listed(port, "rest"));
+    let agent = agent(folder.path(), port, transport, &descriptor);
+    until(|| listed(port, &format!("rest-{transport}")));
     sleep(Duration::from_secs(10));
     let (before, began) = (cpu(&agent), Instant::now());
     sleep(Duration::from_secs(60));
     let used = (cpu(&agent) - before).as_secs_f64() * 60.0 / began.elapsed().as_secs_f64();
     let (resident, private) = memory(&agent);
     println!(
-        "at rest: 1 service, tcp probe 1 s, beat 5 s, 1 file   resident {resident} kB, private {private} kB, CPU {:.1} ms a minute",
+        "{transport}: at rest: 1 service, tcp probe 1 s, beat 5 s, 1 file   resident {resident} kB, private {private} kB, CPU {:.1} ms a minute",
         used * 1000.0
     );
 }
 
-fn a_thousand_services() {
+fn a_thousand_services(transport: &str) {
     let (_registry, port) = registry();
     let folder = tempfile::tempdir().unwrap();
     let mut descriptor = "services:\n".to_owned();
@@ -224,7 +155,7 @@ fn a_thousand_services() {
         descriptor +=
             &format!("  - {{ name: many-{at}, port: 1, probe: none, address: 127.0.0.1 }}\n");
     }
-    let agent = agent(folder.path(), port, &descriptor);
+    let agent = agent(folder.path(), port, transport, &descriptor);
     let took = until(|| (0..10).all(|tenth| listed(port, &format!("many-{}", tenth * 100 + 99))));
     sleep(Duration::from_secs(12));
     let (before, began) = (cpu(&agent), Instant::now());
@@ -232,7 +163,7 @@ fn a_thousand_services() {
     let used = (cpu(&agent) - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let (resident, private) = memory(&agent);
     println!(
-        "1000 services: registered in {}, resident {resident} kB, private {private} kB, 200 beats a second cost {:.1} % of a core",
+        "{transport}: 1000 services: registered in {}, resident {resident} kB, private {private} kB, keeping them costs {:.1} % of a core",
         ms(took),
         used * 100.0
     );
@@ -341,10 +272,13 @@ fn the_registry_alone() {
 
 fn main() {
     let (registry, port) = registry();
-    start_to_registered(port);
-    publish_to_file(port);
-    at_rest(port);
-    a_thousand_services();
+    for transport in ["grpc", "http"] {
+        start_to_registered(port, transport);
+        publish_to_file(port, transport);
+        back_again(transport);
+        at_rest(port, transport);
+        a_thousand_services(transport);
+    }
     the_registry_alone();
     let (resident, private) = memory(&registry);
     println!("embedded registry after all this: resident {resident} kB, private {private} kB");

@@ -9,6 +9,7 @@ mod once;
 mod run;
 mod table;
 mod text;
+mod users;
 
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;

@@ -15,6 +15,7 @@ pub mod client;
 mod grpc;
 mod http;
 pub mod link;
+pub mod lists;
 pub mod model;
 pub mod poll;
 pub mod roll;
@@ -30,8 +31,8 @@ pub mod wire;
 
 use crate::foreign::Foreign;
 use model::{
-    ConfigKey, ConfigState, Connection, Content, Instance, InstanceKey, Listed, ServiceKey,
-    ServiceList, Standing,
+    ConfigKey, ConfigState, Connection, Instance, InstanceKey, ListState, Listed, ServiceKey,
+    Standing,
 };
 use std::{collections::BTreeSet, future::Future, pin::Pin, time::Duration};
 use tokio::sync::{mpsc, watch};
@@ -51,21 +52,19 @@ pub trait Transport: Send + Sync + 'static {
     fn read_back(&self, instance: Instance) -> Reply<Option<Listed>>;
     /// Whether no server that answers has the instance any more.
     fn is_gone(&self, instance: Instance) -> Reply<bool>;
-    /// The instances of a service; `clusters` empty means all.
-    fn list(
-        &self,
-        service: ServiceKey,
-        clusters: Vec<String>,
-        healthy_only: bool,
-    ) -> Reply<ServiceList>;
-    /// The content of a configuration, `None` when the server says there is none.
-    fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>>;
     /// Watches the configurations in `keys`, whatever they become, and tells each change of what is known; a key that is
     /// added is told at once. To be called once; runs until the transport's tasks stop.
     fn watch_configs(
         &self,
         keys: watch::Receiver<BTreeSet<ConfigKey>>,
         told: mpsc::Sender<(ConfigKey, ConfigState)>,
+    );
+    /// Watches the instances of `services`, all clusters, healthy or not, and tells each change of what is known. To be called
+    /// once; runs until the transport's tasks stop.
+    fn watch_services(
+        &self,
+        services: watch::Receiver<BTreeSet<ServiceKey>>,
+        told: mpsc::Sender<(ServiceKey, ListState)>,
     );
     /// The state of the connection, for `status` and `explain`.
     fn connection(&self) -> watch::Receiver<Connection>;

@@ -1,36 +1,48 @@
 //! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
-//! `beat_check` (who fell silent), `config` (configurations), `long_poll` (who waits for a change). [`desk`] is the four as one
+//! `beat_check` (who fell silent), `config` and `history` (configurations, and what became of them), `long_poll` (who waits for a
+//! change). [`desk`] is the four as one
 //! machine: requests in, answers out. `like` is the table of what
-//! differs between generations; `forms`, `call`, `refusal` and `listing` are the language of requests and answers, `naming_calls`,
-//! `config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who is told of
-//! what, until he says so) are machines too, and `rpc_calls`, `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the
-//! desk when something is due; `http` and `grpc` are the only files with a socket. What outlives the process are the rows of `kept`; `gate` holds what tells of a
-//! change until `store` has it on disk.
+//! differs between generations, `switches` what an operator changes; `forms`, `call`, `refusal`, `listing`, `config_parts` and
+//! `config_shown` are the language of requests and answers, `naming_calls`, `catalog_calls`, `config_calls`, `config_console_calls`,
+//! `v2_calls`, `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
+//! is told of what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`,
+//! `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the
+//! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
+//! with a socket. What outlives the process are the rows of `kept`; `gate` holds what tells of a change until `store` has it on disk.
+//!
+//! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
+//! password) is a machine, and `access` decides about each call before it is carried out.
 //!
 //! The door is closed unless opened: it listens on loopback only, answers only to `Host`s that are its own, and to no web page
 //! from elsewhere.
 
+mod access;
 mod admin_calls;
 mod admin_config_calls;
 mod admin_naming_calls;
 mod beat_check;
 mod call;
+mod catalog_calls;
 mod checker;
 mod checks;
 mod client_calls;
+mod clients;
 mod config;
 mod config_calls;
 mod config_console_calls;
 mod config_parts;
 mod config_shown;
 mod console_calls;
+mod datagrams;
 pub mod desk;
 mod faults;
 mod forms;
 mod gate;
+mod gone;
 mod grpc;
+mod guesses;
 mod history;
 mod http;
 mod keeper;
@@ -40,16 +52,24 @@ mod like;
 mod links;
 mod listing;
 mod long_poll;
+mod namespaces;
 mod naming;
 mod naming_calls;
 mod prober;
 mod pushes;
 mod refusal;
+mod rendered;
 mod rpc_calls;
 mod rpc_config;
 mod rpc_naming;
+mod selector;
 mod state;
 mod store;
+mod switches;
+mod token;
+mod udp;
+mod users;
+mod v2_calls;
 mod v2_config_calls;
 
 pub use call::Answer;
@@ -62,6 +82,8 @@ pub use http::start;
 pub use like::Like;
 pub use state::PUSH_DELAY;
 pub use store::LOOKER;
+pub use token::Key;
+pub use users::Users;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -72,13 +94,15 @@ use std::time::Duration;
 pub struct Options {
     /// Where to listen; port 0 takes any free one, see [`Running::address`].
     pub listen: SocketAddr,
-    /// Whether it may listen beyond loopback; it knows no passwords.
+    /// Whether it may listen beyond loopback though it asks nobody who he is.
     pub open: bool,
+    /// Who may ask it for what; without them everybody may everything.
+    pub users: Option<Users>,
     /// Further names that a request's `Host` and `Origin` may have, without port.
     pub allow_hosts: Vec<String>,
     /// Whose manners it has.
     pub like: Like,
-    /// How long changes of a service are gathered before its subscribers are told over gRPC ([`PUSH_DELAY`]).
+    /// How long changes of a service are gathered before its subscribers are told ([`PUSH_DELAY`]).
     pub push_delay: Duration,
     /// By which rules the health of persistent instances is checked; `None`: not at all, and nobody can change that.
     pub checks: Option<CheckRules>,
@@ -94,11 +118,14 @@ pub use store::Error as StoreError;
 /// Why the registry does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The address is not loopback, and [`Options::open`] was not said.
+    /// The address is not loopback, there are no [`Options::users`], and [`Options::open`] was not said.
     #[error(
-        "will not listen on {0}: the registry knows no passwords, so beyond loopback only when opened on purpose (--open)"
+        "will not listen on {0}, where others could change everything: say who may (--auth FILE), or that everybody may (--open)"
     )]
     NotLoopback(SocketAddr),
+    /// There is nothing to sign tokens with.
+    #[error("the system gives no random bytes for a key")]
+    NoKey(#[source] std::io::Error),
     /// The address is taken, or is none of this host.
     #[error("cannot listen on {address}")]
     Bind {

@@ -1114,7 +1114,7 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 mod tests {
     use super::*;
     use crate::descriptor::spec::{Format, Target};
-    use crate::nacos::model::{Connection, Instance, Listed, ServiceKey, ServiceList};
+    use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
     use std::{fs, os::unix::fs::MetadataExt as _};
@@ -1146,12 +1146,6 @@ mod tests {
         fn read_back(&self, _: Instance) -> Reply<Option<Listed>> {
             stopped()
         }
-        fn list(&self, _: ServiceKey, _: Vec<String>, _: bool) -> Reply<ServiceList> {
-            stopped()
-        }
-        fn get_config(&self, _: ConfigKey) -> Reply<Option<Content>> {
-            stopped()
-        }
         fn watch_configs(
             &self,
             keys: watch::Receiver<BTreeSet<ConfigKey>>,
@@ -1159,6 +1153,13 @@ mod tests {
         ) {
             let before = self.0.lock().unwrap().replace((keys, told));
             assert!(before.is_none(), "called once");
+        }
+        fn watch_services(
+            &self,
+            _: watch::Receiver<BTreeSet<ServiceKey>>,
+            _: mpsc::Sender<(ServiceKey, ListState)>,
+        ) {
+            unreachable!("no target wants a list")
         }
         fn connection(&self) -> watch::Receiver<Connection> {
             unreachable!("targets do not ask for it")

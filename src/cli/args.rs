@@ -100,6 +100,9 @@ pub(super) struct Dev {
     /// Listen beyond loopback, open to everybody who can reach it
     #[arg(long)]
     pub(super) open: bool,
+    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH]
+    #[arg(long, value_name = "FILE")]
+    pub(super) auth: Option<PathBuf>,
     /// A further name this registry may be asked by; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) allow_host: Vec<String>,

@@ -1,6 +1,7 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
 use super::args::{Dev, Generation};
+use super::users;
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
@@ -20,6 +21,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// What the tasks of a registry may take to end.
 const FINISH: Duration = Duration::from_secs(3);
@@ -143,9 +145,24 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             )
         },
     );
+    let source = match users::source(dev.auth, &mut around) {
+        Ok(source) => source,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
+    let users = match source.as_ref().map(users::Source::read).transpose() {
+        Ok(users) => users,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
     let options = registry::Options {
         listen: dev.listen,
         open: dev.open,
+        users,
         allow_hosts: dev.allow_host,
         like: match dev.like {
             Generation::V1_4 => registry::Like::V1_4,
@@ -181,7 +198,22 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
         ));
     }
-    let end = if let Some(conf_dir) = dev.files.conf_dir {
+    let reread = Notify::new();
+    let alone = dev.files.conf_dir.is_none();
+    let told = async {
+        loop {
+            match signals.next().await {
+                Request::Reload => reread.notify_one(),
+                Request::Leave if alone => return,
+                // The agent hears it too, and leaves before the registry does.
+                Request::Leave => {}
+            }
+        }
+    };
+    let life = async {
+        let Some(conf_dir) = dev.files.conf_dir else {
+            return std::future::pending().await;
+        };
         let flags = Flags {
             config: dev.files.config,
             conf_dir: Some(conf_dir),
@@ -193,9 +225,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             },
             Err(error) => fail(End::Settings, &error),
         }
-    } else {
-        while signals.next().await != Request::Leave {}
-        End::Done
+    };
+    let end = tokio::select! {
+        biased;
+        end = life => end,
+        () = told => End::Done,
+        () = users::keep(source, &running, &reread) => End::Bug,
     };
     running.stop().await;
     if let Err(unfinished) = tasks.finish(FINISH).await {

@@ -8,8 +8,7 @@ use super::client::{self, Client, GRPC, HTTP, QUEUE, StartError};
 use super::grpc::{self, Grpc};
 use super::http;
 use super::model::{
-    ConfigKey, ConfigState, Connection, Content, Instance, InstanceKey, Listed, ServiceKey,
-    ServiceList,
+    ConfigKey, ConfigState, Connection, Instance, InstanceKey, ListState, Listed, ServiceKey,
 };
 use super::{Error, Reply, Standings, Transport};
 use crate::descriptor::settings::Registry;
@@ -57,13 +56,39 @@ pub fn start(
     }
 }
 
-/// A watch of configurations over both transports, of which one is told of no key.
-struct Watched {
-    keys: watch::Receiver<BTreeSet<ConfigKey>>,
-    over: [(Which, watch::Sender<BTreeSet<ConfigKey>>); 2],
+/// What is watched over both transports: one is told what is wanted, and the other that nothing is.
+struct Watched<K> {
+    keys: watch::Receiver<BTreeSet<K>>,
+    over: [(Which, watch::Sender<BTreeSet<K>>); 2],
 }
 
-impl Watched {
+impl<K: Clone + Ord + Send + Sync + 'static> Watched<K> {
+    /// Watches `keys` by `watch`, which is called for each transport.
+    fn start(
+        inner: &Inner,
+        keys: watch::Receiver<BTreeSet<K>>,
+        watch: impl Fn(&dyn Transport, watch::Receiver<BTreeSet<K>>),
+    ) {
+        let over = [Which::Grpc, Which::Http].map(|which| {
+            let (sender, receiver) = watch::channel(BTreeSet::new());
+            watch(&*inner.over(which), receiver);
+            (which, sender)
+        });
+        let mut watched = Self { keys, over };
+        let mut using = inner.using.subscribe();
+        inner.client.tasks.spawn("watched", async move {
+            loop {
+                watched.keys.borrow_and_update();
+                let which = *using.borrow_and_update();
+                watched.turn(which);
+                tokio::select! {
+                    changed = watched.keys.changed() => if changed.is_err() { return },
+                    changed = using.changed() => if changed.is_err() { return },
+                }
+            }
+        });
+    }
+
     fn turn(&self, which: Option<Which>) {
         for (over, keys) in &self.over {
             let wanted = if Some(*over) == which {
@@ -295,49 +320,23 @@ impl Transport for Auto {
         Box::pin(async move { inner.transport().await?.is_gone(instance).await })
     }
 
-    fn list(
-        &self,
-        service: ServiceKey,
-        clusters: Vec<String>,
-        healthy_only: bool,
-    ) -> Reply<ServiceList> {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move {
-            let transport = inner.transport().await?;
-            transport.list(service, clusters, healthy_only).await
-        })
-    }
-
-    fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>> {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move { inner.transport().await?.get_config(key).await })
-    }
-
     fn watch_configs(
         &self,
-        mut keys: watch::Receiver<BTreeSet<ConfigKey>>,
+        keys: watch::Receiver<BTreeSet<ConfigKey>>,
         told: mpsc::Sender<(ConfigKey, ConfigState)>,
     ) {
-        let over = [Which::Grpc, Which::Http].map(|which| {
-            let (sender, receiver) = watch::channel(BTreeSet::new());
-            self.0.over(which).watch_configs(receiver, told.clone());
-            (which, sender)
+        Watched::start(&self.0, keys, |transport, keys| {
+            transport.watch_configs(keys, told.clone());
         });
-        let watched = Watched {
-            keys: keys.clone(),
-            over,
-        };
-        let mut using = self.0.using.subscribe();
-        self.0.client.tasks.spawn("watched-configs", async move {
-            loop {
-                keys.borrow_and_update();
-                let which = *using.borrow_and_update();
-                watched.turn(which);
-                tokio::select! {
-                    changed = keys.changed() => if changed.is_err() { return },
-                    changed = using.changed() => if changed.is_err() { return },
-                }
-            }
+    }
+
+    fn watch_services(
+        &self,
+        services: watch::Receiver<BTreeSet<ServiceKey>>,
+        told: mpsc::Sender<(ServiceKey, ListState)>,
+    ) {
+        Watched::start(&self.0, services, |transport, services| {
+            transport.watch_services(services, told.clone());
         });
     }
 

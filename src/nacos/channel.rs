@@ -7,7 +7,7 @@
 use super::Error;
 use super::answer;
 use super::client::Client;
-use super::model::Namespace;
+use super::model::{Namespace, ServiceList};
 use super::rpc::{self, Message, Outcome, Payload};
 use crate::descriptor::settings::Registry;
 use crate::foreign::Foreign;
@@ -62,6 +62,8 @@ pub(super) enum Push {
     Reset(Option<String>),
     /// A configuration has changed: tenant, group, data id.
     Config(Namespace, String, String),
+    /// The instances of a subscribed service have changed: group, name, all of them. The namespace is not said.
+    Service(String, String, ServiceList),
     /// The stream or the connection ended; says why. Nothing comes after it.
     Ended(String),
 }
@@ -315,6 +317,11 @@ impl Channel {
         self.cut.cancel();
     }
 
+    /// Whether it takes no more requests: it was asked to make them elsewhere (GOAWAY), or has ended.
+    pub(super) fn takes_no_more(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Asks until the server says that the connection is a client.
     async fn taken(&self) -> Result<(), String> {
         let mut wait = ASK_AGAIN;
@@ -524,7 +531,11 @@ impl Reader {
             rpc::NotifySubscriberRequest::KIND => {
                 self.acknowledge_as(payload, rpc::NotifySubscriberResponse::with)
                     .await;
-                Push::Sign
+                let Ok(change) = payload.read::<rpc::NotifySubscriberRequest>() else {
+                    return;
+                };
+                let info = change.service_info.unwrap_or_default();
+                Push::Service(info.group_name.clone(), info.name.clone(), info.into())
             }
             kind => {
                 self.decline(kind, payload).await;

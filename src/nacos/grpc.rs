@@ -10,20 +10,21 @@ use super::book::Book;
 use super::channel::{Channel, Push, Trouble};
 use super::client::{Client, QUEUE, Token};
 use super::model::{
-    ConfigKey, ConfigState, Connection, Content, Instance, Listed, Namespace, ServiceKey,
-    ServiceList, Standing,
+    ConfigKey, ConfigState, Connection, Content, Instance, ListState, Listed, Namespace,
+    ServiceKey, ServiceList, Standing,
 };
 use super::route::Whom;
+use super::rpc::Message;
 use super::tickets::Tickets;
-use super::watching::Source;
+use super::watching::{Lister, Source};
 use super::{
-    Error, Reply, Standings, Transport, calls, channel, http, link, poll, roll, rpc, servers,
-    watching, wire,
+    Error, Reply, Standings, Transport, calls, channel, http, link, lists, poll, roll, rpc,
+    servers, watching, wire,
 };
 use crate::machine::drive;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -68,6 +69,8 @@ struct Shell {
     news: watch::Sender<News>,
     /// Whether the state of the connection is ours to show.
     shown: watch::Sender<bool>,
+    /// Who hears what is pushed of services, once they are watched.
+    lists: OnceLock<mpsc::Sender<lists::Event>>,
 }
 
 /// See the head of this file.
@@ -90,6 +93,7 @@ pub(super) fn start(client: &Arc<Client>, standings: Standings) -> Arc<Grpc> {
         parked: Mutex::default(),
         news: watch::Sender::new(News::Lost),
         shown: watch::Sender::new(false),
+        lists: OnceLock::new(),
     });
     let tasks = &client.tasks;
 
@@ -167,6 +171,12 @@ impl Shell {
                 let channel = self.channels().remove(&number);
                 if let Some(channel) = channel {
                     channel.close();
+                    // Of the one in use the link says that it is lost, and why.
+                    let current = self.current.borrow().as_ref().map(|(number, _)| *number);
+                    if current != Some(number) {
+                        let why = format!("{}: another connection took its place", channel.server);
+                        _ = self.roll.send(roll::Event::Lost(number, why)).await;
+                    }
                 }
             }
             link::Effect::Check(number) => {
@@ -184,6 +194,9 @@ impl Shell {
                 // What was asked on another connection is asked again on this one.
                 self.parked().take();
                 _ = self.roll.send(roll::Event::Connected(number)).await;
+                if let Some(lists) = self.lists.get() {
+                    _ = lists.send(lists::Event::Anew).await;
+                }
                 self.show_up(&server);
                 self.news.send_replace(News::Connected);
                 _ = client.servers.send(servers::Event::Answered(server)).await;
@@ -257,6 +270,13 @@ impl Shell {
                 Push::Sign => link::Event::Heard(number),
                 Push::Reset(named) => link::Event::Reset(number, named),
                 Push::Ended(why) => link::Event::Ended(number, why),
+                Push::Service(group, name, list) => {
+                    if let Some(lists) = self.lists.get() {
+                        let (group, name) = (group.into(), name.into());
+                        _ = lists.send(lists::Event::Pushed { group, name, list }).await;
+                    }
+                    link::Event::Heard(number)
+                }
                 Push::Config(namespace, group, data_id) => {
                     self.changed(&namespace, &group, &data_id);
                     link::Event::Heard(number)
@@ -288,8 +308,14 @@ impl Shell {
             Some(channel) => match channel.health().await {
                 // That it says no is a sign of life.
                 Ok(()) | Err(Trouble::Said(_)) => link::Event::Heard(number),
-                Err(Trouble::Silent(_)) => link::Event::Missed(number),
-                Err(gone) => link::Event::Ended(number, gone.to_string()),
+                // Its stream may live, and what was registered on it; if not, the stream tells.
+                Err(Trouble::Broken(_)) if channel.takes_no_more() => {
+                    link::Event::Reset(number, None)
+                }
+                Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Missed(number),
+                Err(gone @ Trouble::Unregistered(_)) => {
+                    link::Event::Ended(number, gone.to_string())
+                }
             },
         };
         _ = self.link.send(event).await;
@@ -372,9 +398,13 @@ impl Shell {
             BTreeMap::from([("accessToken".to_owned(), token.text.expose().to_owned())])
         });
         let within = self.client.settings.request_timeout;
+        let writes = [rpc::InstanceRequest::KIND, rpc::BatchInstanceRequest::KIND];
+        let writes = writes.contains(&payload.kind());
         let outcome = channel.ask(payload, headers, within).await;
         let event = match &outcome {
             Ok(_) | Err(Trouble::Said(_)) => link::Event::Heard(number),
+            // Calls are not carried out in the order in which they were made.
+            Err(Trouble::Silent(_)) if writes => link::Event::Late(number),
             Err(Trouble::Silent(_) | Trouble::Broken(_)) => link::Event::Doubted(number),
             Err(gone @ Trouble::Unregistered(_)) => link::Event::Ended(number, gone.to_string()),
         };
@@ -463,6 +493,19 @@ impl Shell {
             module: NAMING.to_owned(),
         };
         let (answer, _) = self.ask("list", &request).await?;
+        Ok(answer.service_info.unwrap_or_default().into())
+    }
+
+    async fn subscribe(&self, service: &ServiceKey, subscribe: bool) -> Result<ServiceList, Error> {
+        let request = rpc::SubscribeServiceRequest {
+            namespace: Some(service.namespace.naming_id().to_owned()),
+            service_name: service.name.to_string(),
+            group_name: service.group.to_string(),
+            subscribe,
+            clusters: String::new(),
+            module: NAMING.to_owned(),
+        };
+        let (answer, _) = self.ask("subscribe", &request).await?;
         Ok(answer.service_info.unwrap_or_default().into())
     }
 
@@ -668,6 +711,21 @@ impl Source for Listened {
     }
 }
 
+/// Lists as the connection tells them.
+struct Subscribed(Arc<Shell>);
+
+impl Lister for Subscribed {
+    fn ask(&self, service: ServiceKey) -> Reply<ServiceList> {
+        let shell = Arc::clone(&self.0);
+        Box::pin(async move { shell.subscribe(&service, true).await })
+    }
+
+    fn leave(&self, service: ServiceKey) -> Reply<()> {
+        let shell = Arc::clone(&self.0);
+        Box::pin(async move { shell.subscribe(&service, false).await.map(|_| ()) })
+    }
+}
+
 impl Grpc {
     /// How the connection is.
     pub(super) fn news(&self) -> watch::Receiver<News> {
@@ -718,24 +776,6 @@ impl Transport for Grpc {
         Box::pin(async move { shell.is_gone(&instance).await })
     }
 
-    fn list(
-        &self,
-        service: ServiceKey,
-        clusters: Vec<String>,
-        healthy_only: bool,
-    ) -> Reply<ServiceList> {
-        let shell = Arc::clone(&self.shell);
-        Box::pin(async move { shell.query(&service, &clusters, healthy_only).await })
-    }
-
-    fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>> {
-        let shell = Arc::clone(&self.shell);
-        Box::pin(async move {
-            let found = shell.get_config(&key).await?;
-            Ok(found.map(|(content, _)| content))
-        })
-    }
-
     fn watch_configs(
         &self,
         keys: watch::Receiver<BTreeSet<ConfigKey>>,
@@ -759,6 +799,19 @@ impl Transport for Grpc {
         let machine = poll::Poll::on_one_node(client.seed.rotate_left(33));
         let source = Listened(Arc::clone(&self.shell));
         watching::start(client, source, machine, keys, told);
+    }
+
+    fn watch_services(
+        &self,
+        services: watch::Receiver<BTreeSet<ServiceKey>>,
+        told: mpsc::Sender<(ServiceKey, ListState)>,
+    ) {
+        let (events, heard) = mpsc::channel(QUEUE);
+        // It is called once.
+        _ = self.shell.lists.set(events.clone());
+        let (client, lister) = (&self.shell.client, Subscribed(Arc::clone(&self.shell)));
+        let every = lists::Every::PUSHED;
+        watching::start_lists(client, lister, every, services, told, (events, heard));
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {

@@ -1,13 +1,14 @@
 //! The transport over HTTP v1: the beat book keeps the instances, the long poll watches the configurations.
 
 use super::book::Book;
-use super::client::Client;
+use super::client::{Client, QUEUE};
 use super::model::{
-    ConfigKey, ConfigState, Connection, Content, Instance, Listed, ServiceKey, ServiceList,
+    ConfigKey, ConfigState, Connection, Content, Instance, ListState, Listed, ServiceKey,
+    ServiceList,
 };
 use super::route::Whom;
-use super::watching::Source;
-use super::{Error, Reply, Standings, Transport, beats, poll, watching};
+use super::watching::{Lister, Source};
+use super::{Error, Reply, Standings, Transport, beats, lists, poll, watching};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
@@ -56,6 +57,21 @@ impl Source for Polled {
     }
 }
 
+/// Lists as HTTP v1 tells them.
+struct Pulled(Arc<Client>);
+
+impl Lister for Pulled {
+    fn ask(&self, service: ServiceKey) -> Reply<ServiceList> {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move { client.list(&service, &[], false).await })
+    }
+
+    fn leave(&self, _: ServiceKey) -> Reply<()> {
+        // Nobody is subscribed.
+        Box::pin(async { Ok(()) })
+    }
+}
+
 impl Transport for Http {
     fn publish(&self, instance: Instance) -> Reply<()> {
         let book = Arc::clone(&self.book);
@@ -77,24 +93,6 @@ impl Transport for Http {
         Box::pin(async move { client.is_gone(&instance).await })
     }
 
-    fn list(
-        &self,
-        service: ServiceKey,
-        clusters: Vec<String>,
-        healthy_only: bool,
-    ) -> Reply<ServiceList> {
-        let client = Arc::clone(&self.client);
-        Box::pin(async move { client.list(&service, &clusters, healthy_only).await })
-    }
-
-    fn get_config(&self, key: ConfigKey) -> Reply<Option<Content>> {
-        let client = Arc::clone(&self.client);
-        Box::pin(async move {
-            let found = client.get_config(&key, Whom::Preferred).await?;
-            Ok(found.map(|(content, _)| content))
-        })
-    }
-
     fn watch_configs(
         &self,
         keys: watch::Receiver<BTreeSet<ConfigKey>>,
@@ -103,6 +101,28 @@ impl Transport for Http {
         let machine = poll::Poll::new(self.client.seed.rotate_left(33));
         let source = Polled(Arc::clone(&self.client));
         watching::start(&self.client, source, machine, keys, told);
+    }
+
+    fn watch_services(
+        &self,
+        services: watch::Receiver<BTreeSet<ServiceKey>>,
+        told: mpsc::Sender<(ServiceKey, ListState)>,
+    ) {
+        let (events, heard) = mpsc::channel(QUEUE);
+        let (back, mut connection) = (events.clone(), self.client.connection.subscribe());
+        self.client.tasks.spawn("lists-news", async move {
+            let mut returns = connection.borrow_and_update().returns;
+            while connection.changed().await.is_ok() {
+                let now = connection.borrow_and_update().returns;
+                if now != returns {
+                    returns = now;
+                    // A closed queue means that the agent is stopping.
+                    _ = back.send(lists::Event::Anew).await;
+                }
+            }
+        });
+        let (lister, every) = (Pulled(Arc::clone(&self.client)), lists::Every::PULLED);
+        watching::start_lists(&self.client, lister, every, services, told, (events, heard));
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {

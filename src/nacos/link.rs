@@ -5,9 +5,11 @@
 //!   that returns is known about a second later; connections that are made and end at once are made less and less often.
 //! - A connection on which nothing was heard for [`QUIET`] is asked whether it still is one. Two questions without an answer, or
 //!   the answer that the server does not know it, end it. A call that got no answer in time asks at once.
-//! - A server that wants us elsewhere (`ConnectResetRequest`) does not close the connection itself: a second one is made first,
+//! - A server that wants us elsewhere (`ConnectResetRequest`, or GOAWAY) does not close the connection itself: a second one is made first,
 //!   everything is said on it, and only then the old one is closed, so that nothing is ever missing from a list. It may name
 //!   a server, but only one that we know: no answer leads us, and our token, to a stranger.
+//! - A write that was given up may be carried out yet, and overwrite what was said after it, for as long as its connection lives.
+//!   So that connection is left in the same way, once it has settled: earlier, a slow server would never hear all of it.
 //! - There is one connection, two during such a move, whatever happens.
 
 use crate::backoff::Backoff;
@@ -42,6 +44,12 @@ const FLAPS: Pace = Pace {
 };
 /// A connection that lived so long has lasted.
 const LASTED: Duration = Duration::from_secs(10);
+/// Before a connection is left for a write that may come late: at a server that is slow each time, less and less often.
+const LEAVE: Pace = Pace {
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(600),
+    floor: Duration::ZERO,
+};
 /// An old connection is kept so long beside its successor at most.
 const MOVE: Duration = Duration::from_secs(60);
 /// Between two times that the registry is back: one that comes and goes must not be hurried at each time.
@@ -62,6 +70,8 @@ pub enum Event {
     Missed(u64),
     /// A call on it got no answer in time.
     Doubted(u64),
+    /// A write on it got no answer in time, and may be carried out yet.
+    Late(u64),
     /// The server wants us elsewhere: at `host:port`, or anywhere.
     Reset(u64, Option<String>),
     /// All that is to be said has been said on it.
@@ -85,7 +95,7 @@ pub enum Effect {
     Lost(u64, String),
     /// A server could not be reached, or left us.
     Failed(Arc<str>),
-    /// No server can be reached; says why the last one could not. Once, until there is a connection.
+    /// No server can be reached; says why the last one could not. Until there is a connection, again only when that changes.
     Away(String),
     /// The registry was away and is back: what waited need not wait longer. At most once in [`BACK`].
     Back,
@@ -100,6 +110,11 @@ struct Open {
     heard: Moment,
     checking: bool,
     missed: u32,
+    settled: bool,
+    /// A write on it may be carried out yet.
+    late: bool,
+    /// When it is left for that.
+    leave: Option<Moment>,
 }
 
 /// The machine.
@@ -122,8 +137,10 @@ pub struct Link {
     again: Backoff,
     idly: Backoff,
     flaps: Backoff,
+    leaves: Backoff,
     idle: bool,
-    away: bool,
+    /// Why the last server could not be reached, as it was told.
+    away: Option<String>,
     back_due: bool,
     back_not_before: Moment,
     due: VecDeque<Effect>,
@@ -146,8 +163,9 @@ impl Link {
             again: Backoff::new(AGAIN, seed),
             idly: Backoff::new(IDLY, !seed),
             flaps: Backoff::new(FLAPS, seed.rotate_left(9)),
+            leaves: Backoff::new(LEAVE, seed.rotate_left(19)),
             idle: false,
-            away: false,
+            away: None,
             back_due: false,
             back_not_before: Moment::ZERO,
             due: VecDeque::new(),
@@ -195,7 +213,7 @@ impl Link {
             return;
         };
         self.moving = false;
-        self.back_due = std::mem::take(&mut self.away) || self.back_due;
+        self.back_due = self.away.take().is_some() || self.back_due;
         self.out.clear();
         self.again.reset();
         self.idly.reset();
@@ -206,6 +224,9 @@ impl Link {
             heard: now,
             checking: false,
             missed: 0,
+            settled: false,
+            late: false,
+            leave: None,
         };
         if let Some(before) = self.open.replace(fresh) {
             // Of two moves in a row the first one's old connection has nothing left that the second's has not.
@@ -269,8 +290,9 @@ impl Link {
         self.out.insert(server);
         if self.servers.iter().all(|server| self.out.contains(server)) {
             self.out.clear();
-            if self.open.is_none() && self.opening.is_none() && !self.away {
-                self.away = true;
+            let news = self.away.as_ref() != Some(&why);
+            if self.open.is_none() && self.opening.is_none() && news {
+                self.away = Some(why.clone());
                 self.back_due = false;
                 self.due.push_back(Effect::Away(why));
             }
@@ -291,13 +313,30 @@ impl Link {
             };
             self.servers.iter().find(same).cloned()
         });
-        self.next = Some(now);
+        self.next = Some(match &self.open {
+            // Who is sent from one to the next does not run.
+            Some(open) if now < open.since + LASTED => now + self.flaps.next_wait(),
+            _ => {
+                self.flaps.reset();
+                now
+            }
+        });
     }
 
     fn check(&mut self) {
         if let Some(open) = self.open.as_mut().filter(|open| !open.checking) {
             open.checking = true;
             self.due.push_back(Effect::Check(open.number));
+        }
+    }
+
+    fn leave_if_late(&mut self, now: Moment) {
+        if let Some(open) = &mut self.open
+            && open.late
+            && open.settled
+        {
+            open.leave
+                .get_or_insert_with(|| now + self.leaves.next_wait());
         }
     }
 
@@ -349,14 +388,26 @@ impl Machine for Link {
                     self.check();
                 }
             }
+            Event::Late(number) => {
+                if let Some(open) = self.with(number) {
+                    open.late = true;
+                    self.check();
+                    self.leave_if_late(now);
+                }
+            }
             Event::Reset(number, named) => {
                 if self.with(number).is_some() {
                     self.reset(now, named);
                 }
             }
             Event::Settled(number) => {
-                if self.with(number).is_some() {
+                if let Some(open) = self.with(number) {
+                    open.settled = true;
+                    if !open.late {
+                        self.leaves.reset();
+                    }
                     self.close_old();
+                    self.leave_if_late(now);
                 }
             }
             Event::Idle(idle) => {
@@ -376,6 +427,10 @@ impl Machine for Link {
         if (self.open.as_ref()).is_some_and(|open| open.heard + QUIET <= now) {
             self.check();
         }
+        let left = |open: &mut Open| open.leave.take_if(|leave| *leave <= now);
+        if self.open.as_mut().and_then(left).is_some() {
+            self.reset(now, None);
+        }
         self.tell_back(now);
         self.connect(now);
     }
@@ -387,7 +442,8 @@ impl Machine for Link {
         let next = self.next.filter(|_| wanted && !self.servers.is_empty());
         let old = self.old.map(|(_, until)| until);
         let back = self.back_due.then_some(self.back_not_before);
-        [quiet, next, old, back].into_iter().flatten().min()
+        let leave = self.open.as_ref().and_then(|open| open.leave);
+        [quiet, next, old, back, leave].into_iter().flatten().min()
     }
 
     fn effect(&mut self) -> Option<Effect> {
@@ -488,6 +544,24 @@ mod tests {
     }
 
     #[test]
+    fn why_the_registry_is_away_is_told_anew_when_it_changes() {
+        let mut link = Link::new(3);
+        after(&mut link, 0, of("a"));
+        let mut told = Vec::new();
+        let (mut number, mut at) = (1, Moment::ZERO);
+        for why in ["it broke", "refused", "refused", "starting"] {
+            link.handle(at, Event::Ended(number, why.into()));
+            for effect in effects(&mut link) {
+                if let Effect::Away(why) = effect {
+                    told.push(why);
+                }
+            }
+            (at, number, _) = next_open(&mut link);
+        }
+        assert_eq!(told, ["it broke", "refused", "starting"]);
+    }
+
+    #[test]
     fn a_registry_that_returns_is_tried_within_two_seconds_however_long_it_was_away() {
         let mut link = Link::new(3);
         after(&mut link, 0, of("a"));
@@ -527,6 +601,32 @@ mod tests {
             link.handle(at, Event::Ended(number, "over the limit".into()));
             let (then, next, _) = next_open(&mut link);
             link.handle(then, Event::Opened(next));
+            (number, at, made) = (next, then, made + 1);
+        }
+        assert!(made < 40, "{made} in two minutes");
+    }
+
+    #[test]
+    fn who_is_always_sent_elsewhere_goes_less_and_less_often() {
+        let mut link = linked();
+        let (mut number, mut at, mut made) = (1, ms(2), 0);
+        while at < ms(120_000) {
+            link.handle(at, Event::Reset(number, None));
+            let (then, next) = loop {
+                let due = link.deadline().unwrap();
+                link.wake(due);
+                link.handle(due, Event::Heard(number));
+                let open = |effect| match effect {
+                    Effect::Open(next, _) => Some(next),
+                    _ => None,
+                };
+                if let Some(next) = effects(&mut link).into_iter().find_map(open) {
+                    break (due, next);
+                }
+            };
+            link.handle(then, Event::Opened(next));
+            link.handle(then, Event::Settled(next));
+            effects(&mut link);
             (number, at, made) = (next, then, made + 1);
         }
         assert!(made < 40, "{made} in two minutes");
@@ -597,6 +697,51 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_with_a_write_that_may_come_late_is_left_once_it_has_settled() {
+        let mut link = linked();
+        assert_eq!(after(&mut link, 100, Event::Late(1)), [Effect::Check(1)]);
+        after(&mut link, 110, Event::Heard(1));
+        link.wake(ms(3_000));
+        assert_eq!(effects(&mut link), [], "not all is said yet");
+        after(&mut link, 3_000, Event::Settled(1));
+        let (at, number, server) = next_open(&mut link);
+        assert!(at <= ms(3_000) + LEAVE.base, "{at:?}");
+        assert_eq!((number, &*server), (2, "b"));
+        link.handle(at, Event::Opened(2));
+        assert_eq!(effects(&mut link), [Effect::Use(2, name("b"))]);
+        link.handle(at, Event::Settled(2));
+        assert_eq!(effects(&mut link), [Effect::Close(1)]);
+        assert_eq!(link.deadline(), Some(at + QUIET), "it is well");
+    }
+
+    #[test]
+    fn a_server_that_is_always_slow_is_left_less_and_less_often() {
+        let mut link = linked();
+        let (mut number, mut at, mut made) = (1, ms(2), 0);
+        while at < ms(600_000) {
+            link.handle(at, Event::Settled(number));
+            link.handle(at, Event::Late(number));
+            effects(&mut link);
+            let (then, next) = loop {
+                let due = link.deadline().unwrap();
+                link.wake(due);
+                link.handle(due, Event::Heard(number));
+                let open = |effect| match effect {
+                    Effect::Open(next, _) => Some(next),
+                    _ => None,
+                };
+                if let Some(next) = effects(&mut link).into_iter().find_map(open) {
+                    break (due, next);
+                }
+            };
+            link.handle(then, Event::Opened(next));
+            (number, at, made) = (next, then, made + 1);
+            link.handle(at, Event::Late(number));
+        }
+        assert!(made < 20, "{made} in ten minutes");
+    }
+
+    #[test]
     fn a_server_that_is_listed_no_more_is_left() {
         let mut link = linked();
         let left = after(&mut link, 30_000, of("bc"));
@@ -613,6 +758,7 @@ mod tests {
         Heard,
         Missed,
         Doubted,
+        Late,
         Reset(Option<char>),
         Settled,
         Idle(bool),
@@ -629,6 +775,7 @@ mod tests {
             1 => Just(Step::Heard),
             2 => Just(Step::Missed),
             1 => Just(Step::Doubted),
+            1 => Just(Step::Late),
             2 => named.prop_map(Step::Reset),
             1 => Just(Step::Settled),
             1 => any::<bool>().prop_map(Step::Idle),
@@ -643,7 +790,7 @@ mod tests {
         open: BTreeSet<u64>,
         used: Option<u64>,
         servers: BTreeSet<Arc<str>>,
-        away: bool,
+        away: Option<String>,
     }
 
     impl Model {
@@ -661,15 +808,15 @@ mod tests {
                     Effect::Use(number, _) => {
                         prop_assert!(self.open.contains(&number));
                         self.used = Some(number);
-                        self.away = false;
+                        self.away = None;
                     }
                     Effect::Lost(number, _) => {
                         prop_assert_eq!(self.used.take(), Some(number));
                     }
                     Effect::Check(number) => prop_assert_eq!(self.used, Some(number)),
-                    Effect::Away(_) => {
-                        prop_assert!(self.used.is_none() && !self.away, "told twice");
-                        self.away = true;
+                    Effect::Away(why) => {
+                        prop_assert!(self.used.is_none());
+                        prop_assert_ne!(self.away.replace(why.clone()), Some(why), "told twice");
                     }
                     Effect::Failed(_) | Effect::Back => {}
                 }
@@ -720,6 +867,7 @@ mod tests {
                     Step::Heard => Event::Heard(model.used.unwrap_or(0)),
                     Step::Missed => Event::Missed(model.used.unwrap_or(0)),
                     Step::Doubted => Event::Doubted(model.used.unwrap_or(0)),
+                    Step::Late => Event::Late(model.used.unwrap_or(0)),
                     Step::Reset(named) => {
                         let named = named.map(|named| format!("{named}:8848"));
                         Event::Reset(model.used.unwrap_or(0), named)

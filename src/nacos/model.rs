@@ -190,6 +190,15 @@ pub struct ServiceList {
     pub cache: Duration,
 }
 
+/// What is known of the instances of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ListState {
+    /// As the registry listed them last, in an order that stays.
+    Listed(Arc<ServiceList>),
+    /// No server gave a usable answer, more than once; says why. What was known before still holds.
+    Unreachable(String),
+}
+
 /// Which configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConfigKey {

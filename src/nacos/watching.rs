@@ -1,9 +1,10 @@
-//! The shell around the poll machine: runs it, makes its fetches and polls, tells what it finds.
+//! The shells around the machines that watch, the poll of configurations and the lists of instances: they run them, make their
+//! requests, tell what is found.
 
 use super::client::{Client, QUEUE};
-use super::model::{ConfigKey, ConfigState, Content};
+use super::model::{ConfigKey, ConfigState, Content, ListState, ServiceKey, ServiceList};
 use super::route::Whom;
-use super::{Reply, poll};
+use super::{Reply, lists, poll};
 use crate::machine::drive;
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{mpsc, watch};
@@ -102,5 +103,66 @@ pub(super) fn start<S: Source>(
             }
         };
         drive(machine, client.epoch, events_rx, perform, stop).await;
+    });
+}
+
+/// How a transport asks for lists of instances.
+pub(super) trait Lister: Send + Sync + 'static {
+    /// The list, and subscribes to it where that can be.
+    fn ask(&self, service: ServiceKey) -> Reply<ServiceList>;
+    /// Subscribes no longer.
+    fn leave(&self, service: ServiceKey) -> Reply<()>;
+}
+
+/// As [`super::Transport::watch_services`]; what is pushed comes over `events`, whose other end is `heard`.
+pub(super) fn start_lists<L: Lister>(
+    client: &Arc<Client>,
+    lister: L,
+    every: lists::Every,
+    mut services: watch::Receiver<BTreeSet<ServiceKey>>,
+    told: mpsc::Sender<(ServiceKey, ListState)>,
+    (events, heard): (mpsc::Sender<lists::Event>, mpsc::Receiver<lists::Event>),
+) {
+    let lister = Arc::new(lister);
+    let tasks = client.tasks.clone();
+    let wanted = events.clone();
+    tasks.spawn("wanted-services", async move {
+        loop {
+            let now = services.borrow_and_update().clone();
+            if wanted.send(lists::Event::Wanted(now)).await.is_err()
+                || services.changed().await.is_err()
+            {
+                return;
+            }
+        }
+    });
+    let (epoch, spawner) = (client.epoch, client.tasks.clone());
+    let machine = lists::Lists::new(every, client.seed.rotate_left(19));
+    tasks.spawn_to_end("lists", async move {
+        let stop = spawner.token();
+        let perform = |effect| {
+            let (lister, events) = (Arc::clone(&lister), events.clone());
+            let (told, tasks) = (told.clone(), spawner.clone());
+            async move {
+                match effect {
+                    lists::Effect::Tell(key, state) => _ = told.send((key, state)).await,
+                    lists::Effect::Ask(key) => tasks.spawn("list", async move {
+                        let event = match lister.ask(key.clone()).await {
+                            Ok(list) => lists::Event::Answered(key, list),
+                            Err(error) => lists::Event::Failed(key, error.to_string()),
+                        };
+                        // A closed queue means that the agent is stopping.
+                        _ = events.send(event).await;
+                    }),
+                    lists::Effect::Leave(key) => tasks.spawn("leave", async move {
+                        // It saves pushes that nobody looks at; the next connection has none of them.
+                        if let Err(error) = lister.leave(key).await {
+                            tracing::debug!(%error, "could not unsubscribe");
+                        }
+                    }),
+                }
+            }
+        };
+        drive(machine, epoch, heard, perform, stop).await;
     });
 }

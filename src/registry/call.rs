@@ -10,20 +10,34 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    from: Option<IpAddr>,
     method: String,
     path: String,
     query: String,
     headers: Vec<(String, String)>,
     body: Bytes,
-    peer: Option<IpAddr>,
+}
+
+/// Without query, headers and body, which may have a password in them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method, self.path)
+    }
 }
 
 impl Request {
+    /// The same, from this address; else it is one of this host.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
     pub fn new<N: Into<String>, V: Into<String>>(
         method: impl Into<String>,
@@ -33,6 +47,7 @@ impl Request {
     ) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self {
+            from: None,
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
@@ -41,15 +56,7 @@ impl Request {
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             body: body.into(),
-            peer: None,
         }
-    }
-
-    /// The same, from that address.
-    #[must_use]
-    pub fn from_peer(mut self, peer: IpAddr) -> Self {
-        self.peer = Some(peer);
-        self
     }
 
     /// Its path, as it came.
@@ -101,18 +108,28 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
+    /// Where it came from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// As it came.
     pub(crate) method: String,
     /// The path as it came, context path and all.
     pub(crate) path: String,
+    /// Path and query as they came.
+    pub(crate) target: String,
     /// The path from `/v1/` on.
     pub(crate) route: String,
     /// Query and form.
     pub(crate) params: Params,
     headers: Vec<(String, String)>,
-    peer: Option<IpAddr>,
+}
+
+/// As that of a request.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.what())
+    }
 }
 
 impl Call {
@@ -128,12 +145,13 @@ impl Call {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
+            from: request.from,
             route,
+            target: format!("{}?{}", request.path, request.query),
             method: request.method,
             path: request.path,
             params,
             headers: request.headers,
-            peer: request.peer,
         }
     }
 
@@ -149,11 +167,10 @@ impl Call {
             first.trim()
         });
         // What is longer is no address, and would be kept with what it publishes.
-        let said = [forwarded, self.header("X-Real-IP")].into_iter().flatten();
-        let said = said
-            .filter(|ip| !ip.trim().is_empty() && ip.len() <= 64)
-            .next();
-        match (said, self.peer) {
+        let said = [forwarded, self.header("X-Real-IP")];
+        let mut said = said.into_iter().flatten();
+        let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
+        match (said, self.from) {
             (Some(ip), _) => ip.to_owned(),
             (None, Some(peer)) => peer.to_canonical().to_string(),
             (None, None) => String::new(),
@@ -162,11 +179,7 @@ impl Call {
 
     /// Who reads: his address, and the tag that he carries.
     pub(crate) fn reader(&self) -> Reader {
-        let tag = self.header("Vipserver-Tag");
-        Reader {
-            ip: self.ip(),
-            tag: tag.filter(|tag| !tag.trim().is_empty()).map(str::to_owned),
-        }
+        Reader::new(&self.ip(), self.header("Vipserver-Tag"))
     }
 
     /// Method and path, for texts.
@@ -174,13 +187,27 @@ impl Call {
         format!("{} {}", self.method, self.path)
     }
 
+    /// What the client calls itself: `Client-Version` where `User-Agent` says nothing.
+    pub(crate) fn agent(&self) -> &str {
+        ["User-Agent", "Client-Version"]
+            .iter()
+            .filter_map(|name| self.header(name))
+            .find(|agent| !agent.is_empty())
+            .unwrap_or_default()
+    }
+
     /// Whether a Java client of 1.0 or later asks.
     pub(crate) fn is_java(&self) -> bool {
-        self.header("User-Agent")
-            .and_then(|agent| agent.strip_prefix("Nacos-Java-Client:v"))
-            .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
-            .is_some_and(|major| major >= 1)
+        self.header("User-Agent").is_some_and(is_java)
     }
+}
+
+/// Whether a Java client of 1.0 or later calls itself so.
+pub(crate) fn is_java(agent: &str) -> bool {
+    agent
+        .strip_prefix("Nacos-Java-Client:v")
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|major| major >= 1)
 }
 
 /// When a call is answered, on both clocks.
@@ -267,6 +294,14 @@ impl Answer {
                     ..Self::text("caused: answer cannot be written;")
                 }
             }
+        }
+    }
+
+    /// 200 with JSON that is written already.
+    pub(crate) fn rendered(json: Bytes) -> Self {
+        Self {
+            content_type: Some(JSON),
+            ..Self::text(json)
         }
     }
 

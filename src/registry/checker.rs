@@ -1,14 +1,15 @@
 //! What checks the instances of a cluster: read from `healthChecker` of `PUT /cluster`, shown again in the description of a service.
 //!
-//! The original takes a type that it does not know, in other letters or missing, for NONE; so does this. What goes into a request
-//! of ours later is looked at here: a path and headers that could end a line, or speak of the body that a GET does not have, are
+//! The original takes a type that it does not know, in other letters or missing, for NONE; so does this. What is no JSON object is
+//! refused (2.5.1 answers it with the status 101, which a client of HTTP cannot bear). What goes into a request of ours later is looked at here: a path and headers that could end a line, or speak of the body that a GET does not have, are
 //! refused. `expectedResponseCode` is kept and shown, and decides nothing there either: 200 alone is a yes.
 
+use crate::nacos::wire::Loose;
 use crate::registry::checks::By;
 use crate::registry::refusal::Refusal;
 use hyper::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::{str::FromStr, sync::Arc};
 
 /// Characters of a path and of headers at most, together.
@@ -42,52 +43,47 @@ pub(crate) enum Checker {
     },
 }
 
-/// Parameters of the checker HTTP, and what they are when they are not said.
-#[derive(Deserialize)]
+/// Parameters of the checker HTTP, scalars of any type.
+#[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Said {
-    path: String,
-    headers: String,
-    expected_response_code: i32,
-}
-
-impl Default for Said {
-    fn default() -> Self {
-        Self {
-            path: String::new(),
-            headers: String::new(),
-            expected_response_code: 200,
-        }
-    }
+    path: Loose,
+    headers: Loose,
+    expected_response_code: Loose,
 }
 
 impl Checker {
     /// Reads the JSON of a call.
     pub(crate) fn read(text: &str) -> Result<Self, Refusal> {
-        let Ok(said) = serde_json::from_str::<Value>(text) else {
-            return Ok(Self::None);
-        };
-        match said.get("type").and_then(Value::as_str) {
+        let unread = |error: serde_json::Error| Refusal::Checker(error.to_string());
+        let all: Map<String, Value> = serde_json::from_str(text).map_err(unread)?;
+        match all.get("type").and_then(Value::as_str) {
             Some("TCP") => Ok(Self::Tcp),
             Some("HTTP") => {
-                let said: Said = serde_json::from_value(said)
-                    .map_err(|error| Refusal::Checker(error.to_string()))?;
-                if said.path.len() + said.headers.len() > LENGTH {
+                let said: Said = serde_json::from_str(text).map_err(unread)?;
+                let path = said.path.0.unwrap_or_default();
+                let headers = said.headers.0.unwrap_or_default();
+                let expected = said.expected_response_code.0;
+                let expected = expected.map_or(Ok(200), |code| {
+                    let words = format!("'{code}' is no response code");
+                    code.parse().map_err(|_| Refusal::Checker(words))
+                })?;
+                if path.len() + headers.len() > LENGTH {
                     let words = format!("path and headers have more than {LENGTH} characters");
                     return Err(Refusal::Checker(words));
                 }
-                target(&said.path).ok_or_else(|| {
+                target(&path).ok_or_else(|| {
                     Refusal::Checker("the path cannot stand in a request".to_owned())
                 })?;
-                for (name, value) in pairs(&said.headers) {
+                for (name, value) in pairs(&headers) {
                     header(name, value).ok_or_else(|| {
                         Refusal::Checker("a header cannot be sent by a check".to_owned())
                     })?;
                 }
                 Ok(Self::Http {
-                    path: said.path.into(),
-                    headers: said.headers.into(),
-                    expected: said.expected_response_code,
+                    path: path.into(),
+                    headers: headers.into(),
+                    expected,
                 })
             }
             Some("MYSQL") => Err(Refusal::NotOffered(
@@ -189,7 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_known_is_none_and_mysql_is_refused() {
+    fn a_type_that_is_not_known_is_none_and_what_is_no_object_and_mysql_are_refused() {
+        for text in ["nonsense", "[]", "5", r#"{"type":"HTTP""#, ""] {
+            assert!(matches!(read(text), Err(Refusal::Checker(_))), "{text}");
+        }
+        let odd = read(r#"{"type":"HTTP","path":null,"expectedResponseCode":"204","headers":5}"#);
+        assert_eq!(
+            odd.unwrap().shown(),
+            json!({"type": "HTTP", "path": "", "headers": "5", "expectedResponseCode": 204})
+        );
+        let word = read(r#"{"type":"HTTP","expectedResponseCode":"abc"}"#);
+        assert!(matches!(word, Err(Refusal::Checker(_))));
         for text in [
             r#"{"type":"tcp"}"#,
             r#"{"type":"PING"}"#,
@@ -207,7 +213,7 @@ mod tests {
     fn nothing_that_breaks_a_request_comes_into_one() {
         for (path, headers) in [
             ("/a b", ""),
-            ("/a\r\nX: y", ""),
+            ("/a\r\nX:y", ""),
             ("/", "X:a\r\nEvil"),
             ("/", "Transfer-Encoding:chunked"),
             ("/", "Content-Length:5"),

@@ -238,6 +238,11 @@ impl<K: Ord + Clone> Checks<K> {
         }
     }
 
+    /// The rules that hold.
+    pub(crate) fn rules(&self) -> CheckRules {
+        self.rules
+    }
+
     fn active(&self) -> bool {
         self.may && self.rules.enabled
     }

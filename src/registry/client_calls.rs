@@ -57,10 +57,7 @@ fn list(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
 /// A content as readers see it: one that is being modified is not there. Betas are seen, tags are not looked at.
 fn config(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let key = admin_config_calls::key(&call.params)?;
-    let reader = Reader {
-        ip: call.ip(),
-        tag: None,
-    };
+    let reader = Reader::new(&call.ip(), None);
     let seen = state.configs.get(&key, &reader, None);
     let seen = seen
         .filter(|_| !state.configs.is_busy(&key))

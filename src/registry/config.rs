@@ -35,6 +35,9 @@ pub(crate) const CONFIGS: usize = 10_000;
 /// Bytes of all contents at most, with what is said of them, variants included.
 pub(crate) const BYTES: usize = 256 * 1024 * 1024;
 
+/// Ids of configurations are above this, and so none is the number of a record too.
+const IDS: u64 = 1 << 40;
+
 /// Which configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ConfigKey {
@@ -159,6 +162,18 @@ pub(crate) struct Reader {
     pub(crate) ip: String,
     /// The tag that he carries with all he asks; who has none of that tag's gets the formal content.
     pub(crate) tag: Option<String>,
+}
+
+impl Reader {
+    /// Whoever has that address and carries that tag. What is too long for an address or for the tag of a variant is neither, and
+    /// would be kept for as long as he listens.
+    pub(crate) fn new(ip: &str, tag: Option<&str>) -> Self {
+        let short = |text: &&str| text.len() <= 64 && !text.trim().is_empty();
+        Self {
+            ip: Some(ip).filter(short).unwrap_or_default().to_owned(),
+            tag: tag.filter(short).map(str::to_owned),
+        }
+    }
 }
 
 /// What a reader sees.
@@ -361,7 +376,7 @@ impl Configs {
                 variant.cloned().map(Kept::Variant)
             }
             Key::Record(id) => self.history.get(*id).cloned().map(Kept::Record),
-            Key::Service(_) | Key::Instance(..) | Key::Override(..) => None,
+            _ => None,
         }
     }
 
@@ -445,6 +460,11 @@ impl Configs {
         &self.history
     }
 
+    /// The id of what is made next.
+    fn next_id(&self) -> u64 {
+        self.last_id.max(IDS) + 1
+    }
+
     /// Whether there is room for a content in place of one of `old` bytes; how many bytes all would be.
     fn room(&self, old: usize, new: usize) -> Result<usize, Refusal> {
         let bytes = self.bytes - old + new;
@@ -475,7 +495,7 @@ impl Configs {
             publish.app_name.get_or_insert_with(|| old.app_name.clone());
             publish.tags.get_or_insert_with(|| old.tags.clone());
         }
-        let config = publish.config(time, old.as_ref(), self.last_id + 1);
+        let config = publish.config(time, old.as_ref(), self.next_id());
         let old_bytes = old.as_ref().map_or(0, Config::weight);
         self.bytes = self.room(old_bytes, config.weight())?;
         let was = self.kept.get(key).cloned().unwrap_or_default();
@@ -518,7 +538,7 @@ impl Configs {
         let variant = Variant {
             ips: ips.to_owned(),
             buried: false,
-            config: publish.config(time, old_config, self.last_id + 1),
+            config: publish.config(time, old_config, self.next_id()),
         };
         let old_bytes = old.as_ref().map_or(0, Variant::weight);
         self.bytes = self.room(old_bytes, variant.weight())?;

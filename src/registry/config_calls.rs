@@ -174,11 +174,12 @@ fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     if state.configs.is_busy(&key) {
         return Err(Refusal::BeingModified);
     }
-    let seen = state.configs.get(&key, &call.reader(), tag);
-    match (seen, state.configs.kind(&key)) {
-        (Some(seen), _) => Ok(shown(manners, seen, tag.is_some())),
+    if let Some(seen) = state.configs.get(&key, &call.reader(), tag) {
+        return Ok(shown(manners, seen, tag.is_some()));
+    }
+    match state.configs.kind(&key) {
         // 1.4.8 has begun to write the answer when it finds out.
-        (None, Some(kind)) if manners.typed_content => Ok(Answer {
+        Some(kind) if manners.typed_content => Ok(Answer {
             status: 404,
             content_type: Some(content_type(manners, kind)),
             headers: vec![("Config-Type", kind.to_owned())],
@@ -284,7 +285,7 @@ pub(crate) fn remove(
 }
 
 /// What a listener asks about: the form's value is decoded once more, as the original does.
-fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
+pub(crate) fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
     let text = params
         .get("Listening-Configs")
         .ok_or(Refusal::NothingListened)?;
@@ -338,18 +339,19 @@ fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
             write: if reads_headers(call) { short } else { unread },
         });
     };
+    let number = timeout.trim().parse::<i64>();
+    let number = number.map_err(|_| Refusal::NotANumber(timeout.to_owned()));
+    if state.like.manners().hold_first {
+        number.clone()?;
+    }
     let hang_up = call
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
-    // Only who is to be held is asked how long: a negative time is the shortest hold.
+    // Only who is to be held is asked how long, but by 1.4: a negative time is the shortest hold.
     let hold = if hang_up || keys.iter().any(|watched| watched.differs) {
         None
     } else {
-        let millis: i64 = timeout
-            .trim()
-            .parse()
-            .map_err(|_| Refusal::NotANumber(timeout.to_owned()))?;
-        let millis = Duration::from_millis(millis.try_into().unwrap_or(0));
+        let millis = Duration::from_millis(number?.try_into().unwrap_or(0));
         Some(long_poll::hold(millis))
     };
     Ok(Outcome::Listen {

@@ -11,9 +11,9 @@ use crate::registry::config_calls;
 use crate::registry::config_shown;
 use crate::registry::config_shown::Found;
 use crate::registry::forms::Params;
+use crate::registry::gone;
 use crate::registry::history::Of;
 use crate::registry::history::Record;
-use crate::registry::like;
 use crate::registry::like::Like;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
@@ -71,7 +71,7 @@ pub(crate) fn answer(
     });
     let routes: Vec<String> = apart.chain([route.to_owned()]).collect();
     for route in &routes {
-        if let Some(message) = like::gone(state.like, method, route) {
+        if let Some(message) = gone::gone(state.like, method, route) {
             return Some(Err(Refusal::Gone(message)));
         }
     }
@@ -198,6 +198,14 @@ impl Wanted<'_> {
                 }
             })
         };
+        // A letter of a namespace stands for itself alone: who has rights in one has them in no other.
+        let tenant = |text: &str| {
+            if self.blur && self.tenant.contains('*') {
+                is_like(self.tenant, text)
+            } else {
+                self.tenant == text
+            }
+        };
         let any = |wanted: Option<&str>, fits: &dyn Fn(&str) -> bool| {
             wanted.is_none_or(|wanted| wanted.split(',').any(fits))
         };
@@ -212,7 +220,7 @@ impl Wanted<'_> {
             })
         };
         let fits = |(key, config): &(&ConfigKey, &Config)| {
-            name(Some(self.tenant), &key.tenant)
+            tenant(&key.tenant)
                 && name(self.data_id, &key.data_id)
                 && name(self.group, &key.group)
                 && self.app_name.is_none_or(|app| app == config.app_name)

@@ -14,7 +14,7 @@ use crate::registry::history::Of;
 use crate::registry::history::Op;
 use crate::registry::history::Record;
 use crate::registry::like::Like;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 
 /// When every record was created.
@@ -367,7 +367,9 @@ pub(crate) fn whole(key: &ConfigKey, config: &Config) -> Value {
 pub(crate) fn gray(key: &ConfigKey, gray: &Gray, variant: &Variant) -> Value {
     let config = &variant.config;
     let (kind, expr, priority) = rule(gray, &variant.ips);
-    let rule = json!({"type": kind, "version": "1.0.0", "expr": expr, "priority": priority});
+    let expr = Value::from(expr);
+    let rule =
+        format!(r#"{{"type":"{kind}","version":"1.0.0","expr":{expr},"priority":{priority}}}"#);
     let mut detail = basic(config.id, key, config);
     detail.extend(object([
         ("type", Value::Null),
@@ -379,7 +381,7 @@ pub(crate) fn gray(key: &ConfigKey, gray: &Gray, variant: &Variant) -> Value {
         ("createIp", Value::Null),
         ("configTags", Value::Null),
         ("grayName", gray.name().into()),
-        ("grayRule", rule.to_string().into()),
+        ("grayRule", rule.into()),
     ]));
     detail.into()
 }

@@ -12,6 +12,12 @@ use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::rpc;
 use crate::nacos::rpc::Payload;
+use crate::registry::access;
+use crate::registry::access::Access;
+use crate::registry::access::Aside;
+use crate::registry::access::Denial;
+use crate::registry::access::Ready;
+use crate::registry::access::Verdict;
 use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
@@ -30,11 +36,13 @@ use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
 use crate::registry::gate;
+use crate::registry::kept;
 use crate::registry::kept::Before;
 use crate::registry::kept::Rows;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
 use crate::registry::pushes;
 use crate::registry::refusal::Half;
@@ -45,7 +53,13 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::token::Key;
+use crate::registry::udp;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
+use crate::registry::v2_calls;
 use crate::registry::v2_config_calls;
+use hyper::body::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
@@ -117,6 +131,15 @@ pub enum Event {
     },
     /// A connection is gone, and with it what it published.
     Unlinked(Link),
+    /// A password has been looked at, as [`Effect::Check`] wanted.
+    Checked {
+        /// Whose call waits for that.
+        ticket: Ticket,
+        /// Whether it was the user's.
+        right: bool,
+    },
+    /// There are other users from now on.
+    UsersChanged(Users),
     /// A probe has ended.
     Probed {
         /// Which.
@@ -126,6 +149,13 @@ pub enum Event {
     },
     /// These changes could not be kept, nor any after the first of them: all that they changed is again what it was.
     NotKept(Vec<Change>),
+    /// A datagram came.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// What.
+        bytes: Bytes,
+    },
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -152,7 +182,8 @@ pub enum Fault {
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
-    /// For so long nothing goes out over the streams of gRPC connections, and nothing that comes over them is heard; they stay open.
+    /// For so long nothing goes out over the streams of gRPC connections and over UDP, and nothing that comes over them is heard;
+    /// the streams stay open.
     Mute(Duration),
     /// So many gRPC connections are clients at most; those that are there stay.
     Clients(usize),
@@ -175,6 +206,8 @@ pub enum Effect {
     Answer(Ticket, Answer),
     /// Give this to who called over gRPC with this ticket.
     Reply(Ticket, Payload),
+    /// Look at a password, and say with [`Event::Checked`] whether it is right. The next one is wanted after that.
+    Check(Ticket, Check),
     /// Send this over a stream.
     Push(Link, Stream, Payload),
     /// End a stream.
@@ -190,6 +223,8 @@ pub enum Effect {
         /// What to ask.
         probe: Probe,
     },
+    /// Send this over UDP.
+    Datagram(SocketAddr, Bytes),
 }
 
 /// A listener who has not been answered yet.
@@ -214,6 +249,8 @@ pub struct Desk {
     stopping: bool,
     /// The number of the next request to a client that is no push.
     next: u64,
+    /// Until when everything that was due has happened.
+    settled: Moment,
 }
 
 impl Desk {
@@ -232,6 +269,7 @@ impl Desk {
             muted: Moment::ZERO,
             stopping: false,
             next: pushes::STEP,
+            settled: Moment::ZERO,
         }
     }
 
@@ -239,6 +277,7 @@ impl Desk {
     #[must_use]
     pub fn pushing_after(mut self, delay: Duration) -> Self {
         self.state.subscribers = state::subscribers(delay);
+        self.state.udp = state::subscribers_over_udp(self.state.like, delay);
         self
     }
 
@@ -246,6 +285,8 @@ impl Desk {
     #[must_use]
     pub fn checking(mut self, rules: CheckRules) -> Self {
         self.state.checks = Checks::by(rules);
+        self.state.switches.take_check_rules(&rules);
+        self.state.delivered = self.state.switches.clone();
         self
     }
 
@@ -314,6 +355,36 @@ impl Desk {
         rpc_calls::refused(&Refusal::Full(gate::WAITING, gate::HELD))
     }
 
+    /// The same, which asks who somebody is: one of these users. Their tokens are signed with `key` unless they say another.
+    #[must_use]
+    pub fn asking(mut self, users: Users, key: Key) -> Self {
+        self.state.access = Some(Access::new(users, key));
+        self
+    }
+
+    /// Lets in who may do everything, which his token says; for what is no call of Nacos.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub(crate) fn admit(&self, at: SystemTime, request: Request) -> Result<(), Refusal> {
+        let Some(access) = &self.state.access else {
+            return Ok(());
+        };
+        let call = Call::read(request, self.state.like);
+        let admitted = access.admit(self.state.like, &call, at);
+        admitted.map_err(Refusal::Denied)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn like(&self) -> Like {
+        self.state.like
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.access.as_ref().is_none_or(Access::is_idle)
+    }
+
     /// The same, reached at another port than 8848.
     #[must_use]
     pub fn at_port(mut self, port: u16) -> Self {
@@ -322,19 +393,66 @@ impl Desk {
     }
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
+        let call = Call::read(request, self.state.like);
+        if self.state.access.is_none() {
+            return self.carry_out(ticket, time, &call);
+        }
+        let (half, path) = (call::half(&call.route), call.path.clone());
+        match self.let_in(ticket, time, call) {
+            Ok(Some(call)) => self.carry_out(ticket, time, &call),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(ticket, half, &path, &refusal, time.at),
+        }
+    }
+
+    /// The call, if it goes on now; nothing when it has to wait.
+    fn let_in(&mut self, ticket: Ticket, time: Time, call: Call) -> Result<Option<Call>, Refusal> {
         let like = self.state.like;
-        let call = Call::read(request, like);
+        let Some(access) = &mut self.state.access else {
+            return Ok(Some(call));
+        };
+        let waits = if access::is_login(like, &call) {
+            access.login(time.now, ticket, call)
+        } else {
+            match access.judge_call(like, &call, time.at) {
+                Verdict::Passes => return Ok(Some(call)),
+                Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
+                Verdict::Waits(user, password) => {
+                    let aside = Aside::Call(call);
+                    access.wait(time.now, ticket, user, password, aside)
+                }
+            }
+        };
+        waits.map(|()| None)
+    }
+
+    fn refuse(
+        &mut self,
+        ticket: Ticket,
+        half: Half,
+        path: &str,
+        refusal: &Refusal,
+        at: SystemTime,
+    ) {
+        let answer = Answer::refused(refusal, self.state.like, half, path, at);
+        self.effects.push_back(Effect::Answer(ticket, answer));
+    }
+
+    /// Answers a call that may be made.
+    fn carry_out(&mut self, ticket: Ticket, time: Time, call: &Call) {
         let state = &mut self.state;
         let outcome = if call.route.starts_with("/v1/ns/") {
-            naming_calls::answer(state, time, &call).map(Outcome::Answer)
+            naming_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(state, time, &call)
+            config_calls::answer(state, time, call)
         } else if call.route.starts_with("/v2/cs/") {
-            v2_config_calls::answer(state, time, &call).map(Outcome::Answer)
+            v2_config_calls::answer(state, time, call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v2/") {
+            v2_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v3/") {
-            admin_calls::answer(state, time, &call).map(Outcome::Answer)
+            admin_calls::answer(state, time, call).map(Outcome::Answer)
         } else {
-            console_calls::answer(state, &call).map(Outcome::Answer)
+            console_calls::answer(state, time, call).map(Outcome::Answer)
         };
         let answer = match outcome {
             Ok(Outcome::Answer(answer)) => answer,
@@ -352,22 +470,115 @@ impl Desk {
             }
             Err(refusal) => {
                 let half = call::half(&call.route);
-                Answer::refused(&refusal, like, half, &call.path, time.at)
+                return self.refuse(ticket, half, &call.path, &refusal, time.at);
             }
         };
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
+    /// Goes on with a call that waited until its password was looked at.
+    fn go_on(&mut self, now: Moment, ready: Ready) {
+        let like = self.state.like;
+        let Some(access) = &self.state.access else {
+            return;
+        };
+        let Ready {
+            ticket,
+            aside,
+            user,
+        } = ready;
+        let at = self.clock.at + now.saturating_sub(self.clock.now);
+        let time = Time { now, at };
+        match aside {
+            Aside::Login(call) => {
+                match user.and_then(|user| Some((access.token(&user, at)?, user))) {
+                    Some((token, user)) => {
+                        let answer = console_calls::logged_in(&user, token);
+                        self.effects.push_back(Effect::Answer(ticket, answer));
+                    }
+                    None => {
+                        let half = call::half(&call.route);
+                        self.refuse(ticket, half, &call.path, &Refusal::LoginFailed, at);
+                    }
+                }
+            }
+            Aside::Call(call) => match user {
+                Some(user) if access.may_call(&user, like, &call) => {
+                    self.carry_out(ticket, time, &call)
+                }
+                user => {
+                    let refusal = Refusal::Denied(Denial::of(user));
+                    let half = call::half(&call.route);
+                    self.refuse(ticket, half, &call.path, &refusal, at);
+                }
+            },
+            Aside::Payload(link, payload) => {
+                let Some(class) = access::class(&payload) else {
+                    return;
+                };
+                let answer = match user {
+                    Some(user) if access.may_ask(&user, &class.need) => {
+                        self.reply_to(Caller { link, time }, &payload)
+                    }
+                    user => class.no(Denial::of(user), like),
+                };
+                self.effects.push_back(Effect::Reply(ticket, answer));
+            }
+        }
+    }
+
     /// Answers what came over gRPC.
     fn reply(&mut self, time: Time, link: Link, ticket: Ticket, payload: &Payload) {
-        let state = &mut self.state;
+        let caller = Caller { link, time };
         let answer = if time.now < self.starting {
-            rpc_calls::starting()
+            Some(rpc_calls::starting())
         } else {
-            state.links.handle(time.now, links::Event::Heard(link));
-            rpc_calls::answer(state, Caller { link, time }, payload)
+            let event = links::Event::Heard(link);
+            self.state.links.handle(time.now, event);
+            self.ask_or_reply(caller, ticket, payload)
         };
-        self.effects.push_back(Effect::Reply(ticket, answer));
+        let answer = answer.map(|answer| Effect::Reply(ticket, answer));
+        self.effects.extend(answer);
+    }
+
+    /// The answer to a request over gRPC, unless it has to wait.
+    fn ask_or_reply(
+        &mut self,
+        caller: Caller,
+        ticket: Ticket,
+        payload: &Payload,
+    ) -> Option<Payload> {
+        let like = self.state.like;
+        if self.state.access.is_none() {
+            return Some(self.reply_to(caller, payload));
+        }
+        if let Err(answer) = rpc_calls::handler(&self.state, caller, payload) {
+            return Some(*answer);
+        }
+        let Some(class) = access::class(payload) else {
+            return Some(rpc_calls::garbled());
+        };
+        let Caller { link, time } = caller;
+        let access = self.state.access.as_mut()?;
+        match access.judge_payload(&class.need, payload, time.at) {
+            Verdict::Passes => Some(self.reply_to(caller, payload)),
+            Verdict::Denied(denial) => Some(class.no(denial, like)),
+            Verdict::Waits(user, password) => {
+                let aside = Aside::Payload(link, payload.clone());
+                let waits = access.wait(time.now, ticket, user, password, aside);
+                waits.err().map(|refusal| class.refused(&refusal))
+            }
+        }
+    }
+
+    /// The answer to a request over gRPC that may be made.
+    fn reply_to(&mut self, caller: Caller, payload: &Payload) -> Payload {
+        match rpc_calls::handler(&self.state, caller, payload) {
+            Ok(run) => {
+                run(&mut self.state, caller, payload).unwrap_or_else(|_| rpc_calls::garbled())
+            }
+            Err(answer) => *answer,
+        }
     }
 
     /// Takes note of what came over a stream: a setup, or an answer, which counts by its number whatever it is called.
@@ -391,10 +602,8 @@ impl Desk {
                 naming,
             };
             links.handle(now, event);
-            let reader = Reader {
-                ip: payload.client_ip().to_owned(),
-                tag: setup.labels.get("app_Vipserver-Tag").cloned(),
-            };
+            let tag = setup.labels.get("app_Vipserver-Tag");
+            let reader = Reader::new(payload.client_ip(), tag.map(String::as_str));
             if links.stream(link) == Some(stream) {
                 self.state.readers.insert(link, reader);
             }
@@ -448,17 +657,25 @@ impl Desk {
 
     fn fault(&mut self, now: Moment, fault: Fault) {
         let state = &mut self.state;
+        // A fault may change what readers see without a change of services.
+        state.rendered.forget_all();
         match fault {
             Fault::Lag(lag) => state.naming.set_lag(lag),
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
             Fault::Restart => {
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
+                state.udp.forget();
                 state.naming.restart(now);
                 self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.touch(kept::Key::Namespaces);
+                state.touch(kept::Key::Switches);
+                state.namespaces = Namespaces::default();
+                state.switches = state.delivered.clone();
+                state.udp.forget();
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
                 state.configs.forget();
@@ -506,14 +723,30 @@ impl Desk {
     /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
         while let Some(due) = self.deadline().filter(|due| *due < now) {
-            self.settle_at(due);
+            // What a switch held back happens when it lets go, not when it was due.
+            self.settle_at(due.max(self.settled));
         }
         self.settle_at(now);
     }
 
+    /// Whether silence has consequences.
+    fn checks_beats(&self) -> bool {
+        self.state.switches.health_check_enabled
+    }
+
+    /// Whether subscribers of services are told; 1.4 goes on with those who have subscribed.
+    fn tells_subscribers(&self) -> bool {
+        self.state.switches.push_enabled || !self.state.like.manners().switch_holds_pushes
+    }
+
     fn settle_at(&mut self, now: Moment) {
+        self.settle_access(now);
+        self.settled = now;
+        let checks = self.checks_beats();
         let state = &mut self.state;
-        state.beats.wake(now);
+        if checks {
+            state.beats.wake(now);
+        }
         while let Some(effect) = state.beats.effect() {
             match effect {
                 beat_check::Effect::Tell { who, healthy } => {
@@ -529,6 +762,8 @@ impl Desk {
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.rendered.forget(&key);
+            state.udp.handle(now, udp::Event::Changed(key.clone()));
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
@@ -579,11 +814,23 @@ impl Desk {
         state.polls.handle(now, event);
     }
 
+    fn settle_access(&mut self, now: Moment) {
+        let Some(access) = &mut self.state.access else {
+            return;
+        };
+        access.wake(now);
+        if let Some((ticket, check)) = access.next_check() {
+            self.effects.push_back(Effect::Check(ticket, check));
+        }
+        while let Some(ready) = self.state.access.as_mut().and_then(Access::ready) {
+            self.go_on(now, ready);
+        }
+    }
+
     fn settle_checks(&mut self, now: Moment) {
         let state = &mut self.state;
-        for (key, place, check) in state.naming.take_stirred() {
-            let who = (key, place);
-            let event = match check {
+        for who in state.naming.take_stirred() {
+            let event = match state.naming.check(&who.0, &who.1) {
                 Some((probe, healthy)) => checks::Event::Registered {
                     who,
                     kind: probe.by.kind(),
@@ -645,9 +892,43 @@ impl Desk {
             now,
             at: self.clock.at + now.saturating_sub(self.clock.now),
         };
+        let tells = self.tells_subscribers();
         let state = &mut self.state;
-        state.subscribers.wake(now);
+        if tells {
+            state.subscribers.wake(now);
+        }
         state.listeners.wake(now);
+        state.udp.held = !tells;
+        state.udp.wake(now);
+        // What several are told under one number is written once.
+        let mut written: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
+        while let Some(effect) = self.state.udp.effect() {
+            let udp::Effect::Push {
+                peer,
+                wish,
+                number,
+                at,
+            } = effect;
+            // Once more is the same, so it is of when it was told first.
+            let first = Time {
+                now: at,
+                at: time.wall(at),
+            };
+            let state = &mut self.state;
+            let bytes = written
+                .entry(number)
+                .or_insert_with(|| naming_calls::datagram(state, first, &wish, number));
+            match bytes {
+                Some(bytes) if now >= self.muted => {
+                    let datagram = Effect::Datagram(peer, bytes.clone());
+                    self.effects.push_back(datagram);
+                }
+                Some(_) => {}
+                None => {
+                    tracing::debug!(%peer, service = %wish.service.grouped(), "no datagram holds the list; the client looks by itself")
+                }
+            }
+        }
         let mut given_up = Vec::new();
         while let Some(effect) = self.state.subscribers.effect() {
             match effect {
@@ -714,6 +995,9 @@ impl Machine for Desk {
             }
             Event::Linked { link, peer, at } => {
                 self.clock = Time { now, at };
+                if let Some(access) = &mut self.state.access {
+                    access.linked(link, peer.ip());
+                }
                 let id = called(peer, at).into();
                 let event = links::Event::Came { link, id };
                 self.state.links.handle(now, event);
@@ -738,11 +1022,25 @@ impl Machine for Desk {
             }
             Event::StreamEnded { link, stream } => self.stream_ended(now, link, stream),
             Event::Unlinked(link) => {
+                if let Some(access) = &mut self.state.access {
+                    access.unlinked(link);
+                }
                 let event = links::Event::Closed(link);
                 self.state.links.handle(now, event);
             }
+            Event::Datagram { from, bytes } => {
+                let number = udp::acknowledged(&bytes).filter(|_| now >= self.muted);
+                if let Some(number) = number {
+                    let peer = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let event = udp::Event::Acknowledged { peer, number };
+                    self.state.udp.handle(now, event);
+                }
+            }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
+                if let Some(access) = &mut self.state.access {
+                    access.left(ticket);
+                }
                 self.state
                     .polls
                     .handle(now, long_poll::Event::Left(ticket.0));
@@ -751,6 +1049,16 @@ impl Machine for Desk {
                     _ => true,
                 });
             }
+            Event::Checked { ticket, right } => {
+                if let Some(access) = &mut self.state.access {
+                    access.checked(now, ticket, right);
+                }
+            }
+            Event::UsersChanged(users) => {
+                if let Some(access) = &mut self.state.access {
+                    access.replace(users);
+                }
+            }
             Event::Probed { number, outcome } => {
                 let event = checks::Event::Ended { number, outcome };
                 self.state.checks.handle(now, event);
@@ -758,6 +1066,9 @@ impl Machine for Desk {
             Event::NotKept(changes) => self.take_back(now, changes),
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
+                if let Some(access) = &mut self.state.access {
+                    access.stop(now);
+                }
                 self.stopping = true;
                 self.state.checks.handle(now, checks::Event::Stopping);
                 self.state.polls.handle(now, long_poll::Event::Stopping);
@@ -778,13 +1089,15 @@ impl Machine for Desk {
         let state = &self.state;
         [
             state.naming.deadline(),
-            state.beats.deadline(),
+            state.beats.deadline().filter(|_| self.checks_beats()),
             state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
             state.links.deadline(),
-            state.subscribers.deadline(),
+            (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
+            state.access.as_ref().and_then(Access::deadline),
+            state.udp.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -1158,8 +1471,10 @@ mod tests {
                     }
                     Effect::GoAway(_)
                     | Effect::Answer(..)
-                    | Effect::Probe { .. }
-                    | Effect::Keep(_) => {}
+                    | Effect::Check(..)
+                    | Effect::Datagram(..)
+                    | Effect::Keep(_)
+                    | Effect::Probe { .. } => {}
                 }
             }
         }

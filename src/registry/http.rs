@@ -13,6 +13,7 @@ use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
 use crate::registry::config_calls;
+use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -23,12 +24,15 @@ use crate::registry::like::Like;
 use crate::registry::prober;
 use crate::registry::refusal::Refusal;
 use crate::registry::store::Store;
+use crate::registry::token::Key;
+use crate::registry::users::Users;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
     Response,
     body::{Body, Bytes, Frame, Incoming},
     header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
@@ -90,6 +94,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct Running {
     address: SocketAddr,
     grpc: Option<SocketAddr>,
+    keeper: Arc<Keeper>,
     tasks: Tasks,
     ended: watch::Receiver<bool>,
 }
@@ -107,6 +112,11 @@ impl Running {
         self.grpc
     }
 
+    /// From now on there are these users, where there were any. Tokens stay good, unless they are signed with another key now.
+    pub fn replace_users(&self, users: Users) {
+        self.keeper.replace_users(users);
+    }
+
     /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
     pub async fn stop(mut self) {
         self.tasks.stop();
@@ -118,11 +128,11 @@ impl Running {
 /// Starts a registry, empty or with what is kept in its data directory.
 ///
 /// # Errors
-/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::users`] and without [`Options::open`]; [`StartError::Bind`] and
 /// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC;
 /// [`StartError::Store`] when the data directory cannot be used.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
-    if !options.listen.ip().is_loopback() && !options.open {
+    if !options.listen.ip().is_loopback() && !options.open && options.users.is_none() {
         return Err(StartError::NotLoopback(options.listen));
     }
     let (listener, grpc) = listen(options.listen, options.like).await?;
@@ -136,6 +146,10 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let mut desk = Desk::new(options.like)
         .at_port(address.port())
         .pushing_after(options.push_delay);
+    if let Some(users) = options.users {
+        let key = Key::random().map_err(StartError::NoKey)?;
+        desk = desk.asking(users, key);
+    }
     if let Some(rules) = options.checks {
         desk = desk.checking(rules);
     }
@@ -159,8 +173,18 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         bodies: Semaphore::new(BODIES_KIB as usize),
         faults: options.faults.then(Mutex::default),
     });
+    let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
-    tasks.spawn("registry deadlines", async move { keeper.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry deadlines", async move { kept.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry passwords", async move {
+        kept.look_at_passwords().await;
+    });
+    let told = Arc::clone(&keeper);
+    tasks.spawn("registry datagrams", async move {
+        datagrams::serve(datagrams, &told).await;
+    });
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
         let over_grpc = async {
@@ -184,6 +208,7 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     Ok(Running {
         address,
         grpc: grpc_address,
+        keeper,
         tasks,
         ended,
     })
@@ -294,6 +319,10 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
     cut.cancel();
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
@@ -310,8 +339,7 @@ fn connection(
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        // It travels with the request, past everybody who does not ask for it.
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(Peer(peer));
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
         async move { door.answer(local.ip(), &harmed, request).await }
     });
@@ -472,10 +500,18 @@ impl Door {
         let (head, body) = request.into_parts();
         let mut params = Params::default();
         params.add(head.uri.query().unwrap_or_default());
-        match self.body(body, BODY_BYTES).await {
-            Ok((form, _)) => params.add(&String::from_utf8_lossy(&form)),
-            Err(refusal) => return self.refused(path, &refusal),
+        let admitted = match self.body(body, BODY_BYTES).await {
+            Ok((form, _)) => {
+                params.add(&String::from_utf8_lossy(&form));
+                self.keeper.admit(request_of(&head, form))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = admitted {
+            return self.refused(path, &refusal);
         }
+        // What shows who asks is no fault.
+        params.forget(&["accessToken", "username", "password"]);
         let now = self.keeper.epoch().now();
         let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match head.method.as_str() {
@@ -501,19 +537,7 @@ impl Door {
         let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        let headers = head.headers.iter().filter_map(|(name, value)| {
-            // What is no text is nothing that a call looks at.
-            Some((name.as_str(), value.to_str().ok()?))
-        });
-        let mut asked = Request::new(head.method.as_str(), target, headers, body);
-        if let Some(peer) = head.extensions.get::<IpAddr>() {
-            asked = asked.from_peer(*peer);
-        }
-        let answer = self.keeper.ask(asked);
+        let answer = self.keeper.ask(request_of(&head, body));
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
         answer.await.ok_or(Refusal::Unanswered)
@@ -576,6 +600,23 @@ impl Door {
                 .allow_hosts
                 .iter()
                 .any(|allowed| host.eq_ignore_ascii_case(allowed))
+    }
+}
+
+/// A request freed from HTTP.
+fn request_of(head: &Parts, body: Bytes) -> Request {
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        // What is no text is nothing that a call looks at.
+        Some((name.as_str(), value.to_str().ok()?))
+    });
+    let request = Request::new(head.method.as_str(), target, headers, body);
+    match head.extensions.get::<Peer>() {
+        Some(Peer(peer)) => request.from(*peer),
+        None => request,
     }
 }
 

@@ -23,10 +23,14 @@ use crate::registry::gate::Batch;
 use crate::registry::gate::Gate;
 use crate::registry::gate::Passed;
 use crate::registry::prober::Wanted;
+use crate::registry::refusal::Refusal;
 use crate::registry::store;
 use crate::registry::store::Store;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
+use hyper::body::Bytes;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -51,6 +55,9 @@ const MEND: Duration = Duration::from_secs(1);
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
+
+/// Datagrams that wait to go out at most; most are below a kibibyte.
+const DATAGRAMS: usize = 1024;
 
 /// What waits to go out over a stream, and its shares of the memory for that: the stream's and everybody's.
 pub(crate) type Queued = Box<(Payload, [OwnedSemaphorePermit; 2])>;
@@ -128,10 +135,14 @@ struct Inside {
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
     wires: BTreeMap<Link, Wire>,
+    /// Passwords to look at; the desk wants one at a time.
+    checks: VecDeque<(Ticket, Check)>,
     /// Memory for what waits to go out.
     room: Arc<Semaphore>,
     /// Who carries out health checks.
     prober: Option<mpsc::Sender<Wanted>>,
+    /// The way out over UDP, once there is one.
+    datagrams: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
     next: u64,
     /// What waits until it is kept, where something is.
     gate: Option<Gate>,
@@ -196,6 +207,7 @@ impl Inside {
                     Effect::Push(_, _, payload) if payload.kind() == "NotifySubscriberRequest" => {
                         continue;
                     }
+                    Effect::Datagram(..) => continue,
                     effect => effect,
                 };
                 self.carry_out(now, effect);
@@ -247,6 +259,7 @@ impl Inside {
                     _ = calling.send(payload);
                 }
             }
+            Effect::Check(ticket, check) => self.checks.push_back((ticket, check)),
             Effect::Push(link, stream, payload) => {
                 let Some(wire) = self.wires.get_mut(&link) else {
                     return;
@@ -261,6 +274,12 @@ impl Inside {
                         "a gRPC connection reads nothing of what is pushed, and is cut"
                     );
                     wire.ends.cut.cancel();
+                }
+            }
+            Effect::Datagram(to, bytes) => {
+                // What finds no place is lost as on the way, and sent again.
+                if let Some(datagrams) = &self.datagrams {
+                    _ = datagrams.try_send((to, bytes));
                 }
             }
             Effect::EndStream(link, stream) => {
@@ -317,6 +336,8 @@ pub(crate) struct Keeper {
     sooner: Notify,
     /// There is something to commit.
     changed: Notify,
+    /// There is a password to look at.
+    check: Notify,
 }
 
 impl Keeper {
@@ -329,14 +350,17 @@ impl Keeper {
                 waiting: BTreeMap::new(),
                 calling: BTreeMap::new(),
                 wires: BTreeMap::new(),
+                checks: VecDeque::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
                 prober: None,
+                datagrams: None,
                 next: 0,
                 gate: None,
                 said: None,
             }),
             sooner: Notify::new(),
             changed: Notify::new(),
+            check: Notify::new(),
         }
     }
 
@@ -419,6 +443,9 @@ impl Keeper {
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
+        }
+        if !inside.checks.is_empty() {
+            self.check.notify_one();
         }
         done
     }
@@ -557,6 +584,18 @@ impl Keeper {
         });
     }
 
+    /// What goes out over UDP from now on comes through the queue.
+    pub(crate) fn datagrams(&self) -> mpsc::Receiver<(SocketAddr, Bytes)> {
+        let (queue, receive) = mpsc::channel(DATAGRAMS);
+        self.with(|inside, _| inside.datagrams = Some(queue));
+        receive
+    }
+
+    /// A datagram came.
+    pub(crate) fn datagram(&self, from: SocketAddr, bytes: Bytes) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Datagram { from, bytes }));
+    }
+
     /// Makes the registry do things wrong.
     pub(crate) fn fault(&self, faults: Vec<Fault>) {
         self.with(|inside, now| {
@@ -564,6 +603,37 @@ impl Keeper {
                 inside.desk.handle(now, Event::Faulted(fault));
             }
         });
+    }
+
+    /// There are other users from now on.
+    pub(crate) fn replace_users(&self, users: Users) {
+        self.with(|inside, now| inside.desk.handle(now, Event::UsersChanged(users)));
+    }
+
+    /// Lets in an administrator, who shows what `request` says.
+    pub(crate) fn admit(&self, request: Request) -> Result<(), Refusal> {
+        self.with(|inside, now| inside.desk.admit(self.epoch.wall(now), request))
+    }
+
+    /// Looks at passwords, one after the other and on another thread, for ever: that is computing, and everybody else waits for
+    /// this one.
+    pub(crate) async fn look_at_passwords(&self) {
+        loop {
+            let next = self.with(|inside, _| inside.checks.pop_front());
+            let Some((ticket, check)) = next else {
+                self.check.notified().await;
+                continue;
+            };
+            let right = tokio::task::spawn_blocking(move || check.is_right()).await;
+            // A panic is a no: whoever waits is answered.
+            let right = right.unwrap_or_else(|error| {
+                tracing::error!(%error, "a password was not looked at; this is a bug of ours");
+                false
+            });
+            self.with(|inside, now| {
+                inside.desk.handle(now, Event::Checked { ticket, right });
+            });
+        }
     }
 
     /// Lets all held listeners go, and holds none from now on.

@@ -14,6 +14,9 @@ use crate::registry::config;
 use crate::registry::config::ConfigKey;
 use crate::registry::config::Gray;
 use crate::registry::history;
+use crate::registry::namespaces::Namespaces;
+use crate::registry::selector::Selector;
+use crate::registry::switches::Switches;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -39,6 +42,10 @@ pub(crate) enum Key {
     Variant(ConfigKey, Gray),
     /// A record of the history.
     Record(u64),
+    /// The namespaces that are listed.
+    Namespaces,
+    /// The switches, once an operator has changed one.
+    Switches,
 }
 
 /// Which service: namespace, group, name.
@@ -72,6 +79,8 @@ pub(crate) enum Kept {
     Config(config::Config),
     Variant(config::Variant),
     Record(history::Record),
+    Namespaces(Namespaces),
+    Switches(Box<Switches>),
 }
 
 impl Kept {
@@ -85,6 +94,8 @@ impl Kept {
                 | (Key::Config(_), Self::Config(_))
                 | (Key::Variant(..), Self::Variant(_))
                 | (Key::Record(_), Self::Record(_))
+                | (Key::Namespaces, Self::Namespaces(_))
+                | (Key::Switches, Self::Switches(_))
         )
     }
 
@@ -105,6 +116,7 @@ impl Kept {
                 Self::Config(config) => config.weight(),
                 Self::Variant(variant) => variant.config.weight(),
                 Self::Record(record) => record.config.weight(),
+                Self::Namespaces(_) | Self::Switches(_) => SMALL,
             }
     }
 }
@@ -120,6 +132,7 @@ pub(crate) struct Settings {
     #[serde(with = "exact")]
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
+    pub(crate) selector: Selector,
     pub(crate) clusters: BTreeMap<Arc<str>, Cluster>,
 }
 
@@ -292,7 +305,7 @@ mod tests {
         )
             .prop_map(|(method, name, threshold)| {
                 let threshold = f32::from(threshold) / 5.0;
-                (method, format!("/v1/ns/service?serviceName=s{name}&protectThreshold={threshold}&metadata=a%3Db"))
+                (method, format!("/v1/ns/service?serviceName=s{name}&protectThreshold={threshold}&metadata=a%3Db&selector=%7B%22type%22%3A%22label%22%2C%22expression%22%3A%22CONSUMER.label.a%20%3D%20PROVIDER.label.a%22%7D"))
             });
         let cluster = (name.clone(), any::<bool>()).prop_map(|(name, checked)| {
             let checker = if checked { "HTTP" } else { "NONE" };
@@ -315,7 +328,21 @@ mod tests {
                     format!("/v1/cs/configs?dataId=c{name}&group=g&content={content}{variant}"),
                 )
             });
-        prop_oneof![4 => instance, 1 => service, 1 => cluster, 2 => config]
+        let switch = any::<bool>().prop_map(|on| {
+            (
+                "PUT",
+                format!("/v1/ns/operator/switches?entry=pushEnabled&value={on}"),
+            )
+        });
+        let namespace = (0..2_u8).prop_map(|id| {
+            (
+                "POST",
+                format!(
+                    "/v1/console/namespaces?customNamespaceId=n{id}&namespaceName=n&namespaceDesc=d"
+                ),
+            )
+        });
+        prop_oneof![1 => switch, 1 => namespace, 4 => instance, 1 => service, 1 => cluster, 2 => config]
     }
 
     /// The changes that come of an event.

@@ -21,6 +21,7 @@ use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
 use crate::registry::checker::Checker;
 use crate::registry::checks::Probe;
+use crate::registry::clients::Published;
 use crate::registry::kept::Written;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
@@ -28,6 +29,7 @@ use crate::registry::like::Manners;
 use crate::registry::like::Masks;
 use crate::registry::links::Link;
 use crate::registry::refusal::Refusal;
+use crate::registry::selector::Selector;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -163,6 +165,7 @@ impl Override {
 pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
+    pub(crate) selector: Selector,
     /// Clusters of which something was said; all others are checked by TCP at the port of the instance.
     pub(crate) clusters: BTreeMap<Arc<str>, Cluster>,
 }
@@ -441,15 +444,9 @@ impl Naming {
         Ok(())
     }
 
-    /// Persistent instances of which a check may have to know, since this was asked last: what it is to ask, and the health.
-    pub(crate) fn take_stirred(&mut self) -> Vec<(ServiceKey, Place, Option<(Probe, bool)>)> {
+    /// Persistent instances of which a check may have to know, since this was asked last.
+    pub(crate) fn take_stirred(&mut self) -> BTreeSet<(ServiceKey, Place)> {
         std::mem::take(&mut self.stirred)
-            .into_iter()
-            .map(|(key, place)| {
-                let check = self.check(&key, &place);
-                (key, place, check)
-            })
-            .collect()
     }
 
     /// What is asked of an instance to know its health, and the health it has; `None` for one that is not there or not checked.
@@ -841,13 +838,14 @@ impl Naming {
         Ok(())
     }
 
-    /// `PUT /service`: threshold and metadata; checkers stay.
+    /// `PUT /service`: threshold, metadata and selector; checkers stay.
     pub(crate) fn update(
         &mut self,
         now: Moment,
         key: &ServiceKey,
         threshold: f32,
         metadata: Metadata,
+        selector: Selector,
     ) -> Result<(), Refusal> {
         self.touch_settings(key);
         let service = self
@@ -857,6 +855,7 @@ impl Naming {
         let settings = service.settings.get_or_insert_default();
         settings.threshold = threshold;
         settings.metadata = metadata;
+        settings.selector = selector;
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -1030,6 +1029,25 @@ impl Naming {
             .filter(|(place, _)| place.owner.is_none())
             .map(|(place, record)| (&place.address, record.persistent))
             .collect()
+    }
+
+    /// All instances, or those of one service, and whose they are.
+    pub(crate) fn published(&self, key: Option<&ServiceKey>) -> Vec<Published> {
+        let services = self
+            .services
+            .iter()
+            .filter(|(there, _)| key.is_none_or(|key| *there == key));
+        let all = services.flat_map(|(key, service)| {
+            service.instances.iter().map(|(place, record)| Published {
+                service: key.clone(),
+                address: place.address.clone(),
+                cluster: record.cluster.to_string(),
+                persistent: record.persistent,
+                owner: place.owner,
+                changed: service.changed,
+            })
+        });
+        all.collect()
     }
 
     /// The metadata that an operator set for an instance.
@@ -1224,7 +1242,9 @@ mod tests {
     fn protection_masks_only_a_service_with_settings() {
         let mut naming = naming(Like::V2_5, &[true, false, false]);
         assert!(!naming.list(&key("s"), &[], false).protected);
-        naming.update(NOW, &key("s"), 0.6, Metadata::new()).unwrap();
+        naming
+            .update(NOW, &key("s"), 0.6, Metadata::new(), Selector::None)
+            .unwrap();
         let masked = naming.list(&key("s"), &[], false);
         assert!(masked.protected && masked.hosts.iter().all(|(_, r)| r.healthy));
         let healthy = naming.list(&key("s"), &[], true);
@@ -1241,7 +1261,7 @@ mod tests {
             assert!(masked.len() == 2 && masked.iter().all(|(_, record)| record.healthy));
         }
         naming
-            .update(NOW, &key("s"), -1.0, Metadata::new())
+            .update(NOW, &key("s"), -1.0, Metadata::new(), Selector::None)
             .unwrap();
         let truth = naming.list(&key("s"), &[], false).hosts;
         assert!(truth.iter().all(|(_, record)| !record.healthy));

@@ -6,6 +6,7 @@
 //! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
+use crate::registry::access::Denial;
 use crate::registry::like::Like;
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -113,6 +114,26 @@ pub(crate) enum Refusal {
     Instances(String),
     /// A health checker that cannot be used; why.
     Checker(String),
+    /// A selector of labels that cannot be read.
+    SelectorExpression,
+    /// v2: the name has to have its group.
+    IllegalName,
+    /// v2 and v3: there is no such client.
+    NoClient(String),
+    /// A form of a namespace lacks this.
+    Lacks(&'static str),
+    /// A namespace cannot be made so; the words.
+    Namespace(String),
+    /// There is no such namespace.
+    NoNamespace(String),
+    /// A switch that cannot be set so; the words.
+    Switch(String),
+    /// What the original fails at and has no handler for; the words of its exception.
+    Unhandled(String),
+    /// A path that an operator has limited: with which status.
+    Limited(u16),
+    /// An operator has said that the registry is in a status that does not admit this.
+    Status(&'static str),
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
     /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
@@ -165,6 +186,10 @@ pub(crate) enum Refusal {
     ConfigMethod(String),
     /// 3.0 alone: a call that it no longer takes, with the page's message.
     Gone(String),
+    /// The caller may not make this call, or is nobody.
+    Denied(Denial),
+    /// A login with a wrong password, or of nobody: the two are told alike.
+    LoginFailed,
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
@@ -195,6 +220,8 @@ enum Dress {
     Caused(String),
     /// Bare everywhere.
     Bare(&'static str),
+    /// A filter's: as it is, with no content type.
+    Untyped(String),
     /// The parameter check's: CRLF at the end.
     Checked(String),
     /// With a line feed, as `println` leaves it.
@@ -227,6 +254,11 @@ impl Refusal {
     /// What `like` would answer in `half`.
     pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
         let (status, dress) = self.said(like, half);
+        if half == Half::V2
+            && let Some(refused) = self.in_v2()
+        {
+            return refused;
+        }
         if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig) {
             // The filter that checks parameters fails there before anything is written.
             if matches!(self, Self::Metadata(_)) {
@@ -236,9 +268,11 @@ impl Refusal {
                     body: Body::Text(String::new()),
                 };
             }
-            if !matches!(dress, Dress::Page(_) | Dress::Checked(_)) {
-                return self.coded(half, status, dress);
-            }
+        }
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig)
+            && !matches!(dress, Dress::Page(_) | Dress::Checked(_))
+        {
+            return self.coded(half, status, dress);
         }
         let config = half == Half::Config;
         // 3.0.3 answers all of configurations with the one type.
@@ -253,6 +287,7 @@ impl Refusal {
             Dress::Escaped(words) => (format!("caused: {};", escape(&words)), Some(text)),
             Dress::Caused(words) => (words, Some(text)),
             Dress::Bare(words) => (words.to_owned(), Some(text)),
+            Dress::Untyped(words) => (words, None),
             Dress::Checked(words) => (format!("{words}\r\n"), config.then_some(CONFIG)),
             Dress::Line(words) => (format!("{words}\n"), Some(CONFIG)),
             Dress::Page(message) => {
@@ -270,7 +305,31 @@ impl Refusal {
         }
     }
 
-    /// Under `/v2/` and `/v3/`, where a status of 200 is no yes.
+    /// Where v2 has a shape of its own.
+    fn in_v2(&self) -> Option<Refused> {
+        Some(match self {
+            Self::Metadata(text) => Refused {
+                status: 500,
+                content_type: Some(JSON),
+                body: Body::Page(format!(
+                    "ErrCode:400, ErrMsg:metadata format incorrect:{text}"
+                )),
+            },
+            Self::Method(method) => {
+                let words = escape("Request method '").into_owned();
+                let message = format!("caused: {words}{method}&#39; not supported;");
+                let body = serde_json::json!({"code": 500, "message": message, "data": null});
+                Refused {
+                    status: 500,
+                    content_type: Some(JSON),
+                    body: Body::Text(body.to_string()),
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    /// Under `/v2/` and `/v3/`, where an answer has a code, and there a status of 200 is no yes.
     fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
         if let (Self::ConfigMethod(_), Dress::Escaped(words)) = (self, &dress) {
             let message = format!("caused: {};", escape(words));
@@ -290,8 +349,17 @@ impl Refusal {
             };
         }
         let (status, code, message) = match self {
-            Self::Required(_) | Self::Unsaid(_) | Self::Missing(_) | Self::NameFormat => {
-                (400, 10_000, "parameter missing")
+            Self::Required(_)
+            | Self::Unsaid(_)
+            | Self::Missing(_)
+            | Self::NameFormat
+            | Self::Lacks(_)
+            | Self::RequiredParameter(_) => (400, 10_000, "parameter missing"),
+            Self::Namespace(_) => (400, 22_000, "illegal namespace"),
+            Self::NoNamespace(_) => (404, 22_001, "namespace not exist"),
+            Self::NoClient(_) => (404, 20_004, "resource not found"),
+            Self::NotANumber(_) | Self::IllegalName if half == Half::V2 => {
+                (400, 20_002, "parameter validate error")
             }
             Self::NotPositive(..)
             | Self::Instances(_)
@@ -313,13 +381,14 @@ impl Refusal {
             Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
                 (400, 21_004, "instance error")
             }
-            Self::Selector => (400, 21_006, "selector error"),
+            Self::Selector | Self::SelectorExpression => (400, 21_006, "selector error"),
             Self::ServiceExists(_) => (400, 21_007, "service already exist"),
             Self::ServiceNotFound { .. }
             | Self::ServiceUnknown(_)
             | Self::DeleteOfUnknownService(_) => (400, 21_008, "service not exist"),
             Self::ServiceNotEmpty(_) => (400, 21_009, "service delete failure"),
             Self::NodeState(_) => (400, 23_000, "illegal state"),
+            Self::Switch(_) => (500, 30_000, "server error"),
             _ => (status, 30_000, "server error"),
         };
         let data = match (self, dress) {
@@ -341,6 +410,7 @@ impl Refusal {
                 Dress::Words(words)
                 | Dress::Escaped(words)
                 | Dress::Caused(words)
+                | Dress::Untyped(words)
                 | Dress::Checked(words)
                 | Dress::Page(words),
             ) => Some(words),
@@ -382,6 +452,7 @@ impl Refusal {
             Dress::Words(words)
             | Dress::Escaped(words)
             | Dress::Caused(words)
+            | Dress::Untyped(words)
             | Dress::Checked(words)
             | Dress::Page(words) => words,
             Dress::Bare(words) | Dress::Line(words) => words.to_owned(),
@@ -390,6 +461,21 @@ impl Refusal {
     }
 
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
+        match (self, like, half) {
+            (Self::Denied(denial), ..) => {
+                return (403, Dress::Page(denial.words(like).to_owned()));
+            }
+            (Self::LoginFailed, Like::V1_4 | Like::V2_5, _) => {
+                return (403, Dress::Bare(Denial::Nobody.words(like)));
+            }
+            (Self::LoginFailed, Like::V3_0, Half::V3) => {
+                return (500, Dress::Page(NO_MESSAGE.to_owned()));
+            }
+            (Self::LoginFailed, Like::V3_0, _) => {
+                return (500, Dress::Page(COMPATIBILITY.to_owned()));
+            }
+            _ => {}
+        }
         match like {
             Like::V1_4 => self.in_1_4(),
             Like::V2_5 => self.in_2_5(),
@@ -399,7 +485,7 @@ impl Refusal {
 
     /// Where 1.4.8 has other words or another status than 2.5.1; everything is dressed in `caused: …;`.
     fn in_1_4(&self) -> (u16, Dress) {
-        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Words};
+        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Untyped, Words};
         let (status, words) = match self {
             Self::Missing(name) | Self::RequiredParameter(name) => (500, missing(name)),
             Self::NameWithoutGroup => (400, NO_GROUP.to_owned()),
@@ -438,6 +524,8 @@ impl Refusal {
                 format!("health check is still working, service: {service}"),
             ),
             Self::BadListening => (400, "invalid probeModify".to_owned()),
+            Self::SelectorExpression => (500, "parse expression failed!".to_owned()),
+            Self::NoNamespace(_) => (500, NO_TENANT.to_owned()),
             Self::Method(method) => (500, format!("Request method '{method}' not supported")),
             Self::OtherConfig => return (403, Bare("Please check dataId and group.")),
             _ => {
@@ -450,6 +538,7 @@ impl Refusal {
                     | Self::ServiceUnknown(_)
                     | Self::ClusterOfUnknownService { .. }
                     | Self::Selector
+                    | Self::NotThere(_)
                     | Self::InvalidName(..)
                     | Self::BlankContent(_)
                     | Self::ContentTooLong(_)
@@ -462,7 +551,7 @@ impl Refusal {
                     Words(words) | Checked(words) | Escaped(words) | Caused(words) => {
                         (status, words)
                     }
-                    Bare(_) | Line(_) | Page(_) => return (status, dress),
+                    Bare(_) | Line(_) | Page(_) | Untyped(_) => return (status, dress),
                 }
             }
         };
@@ -480,12 +569,20 @@ impl Refusal {
             Self::RequiredParameter(_) => (
                 500,
                 Page(if half == Half::V3 {
-                    "No message available".to_owned()
+                    NO_MESSAGE.to_owned()
                 } else {
-                    "Handle API Compatibility failed, please see log for detail.".to_owned()
+                    COMPATIBILITY.to_owned()
                 }),
             ),
             Self::Cas | Self::GrayCas => (500, Bare("false")),
+            Self::Part(_) | Self::TooManyVariants(_) if half == Half::Config => {
+                (400, Bare("false"))
+            }
+            Self::NoClient(id) => (404, Dress::Words(format!("Client id {id} not exist."))),
+            Self::Instances(why) => (
+                400,
+                Dress::Words(format!("Param 'instances' is illegal: {why}")),
+            ),
             Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
             Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
             // Not listened to: the words of its framework.
@@ -499,7 +596,7 @@ impl Refusal {
 
     /// What 2.5.1 says, and to what is of 1.4 alone what 1.4.8 says.
     fn in_2_5(&self) -> (u16, Dress) {
-        use Dress::{Checked, Escaped, Line, Page, Words};
+        use Dress::{Checked, Escaped, Line, Page, Untyped, Words};
         match self {
             Self::Required(name) => (400, Words(format!("Param '{name}' is required."))),
             Self::RequiredParameter(name) => (
@@ -630,6 +727,15 @@ impl Refusal {
                     "Service {service} is not empty, can't be delete. Please unregister instance first"
                 )),
             ),
+            Self::SelectorExpression => (
+                500,
+                Words("Selector parses failed: parse expression failed!".to_owned()),
+            ),
+            Self::IllegalName => (400, Words(NAME_FORMAT.to_owned())),
+            Self::NoClient(id) => (404, Words(format!("clientId [ {id} ] not exist"))),
+            Self::Lacks(name) => (400, Words(format!("required parameter '{name}' is missing"))),
+            Self::Namespace(words) => (400, Words(words.clone())),
+            Self::NoNamespace(id) => (500, Escaped(format!("namespaceId [ {id} ] not exist"))),
             Self::Selector => (400, Words("not match any type of selector!".to_owned())),
             Self::NoInstance => (404, Words("instance not found".to_owned())),
             Self::NotThere(words) => (404, Words(words.clone())),
@@ -639,9 +745,21 @@ impl Refusal {
                     "Required parameter '{name}' should be positive integer, current is {number}"
                 )),
             ),
+            Self::Switch(words) => (400, Words(words.clone())),
+            Self::Unhandled(words) => (500, Escaped(words.clone())),
+            Self::Limited(status) => (*status, Untyped(String::new())),
+            Self::Status(status) => (
+                503,
+                Untyped(format!("server is {status}now, please try again later!")),
+            ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
             Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
-            Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
+            Self::Instances(why) => (
+                500,
+                Page(format!(
+                    "Server failed, caused: errCode: 101, errMsg: Nacos deserialize for the instances failed, cause error[{why}].  ;caused: {why};"
+                )),
+            ),
             Self::StillChecking { service, cluster } => (
                 400,
                 Words(format!(
@@ -690,8 +808,10 @@ impl Refusal {
             ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
+            Self::Denied(denial) => (403, Page(denial.words(Like::V2_5).to_owned())),
+            Self::LoginFailed => (403, Words(Denial::Nobody.words(Like::V2_5).to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
-            Self::NoPath(_) => (404, Page("No message available".to_owned())),
+            Self::NoPath(_) => (404, Page(NO_MESSAGE.to_owned())),
             Self::Gone(message) => (410, Page(message.clone())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
             Self::ConfigMethod(method) => {
@@ -725,9 +845,12 @@ impl Refusal {
 
 const NO_BETA: &str = "remove beta data error";
 const PAGES: &str = "pageNo and pageSize must be greater than zero";
+const NO_MESSAGE: &str = "No message available";
+const COMPATIBILITY: &str = "Handle API Compatibility failed, please see log for detail.";
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
+const NO_TENANT: &str = "Cannot invoke \"com.alibaba.nacos.config.server.model.TenantInfo.getTenantName()\" because \"tenantInfo\" is null";
 const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty";
 const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
 
@@ -736,6 +859,7 @@ fn missing(name: &str) -> String {
         "pageNo" | "pageSize" => "int",
         "nid" | "id" => "Long",
         "ids" => "List",
+        "enabled" => "Boolean",
         _ => "String",
     };
     format!("Required request parameter '{name}' for method parameter type {kind} is not present")

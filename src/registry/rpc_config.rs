@@ -76,6 +76,13 @@ pub(crate) fn handler(kind: &str) -> Option<Handler> {
             )
         },
         "ConfigBatchListenRequest" => |state, caller, payload| {
+            // Who has no labels, as clients before 2.5, carries his tag in a header here.
+            if let (Some(tag), Some(reader)) = (
+                payload.header("Vipserver-Tag"),
+                state.readers.get_mut(&caller.link),
+            ) {
+                *reader = Reader::new(&reader.ip, Some(tag));
+            }
             run::<ConfigBatchListenRequest>(
                 state,
                 caller,
@@ -139,7 +146,7 @@ fn query(
         return Ok(no(code::NO_CONFIG, Refusal::NoConfig));
     };
     let config = seen.config;
-    let data_key = seen.gray.is_none().then(|| &config.encrypted_data_key);
+    let data_key = seen.gray.is_none().then_some(&config.encrypted_data_key);
     Ok(ConfigQueryResponse {
         content: Some(String::from_utf8_lossy(&config.content).into_owned()),
         encrypted_data_key: data_key.cloned(),

@@ -9,9 +9,9 @@ use crate::registry::config_console_calls as console;
 use crate::registry::config_parts;
 use crate::registry::config_shown;
 use crate::registry::forms::Params;
+use crate::registry::gone;
 use crate::registry::history::Of;
 use crate::registry::history::Record;
-use crate::registry::like;
 use crate::registry::like::Like;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
@@ -36,7 +36,7 @@ const CALLS: &[(&str, &str, Run)] = &[
 /// Answers a call whose route begins with `/v2/cs/`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let (method, route) = (call.method.as_str(), call.route.as_str());
-    if let Some(message) = like::gone(state.like, method, route) {
+    if let Some(message) = gone::gone(state.like, method, route) {
         return Err(Refusal::Gone(message));
     }
     let here = || CALLS.iter().filter(|row| row.1 == route);

@@ -358,6 +358,8 @@ fn told(port: u16) -> String {
         "/v1/cs/configs?dataId=a&group=g&show=all",
         "/v1/cs/configs?dataId=a&group=g&tag=blue",
         "/v1/cs/configs?dataId=b&group=g&tenant=n",
+        "/v1/console/namespaces",
+        "/v1/ns/operator/switches",
         "/v1/cs/history?search=accurate&dataId=a&group=g&pageNo=1&pageSize=10",
     ] {
         let answer = http(port, "GET", &format!("/nacos{target}"), "");

@@ -12,9 +12,13 @@
 
 mod agent;
 mod answers;
+mod auth;
 mod bad;
 mod bare;
+mod checks;
 mod cluster;
+mod config_scenes;
+mod configs;
 mod durable;
 mod edits;
 mod facts;
@@ -25,8 +29,12 @@ mod grpc;
 mod guard;
 mod hands;
 mod hostile;
+mod lists;
 mod manners;
+mod operator;
+mod over_grpc;
 mod persistent;
+mod protection;
 mod recorded;
 mod recorded_rpc;
 mod rpc;
@@ -35,5 +43,7 @@ mod support;
 mod switches;
 #[cfg(feature = "tls")]
 mod tls;
+mod udp;
+mod v2;
 mod v3;
 mod words;

@@ -47,7 +47,7 @@ fn look(services: &Services, apart: bool, key: &Key) -> Option<Kept> {
             let over = service.overrides.get(&place)?;
             Some(Kept::Override(over.kept(service.persistent)))
         }
-        Key::Config(_) | Key::Variant(..) | Key::Record(_) => None,
+        _ => None,
     }
 }
 
@@ -74,6 +74,7 @@ impl Service {
             persistent: self.persistent,
             threshold: settings.threshold,
             metadata: settings.metadata.clone(),
+            selector: settings.selector.clone(),
             clusters: clusters
                 .map(|(name, cluster)| (Arc::clone(name), cluster.kept()))
                 .collect(),
@@ -266,6 +267,7 @@ impl Naming {
                 let settings = Settings {
                     threshold: kept.threshold,
                     metadata: kept.metadata,
+                    selector: kept.selector,
                     clusters,
                 };
                 self.set(now, &key, Some(settings));
@@ -311,7 +313,7 @@ impl Naming {
                     self.lay(now, &key, address, cluster, over);
                 }
             }
-            (Key::Config(_) | Key::Variant(..) | Key::Record(_), _) => {}
+            _ => {}
         }
         Ok(())
     }
