@@ -15,6 +15,7 @@ use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
+use crate::registry;
 use crate::report;
 use crate::report::Problem;
 use args::{Args, Verb};
@@ -55,7 +56,11 @@ impl From<End> for ExitCode {
 pub fn main() -> ExitCode {
     let closed = ourselves::close_to_others();
     let inherited = Inherited::note();
-    std::panic::set_hook(Box::new(|panic| complain(&place_of(panic))));
+    std::panic::set_hook(Box::new(|panic| {
+        if std::thread::current().name() != Some(registry::LOOKER) {
+            complain(&place_of(panic));
+        }
+    }));
     if let Err(error) = closed {
         complain(&format!(
             "outrigger: cannot keep its memory to itself: {error}\n"

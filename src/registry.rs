@@ -1,4 +1,4 @@
-//! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3, in memory.
+//! The embedded registry behind `outrigger dev`: Nacos' HTTP v1 with the manners of 2.5.1, 1.4.8 or 3.0.3.
 //!
 //! For development and tests, and for one host without a Nacos server. What is pure is apart: `naming` (services and instances),
 //! `beat_check` (who fell silent), `config` and `history` (configurations, and what became of them), `long_poll` (who waits for a
@@ -12,6 +12,7 @@
 //! wait for news) a machine. `keeper` wakes the desk when something is due. `checks` decides when the
 //! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
 //! with a socket, and `crowd` says who of many gets one.
+//! What outlives the process are the rows of `kept`; `gate` holds what tells of a change until `store` has it on disk.
 //!
 //! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
 //! password) is a machine, and `access` decides about each call before it is carried out.
@@ -41,12 +42,14 @@ mod datagrams;
 pub mod desk;
 mod faults;
 mod forms;
+mod gate;
 mod gone;
 mod grpc;
 mod guesses;
 mod history;
 mod http;
 mod keeper;
+mod kept;
 mod late;
 mod like;
 mod links;
@@ -66,6 +69,7 @@ mod rpc_config;
 mod rpc_naming;
 mod selector;
 mod state;
+mod store;
 mod switches;
 mod token;
 mod udp;
@@ -82,10 +86,12 @@ pub use http::Running;
 pub use http::start;
 pub use like::Like;
 pub use state::PUSH_DELAY;
+pub use store::LOOKER;
 pub use token::Key;
 pub use users::Users;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// More open files than this are of no use to it.
@@ -110,7 +116,12 @@ pub struct Options {
     pub checks: Option<CheckRules>,
     /// Whether `POST /outrigger/faults` switches faults on; else it is no path at all.
     pub faults: bool,
+    /// Where it keeps what outlives it, an absolute path; else everything is in memory alone.
+    pub data_dir: Option<PathBuf>,
 }
+
+/// Why the data directory cannot be used.
+pub use store::Error as StoreError;
 
 /// Why the registry does not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +143,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// There is no port for gRPC above that for HTTP.
     #[error(
         "{0} leaves no port for gRPC, which is 1000 above: listen at port 64535 or below it (or without gRPC, --like 1.4)"

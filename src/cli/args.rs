@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) enum Verb {
     /// Be the agent, in the foreground
     Run(Files),
-    /// Be a Nacos registry for this machine, in memory; with --conf-dir the agent too
+    /// Be a Nacos registry for this machine; with --conf-dir the agent too
     Dev(Dev),
     /// Watch the whole job being done with real processes; needs nothing
     Demo {
@@ -109,6 +109,9 @@ pub(super) struct Dev {
     /// The Nacos it behaves like
     #[arg(long, value_enum, value_name = "NACOS", default_value_t)]
     pub(super) like: Generation,
+    /// Keep what outlives a restart in DIR; else all is in memory
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
     /// How long changes of a service wait for one gRPC push
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     pub(super) push_delay: Duration,

@@ -5,6 +5,7 @@ use super::users;
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::machine::Epoch;
 use crate::os::children;
 use crate::os::ourselves;
@@ -125,6 +126,26 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Ok(signals) => signals,
         Err(error) => return fail(End::Bug, &error),
     };
+    // Where nothing is kept nothing can go wrong that it could say; the agent beside it begins its own.
+    let mut journal = None;
+    if dev.data_dir.is_some() && dev.files.conf_dir.is_none() {
+        match telemetry::start("warn", false) {
+            Ok(started) => {
+                tasks.spawn("journal", started.clone().run());
+                journal = Some(started);
+            }
+            Err(error) => return fail(End::Bug, &error),
+        }
+    }
+    let kept = dev.data_dir.as_ref().map_or_else(
+        || "in memory".to_owned(),
+        |directory| {
+            format!(
+                "kept in {}",
+                foreign::harmless(&directory.to_string_lossy())
+            )
+        },
+    );
     let source = match users::source(dev.auth, &mut around) {
         Ok(source) => source,
         Err(told) => {
@@ -152,6 +173,10 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         push_delay: dev.push_delay,
         checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
+        data_dir: match dev.data_dir.map(std::path::absolute).transpose() {
+            Ok(data_dir) => data_dir,
+            Err(error) => return fail(End::Usage, &error),
+        },
     };
     // An agent beside it has commands, which would have the limit too.
     if dev.files.conf_dir.is_none()
@@ -162,6 +187,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
         Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),
+        Err(error @ registry::StartError::Store(_)) => return fail(End::Settings, &error),
         Err(error) => return fail(End::Unavailable, &error),
     };
     let at = running.address();
@@ -171,7 +197,7 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         page.set_ip(Ipv4Addr::LOCALHOST.into());
     }
     print(&format!(
-        "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
+        "a Nacos registry for this machine, {kept}: http://{at}/nacos\n\
          look at it in a browser:  http://{page}/\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
@@ -222,6 +248,9 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
     running.stop().await;
     if let Err(unfinished) = tasks.finish(FINISH).await {
         tracing::warn!(%unfinished, "leaving all the same");
+    }
+    if let Some(journal) = journal {
+        journal.close();
     }
     end
 }

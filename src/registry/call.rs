@@ -59,6 +59,11 @@ impl Request {
         }
     }
 
+    /// Its path, as it came.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     fn is_form(&self) -> bool {
         header(&self.headers, "Content-Type")
             .and_then(|kind| kind.split(';').next())

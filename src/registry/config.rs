@@ -6,7 +6,7 @@
 //! says who he is; a beta wins over a tag, and both over the formal content. Deleting the formal content takes its variants out of
 //! sight, as the original does: they are there to be stopped, and seen again once published again.
 //!
-//! Everything that is to outlive the process are the rows of [`Row`]: a change names its rows, and whoever keeps them looks each up.
+//! Everything but what readers lag behind outlives the process: see [`crate::registry::kept`].
 
 use crate::machine::Moment;
 use crate::nacos::wire::md5_hex;
@@ -15,6 +15,11 @@ use crate::registry::history;
 use crate::registry::history::History;
 use crate::registry::history::Op;
 use crate::registry::history::Record;
+use crate::registry::kept;
+use crate::registry::kept::Change;
+use crate::registry::kept::Kept;
+use crate::registry::kept::Key;
+use crate::registry::kept::Written;
 use crate::registry::refusal::Refusal;
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
@@ -266,7 +271,6 @@ impl Entry {
         self.variants.is_empty()
     }
 
-    #[cfg(test)]
     fn bytes(&self) -> usize {
         let variants = self.variants.values().map(Variant::weight);
         self.formal.as_ref().map_or(0, Config::weight) + variants.sum::<usize>()
@@ -278,17 +282,6 @@ impl Entry {
 pub(crate) struct Changed {
     pub(crate) key: ConfigKey,
     was: Entry,
-}
-
-/// Something that is to outlive the process: which, so that it is looked up; what is not found is gone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Row {
-    /// See [`Configs::stored`].
-    Config(ConfigKey),
-    /// See [`Configs::variant`].
-    Variant(ConfigKey, Gray),
-    /// See [`History::get`].
-    Record(u64),
 }
 
 /// All configurations of all tenants.
@@ -311,7 +304,7 @@ pub(crate) struct Configs {
     /// What readers see otherwise, since that was asked last.
     changed: Vec<Changed>,
     /// What has changed, since that was asked last.
-    written: BTreeSet<Row>,
+    written: Written,
 }
 
 /// What is published.
@@ -363,9 +356,103 @@ impl Configs {
         std::mem::take(&mut self.changed)
     }
 
-    /// What has to be written or removed where it is kept, since this was asked last.
-    pub(crate) fn take_written(&mut self) -> BTreeSet<Row> {
-        std::mem::take(&mut self.written)
+    /// From now on [`Configs::take_written`] tells what has changed.
+    pub(crate) fn note_changes(&mut self) {
+        self.written.begin();
+    }
+
+    /// The rows that have changed since this was asked last.
+    pub(crate) fn take_written(&mut self) -> Vec<Change> {
+        let touched = self.written.take();
+        kept::changes(touched, |key| self.row(key)).collect()
+    }
+
+    /// What a row holds.
+    fn row(&self, key: &Key) -> Option<Kept> {
+        match key {
+            Key::Config(key) => self.stored(key).cloned().map(Kept::Config),
+            Key::Variant(key, gray) => {
+                let variant = self.kept.get(key)?.variants.get(gray);
+                variant.cloned().map(Kept::Variant)
+            }
+            Key::Record(id) => self.history.get(*id).cloned().map(Kept::Record),
+            _ => None,
+        }
+    }
+
+    /// All rows.
+    pub(crate) fn rows(&self) -> BTreeMap<Key, Kept> {
+        let mut rows = BTreeMap::new();
+        for (key, entry) in &self.kept {
+            let formal = entry.formal.iter();
+            rows.extend(formal.map(|it| (Key::Config(key.clone()), Kept::Config(it.clone()))));
+            rows.extend(entry.variants.iter().map(|(gray, variant)| {
+                let row = Key::Variant(key.clone(), gray.clone());
+                (row, Kept::Variant(variant.clone()))
+            }));
+        }
+        rows.extend(self.history.ids().filter_map(|id| {
+            let row = Key::Record(id);
+            self.row(&row).map(|kept| (row, kept))
+        }));
+        rows
+    }
+
+    /// Makes a row hold this.
+    pub(crate) fn take_in(&mut self, now: Moment, row: &Key, kept: Option<Kept>) {
+        let (Key::Config(key) | Key::Variant(key, _)) = row else {
+            if let Key::Record(id) = row {
+                let record = match kept {
+                    Some(Kept::Record(record)) => Some(record),
+                    _ => None,
+                };
+                self.last_id = self
+                    .last_id
+                    .max(record.as_ref().map_or(0, |it| it.config.id));
+                self.history.put(*id, record);
+            }
+            return;
+        };
+        let was = self.kept.get(key).cloned().unwrap_or_default();
+        let mut is = was.clone();
+        let last_id = &mut self.last_id;
+        match (row, kept) {
+            (Key::Variant(_, gray), Some(Kept::Variant(variant))) => {
+                *last_id = (*last_id).max(variant.config.id);
+                is.variants.insert(gray.clone(), variant);
+            }
+            (Key::Variant(_, gray), _) => drop(is.variants.remove(gray)),
+            (_, Some(Kept::Config(config))) => {
+                *last_id = (*last_id).max(config.id);
+                is.formal = Some(config);
+            }
+            _ => is.formal = None,
+        }
+        self.count =
+            self.count + usize::from(is.formal.is_some()) - usize::from(was.formal.is_some());
+        self.bytes = self.bytes + is.bytes() - was.bytes();
+        if is.is_empty() {
+            self.kept.remove(key);
+        } else {
+            self.kept.insert(key.clone(), is);
+        }
+        self.change(now, key, was);
+    }
+
+    fn touch_formal(&mut self, key: &ConfigKey) {
+        let formal = self.kept.get(key).and_then(|entry| entry.formal.as_ref());
+        let look = |_: &Key| formal.cloned().map(Kept::Config);
+        self.written.touch(|| Key::Config(key.clone()), look);
+    }
+
+    fn touch_variant(&mut self, key: &ConfigKey, gray: &Gray) {
+        let variant = self
+            .kept
+            .get(key)
+            .and_then(|entry| entry.variants.get(gray));
+        let look = |_: &Key| variant.cloned().map(Kept::Variant);
+        let row = || Key::Variant(key.clone(), gray.clone());
+        self.written.touch(row, look);
     }
 
     /// What was published and deleted.
@@ -416,11 +503,11 @@ impl Configs {
             self.count += 1;
             self.last_id = config.id;
         }
+        self.touch_formal(key);
         let (op, recorded) = old.map_or((Op::Insert, config.clone()), |old| (Op::Update, old));
         let by = config.by.clone();
         self.record(time, key, op, history::Of::Formal, recorded, by);
         self.kept.entry(key.clone()).or_default().formal = Some(config);
-        self.written.insert(Row::Config(key.clone()));
         Ok(self.change(time.now, key, was))
     }
 
@@ -465,26 +552,30 @@ impl Configs {
         };
         let of = history::Of::variant(gray, &recorded.ips);
         self.record(time, key, op, of, recorded.config, by);
+        self.touch_variant(key, gray);
         let entry = self.kept.entry(key.clone()).or_default();
         entry.variants.insert(gray.clone(), variant);
-        let row = Row::Variant(key.clone(), gray.clone());
-        self.written.insert(row);
         Ok(self.change(time.now, key, was))
     }
 
     /// Removes a configuration; whether readers miss it now.
     pub(crate) fn delete(&mut self, time: Time, key: &ConfigKey, by: Author) -> bool {
+        let Some(was) = self.kept.get(key).filter(|was| was.formal.is_some()) else {
+            return false;
+        };
+        let was = was.clone();
+        self.touch_formal(key);
+        for gray in was.variants.keys() {
+            self.touch_variant(key, gray);
+        }
         let Some(entry) = self.kept.get_mut(key) else {
             return false;
         };
-        let was = entry.clone();
         let Some(gone) = entry.formal.take() else {
             return false;
         };
-        for (gray, variant) in &mut entry.variants {
+        for variant in entry.variants.values_mut() {
             variant.buried = true;
-            let row = Row::Variant(key.clone(), gray.clone());
-            self.written.insert(row);
         }
         if entry.is_empty() {
             self.kept.remove(key);
@@ -492,7 +583,6 @@ impl Configs {
         self.count -= 1;
         self.bytes -= gone.weight();
         self.record(time, key, Op::Delete, history::Of::Formal, gone, by);
-        self.written.insert(Row::Config(key.clone()));
         self.change(time.now, key, was)
     }
 
@@ -504,6 +594,7 @@ impl Configs {
         gray: &Gray,
         by: Author,
     ) -> bool {
+        self.touch_variant(key, gray);
         let Some(entry) = self.kept.get_mut(key) else {
             return false;
         };
@@ -517,8 +608,6 @@ impl Configs {
         self.bytes -= gone.weight();
         let of = history::Of::variant(gray, &gone.ips);
         self.record(time, key, Op::Delete, of, gone.config, by);
-        let row = Row::Variant(key.clone(), gray.clone());
-        self.written.insert(row);
         self.change(time.now, key, was);
         true
     }
@@ -532,7 +621,7 @@ impl Configs {
         config: Config,
         by: Author,
     ) {
-        let gone = self.history.push(Record {
+        let touched = self.history.push(Record {
             at: time.at,
             key: key.clone(),
             op,
@@ -540,7 +629,10 @@ impl Configs {
             config,
             by,
         });
-        self.written.extend(gone.into_iter().map(Row::Record));
+        for (id, was) in touched {
+            let look = |_: &Key| was.map(Kept::Record);
+            self.written.touch(|| Key::Record(id), look);
+        }
     }
 
     /// Takes note of what readers see otherwise; whether one does, now.
@@ -601,30 +693,23 @@ impl Configs {
 
     /// Forgets all.
     pub(crate) fn forget(&mut self) {
+        if self.written.is_noted() {
+            for (key, kept) in self.rows() {
+                self.written.touch(|| key, |_| Some(kept));
+            }
+        }
         let fresh = Self {
             lag: self.lag,
             busy: self.busy,
             last_id: self.last_id,
+            written: std::mem::take(&mut self.written),
             ..Self::default()
         };
         let old = std::mem::replace(self, fresh);
-        self.written = old.rows();
         let known: BTreeSet<_> = old.kept.keys().chain(old.before.keys()).collect();
         for key in known {
             self.tell(key.clone(), old.entry(key).clone());
         }
-    }
-
-    /// All that is kept, and what was before and is not written yet.
-    fn rows(&self) -> BTreeSet<Row> {
-        let mut rows = self.written.clone();
-        for (key, entry) in &self.kept {
-            rows.insert(Row::Config(key.clone()));
-            let grays = entry.variants.keys().cloned();
-            rows.extend(grays.map(|gray| Row::Variant(key.clone(), gray)));
-        }
-        rows.extend(self.history.ids().map(Row::Record));
-        rows
     }
 
     /// What is kept under a name, as readers see it.
@@ -933,64 +1018,14 @@ mod tests {
         );
     }
 
-    /// What a data directory would have, which writes what changes name and looks nothing else up.
-    #[derive(Default)]
-    struct Rows {
-        configs: BTreeMap<ConfigKey, Config>,
-        variants: BTreeMap<(ConfigKey, Gray), Variant>,
-        records: BTreeMap<u64, Record>,
-    }
-
-    fn put<K: Ord, V: Clone>(rows: &mut BTreeMap<K, V>, key: K, value: Option<&V>) {
-        match value {
-            Some(value) => rows.insert(key, value.clone()),
-            None => rows.remove(&key),
-        };
-    }
-
-    impl Rows {
-        fn follow(&mut self, configs: &mut Configs) {
-            for row in configs.take_written() {
-                match row {
-                    Row::Config(key) => {
-                        let config = configs.stored(&key);
-                        put(&mut self.configs, key, config);
-                    }
-                    Row::Variant(key, gray) => {
-                        let variant = configs.variant(&key, &gray);
-                        put(&mut self.variants, (key, gray), variant);
-                    }
-                    Row::Record(id) => put(&mut self.records, id, configs.history.get(id)),
-                }
-            }
-        }
-
-        fn of(configs: &Configs) -> Self {
-            let mut rows = Self::default();
-            for (key, entry) in &configs.kept {
-                if let Some(formal) = &entry.formal {
-                    rows.configs.insert(key.clone(), formal.clone());
-                }
-                for (gray, variant) in &entry.variants {
-                    rows.variants
-                        .insert((key.clone(), gray.clone()), variant.clone());
-                }
-            }
-            let ids = configs.history.ids();
-            rows.records = ids
-                .map(|id| (id, configs.history.get(id).unwrap().clone()))
-                .collect();
-            rows
-        }
-    }
-
     proptest! {
-        /// Whatever is done: the bytes are those of the contents, the rows that changes name are all that has changed, and each
-        /// publish and deletion has one record.
+        /// Whatever is done: the bytes are those of the contents, the rows that changes name are all that has changed, all comes
+        /// back from the rows, and each publish and deletion has one record.
         #[test]
         fn the_books_are_right(steps in proptest::collection::vec((0..4_u8, "[a-z]{0,9}", 0..6_u8), 0..50)) {
             let mut configs = Configs::default();
-            let mut rows = Rows::default();
+            configs.note_changes();
+            let mut rows = BTreeMap::new();
             let mut done = 0;
             for (id, content, what) in steps {
                 let key = key(&id.to_string());
@@ -1007,16 +1042,20 @@ mod tests {
                 prop_assert_eq!(configs.bytes, sum);
                 prop_assert_eq!(configs.count, configs.all().count());
                 prop_assert!(configs.kept.values().all(|entry| !entry.is_empty()));
-                rows.follow(&mut configs);
-                let all = Rows::of(&configs);
-                prop_assert_eq!(&rows.configs, &all.configs);
-                prop_assert_eq!(&rows.variants, &all.variants);
-                prop_assert_eq!(&rows.records, &all.records);
-                prop_assert_eq!(rows.records.len(), done);
+                kept::follow(&mut rows, configs.take_written());
+                prop_assert_eq!(&rows, &configs.rows());
+                prop_assert_eq!(configs.history.ids().count(), done);
+                let mut again = Configs::default();
+                for (key, kept) in &rows {
+                    again.take_in(Moment::ZERO, key, Some(kept.clone()));
+                }
+                prop_assert_eq!(&again.kept, &configs.kept);
+                prop_assert_eq!((again.count, again.bytes), (configs.count, configs.bytes));
+                prop_assert_eq!(again.rows(), configs.rows());
             }
             configs.forget();
-            rows.follow(&mut configs);
-            prop_assert!(rows.configs.is_empty() && rows.variants.is_empty() && rows.records.is_empty());
+            kept::follow(&mut rows, configs.take_written());
+            prop_assert!(rows.is_empty());
         }
     }
 }

@@ -35,6 +35,10 @@ use crate::registry::config::Reader;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
+use crate::registry::gate;
+use crate::registry::kept;
+use crate::registry::kept::Before;
+use crate::registry::kept::Rows;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
@@ -51,7 +55,6 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
-use crate::registry::switches::Switches;
 use crate::registry::token::Key;
 use crate::registry::udp;
 use crate::registry::users::Check;
@@ -68,6 +71,7 @@ use std::{
 pub use crate::registry::checks::By;
 pub use crate::registry::checks::Checked;
 pub use crate::registry::checks::Probe;
+pub use crate::registry::kept::Change;
 pub use crate::registry::links::Link;
 pub use crate::registry::links::Stream;
 
@@ -145,6 +149,8 @@ pub enum Event {
         /// How.
         outcome: Checked,
     },
+    /// These changes could not be kept, nor any after the first of them: all that they changed is again what it was.
+    NotKept(Vec<Change>),
     /// A datagram came.
     Datagram {
         /// From where.
@@ -174,7 +180,7 @@ pub enum Fault {
     /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
     /// instances, and on 2.x and 3.x with the health of no instance; gRPC connections are cut.
     Restart,
-    /// Everything is forgotten, once; gRPC connections are cut.
+    /// Everything is forgotten, once, also what is kept; gRPC connections are cut.
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
@@ -195,6 +201,9 @@ pub enum Fault {
 /// What the desk wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Keep these changes for the time after a restart; what comes after it must go nowhere before they are kept. Comes only from
+    /// a desk that is [`Desk::keeping`].
+    Keep(Vec<Change>),
     /// Give this to who holds the ticket.
     Answer(Ticket, Answer),
     /// Give this to who called over gRPC with this ticket.
@@ -285,7 +294,73 @@ impl Desk {
     pub fn checking(mut self, rules: CheckRules) -> Self {
         self.state.checks = Checks::by(rules);
         self.state.switches.take_check_rules(&rules);
+        self.state.delivered = self.state.switches.clone();
         self
+    }
+
+    /// The same, knowing what was kept ([`Effect::Keep`]), and telling what has to be kept; and what has become of rows that are
+    /// not the same any more, because another generation wrote them.
+    pub(crate) fn keeping(mut self, rows: Rows) -> Result<(Self, Vec<Change>), Refusal> {
+        self.state.take_in(Moment::ZERO, &rows)?;
+        self.state.note_changes();
+        let changes = self.state.differs_from(rows);
+        Ok((self, changes))
+    }
+
+    /// All rows.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Rows {
+        self.state.rows()
+    }
+
+    /// Says what has changed and has to be kept before what is done about it, the effects from there on.
+    fn keep(&mut self, from: usize) {
+        let changes = self.state.take_written();
+        if !changes.is_empty() {
+            // Who left took some of them with him.
+            let from = from.min(self.effects.len());
+            self.effects.insert(from, Effect::Keep(changes));
+        }
+    }
+
+    /// Undoes what could not be kept.
+    fn take_back(&mut self, now: Moment, changes: Vec<Change>) {
+        let mut before = Before::new();
+        for Change { key, was, .. } in changes {
+            before.entry(key).or_insert(was);
+        }
+        if let Err(refusal) = self.state.take_back(now, before) {
+            tracing::error!(
+                ?refusal,
+                "a row cannot become what it was; this is a bug of ours"
+            );
+        }
+        // That is what is kept.
+        self.state.take_written();
+    }
+
+    /// The no to a request whose changes could not be kept.
+    pub(crate) fn not_kept(&self, path: &str, at: SystemTime, why: &str) -> Answer {
+        let refusal = Refusal::NotKept(why.to_owned());
+        let half = call::half(call::route(path));
+        Answer::refused(&refusal, self.state.like, half, path, at)
+    }
+
+    /// The same over gRPC.
+    pub(crate) fn not_kept_over_grpc(why: &str) -> Payload {
+        rpc_calls::refused(&Refusal::NotKept(why.to_owned()))
+    }
+
+    /// The no to a request that would wait for the store behind too many others.
+    pub(crate) fn full(&self, path: &str, at: SystemTime) -> Answer {
+        let refusal = Refusal::Full(gate::WAITING, gate::HELD);
+        let half = call::half(call::route(path));
+        Answer::refused(&refusal, self.state.like, half, path, at)
+    }
+
+    /// The same over gRPC.
+    pub(crate) fn full_over_grpc() -> Payload {
+        rpc_calls::refused(&Refusal::Full(gate::WAITING, gate::HELD))
     }
 
     /// The same, which asks who somebody is: one of these users. Their tokens are signed with `key` unless they say another.
@@ -617,8 +692,10 @@ impl Desk {
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.touch(kept::Key::Namespaces);
+                state.touch(kept::Key::Switches);
                 state.namespaces = Namespaces::default();
-                state.switches = Switches::default();
+                state.switches = state.delivered.clone();
                 state.udp.forget();
                 state.beats = BeatCheck::new();
                 state.checks.handle(now, checks::Event::AllLeft);
@@ -717,8 +794,6 @@ impl Desk {
             self.news = true;
             self.tell_of_config(now, changed);
         }
-        // Nothing keeps the rows beyond this process.
-        self.state.configs.take_written();
         self.settle_pushes(now);
         let state = &mut self.state;
         state.polls.wake(now);
@@ -962,6 +1037,7 @@ impl Machine for Desk {
     type Effect = Effect;
 
     fn handle(&mut self, now: Moment, event: Event) {
+        let from = self.effects.len();
         self.settle(now);
         // Of requests over HTTP it depends on which; whoever left, waited only.
         self.news |= !matches!(event, Event::Asked { .. } | Event::Left(_));
@@ -1048,6 +1124,7 @@ impl Machine for Desk {
                 let event = checks::Event::Ended { number, outcome };
                 self.state.checks.handle(now, event);
             }
+            Event::NotKept(changes) => self.take_back(now, changes),
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
                 if let Some(access) = &mut self.state.access {
@@ -1061,10 +1138,13 @@ impl Machine for Desk {
             }
         }
         self.settle(now);
+        self.keep(from);
     }
 
     fn wake(&mut self, now: Moment) {
+        let from = self.effects.len();
         self.settle(now);
+        self.keep(from);
     }
 
     fn deadline(&self) -> Option<Moment> {
@@ -1458,6 +1538,7 @@ mod tests {
                     | Effect::Answer(..)
                     | Effect::Check(..)
                     | Effect::Datagram(..)
+                    | Effect::Keep(_)
                     | Effect::Probe { .. } => {}
                 }
             }

@@ -85,11 +85,11 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// Adds a record; the numbers of it and of those that had to go.
-    pub(crate) fn push(&mut self, record: Record) -> Vec<u64> {
+    /// Adds a record; the numbers of it and of those that had to go, with these.
+    pub(crate) fn push(&mut self, record: Record) -> Vec<(u64, Option<Record>)> {
         let since = record.at.checked_sub(RETENTION);
         self.last += 1;
-        let mut touched = vec![self.last];
+        let mut touched = vec![(self.last, None)];
         self.insert(self.last, record);
         while let Some((id, oldest)) = self.records.first_key_value()
             && *id != self.last
@@ -99,8 +99,8 @@ impl History {
                 break;
             }
             let id = *id;
-            self.remove(id);
-            touched.push(id);
+            let gone = self.remove(id);
+            touched.push((id, gone));
         }
         touched
     }
@@ -111,10 +111,17 @@ impl History {
         self.records.insert(id, record);
     }
 
-    fn remove(&mut self, id: u64) {
-        let Some(record) = self.records.remove(&id) else {
-            return;
-        };
+    /// Makes a record be this one, or none.
+    pub(crate) fn put(&mut self, id: u64, record: Option<Record>) {
+        self.remove(id);
+        if let Some(record) = record {
+            self.last = self.last.max(id);
+            self.insert(id, record);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Record> {
+        let record = self.records.remove(&id)?;
         self.bytes -= record.config.weight();
         if let Some(ids) = self.of.get_mut(&record.key) {
             ids.remove(&id);
@@ -122,6 +129,7 @@ impl History {
                 self.of.remove(&record.key);
             }
         }
+        Some(record)
     }
 
     /// A record.
@@ -196,12 +204,17 @@ mod tests {
         }
     }
 
+    fn ids(touched: Vec<(u64, Option<Record>)>) -> Vec<u64> {
+        touched.into_iter().map(|(id, _)| id).collect()
+    }
+
     #[test]
     fn a_record_older_than_thirty_days_goes_with_the_next_one() {
         let mut history = History::default();
-        assert_eq!(history.push(record(0, 0, 1)), [1]);
-        assert_eq!(history.push(record(30, 1, 1)), [2]);
-        assert_eq!(history.push(record(31, 1, 1)), [3, 1]);
+        let mut push = |record| ids(history.push(record));
+        assert_eq!(push(record(0, 0, 1)), [1]);
+        assert_eq!(push(record(30, 1, 1)), [2]);
+        assert_eq!(push(record(31, 1, 1)), [3, 1]);
         assert_eq!(history.of(&record(0, 0, 0).key).len(), 0);
         let of: Vec<u64> = history.of(&record(0, 1, 0).key).map(|it| it.0).collect();
         assert_eq!(of, [3, 2]);
@@ -213,8 +226,8 @@ mod tests {
         for _ in 0..3 {
             history.push(record(0, 0, BYTES / 3));
         }
-        assert_eq!(history.push(record(0, 0, BYTES / 3)), [4, 1]);
-        assert_eq!(history.push(record(0, 0, BYTES + 1)), [5, 2, 3, 4]);
+        assert_eq!(ids(history.push(record(0, 0, BYTES / 3))), [4, 1]);
+        assert_eq!(ids(history.push(record(0, 0, BYTES + 1))), [5, 2, 3, 4]);
         assert!(history.get(5).is_some());
     }
 

@@ -28,6 +28,7 @@ use crate::registry::like::Like;
 use crate::registry::page_calls;
 use crate::registry::prober;
 use crate::registry::refusal::Refusal;
+use crate::registry::store::Store;
 use crate::registry::token::Key;
 use crate::registry::users::Users;
 use crate::tasks::Tasks;
@@ -48,6 +49,8 @@ use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
+    panic::resume_unwind,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -60,7 +63,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, SemaphorePermit, watch},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -129,11 +132,12 @@ impl Running {
     }
 }
 
-/// Starts a registry, empty.
+/// Starts a registry, empty or with what is kept in its data directory.
 ///
 /// # Errors
 /// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::users`] and without [`Options::open`]; [`StartError::Bind`] and
-/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
+/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC;
+/// [`StartError::Store`] when the data directory cannot be used.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
     if !options.listen.ip().is_loopback() && !options.open && options.users.is_none() {
         return Err(StartError::NotLoopback(options.listen));
@@ -156,8 +160,16 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     if let Some(rules) = options.checks {
         desk = desk.checking(rules);
     }
+    let mut store = None;
+    if let Some(directory) = options.data_dir {
+        (store, desk) = remember(directory, desk).await?;
+    }
     let (wanted, probes) = prober::queue();
-    let keeper = Arc::new(Keeper::new(desk, epoch).probing(wanted));
+    let mut keeper = Keeper::new(desk, epoch).probing(wanted);
+    if store.is_some() {
+        keeper = keeper.gated();
+    }
+    let keeper = Arc::new(keeper);
     let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
     tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
@@ -192,7 +204,17 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
             }
         };
         let over_http = serve(listener, Arc::clone(&door), places, group.clone());
-        tokio::join!(over_grpc, over_http);
+        let closed = CancellationToken::new();
+        let served = async {
+            tokio::join!(over_grpc, over_http);
+            closed.cancel();
+        };
+        let kept = async {
+            if let Some(store) = store {
+                door.keeper.keep_rows(store, closed.clone()).await;
+            }
+        };
+        tokio::join!(served, kept);
         end.send_replace(true);
     });
     Ok(Running {
@@ -202,6 +224,23 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
         tasks,
         ended,
     })
+}
+
+/// Opens the data directory, and lets the desk know what is kept there.
+async fn remember(directory: PathBuf, desk: Desk) -> Result<(Option<Store>, Desk), StartError> {
+    let opened = task::spawn_blocking(move || Store::open(&directory)).await;
+    let (mut store, rows) = opened.unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    let (desk, changes) = desk
+        .keeping(rows)
+        .map_err(|refusal| store.refused(&refusal))?;
+    if changes.is_empty() {
+        return Ok((Some(store), desk));
+    }
+    let work = task::spawn_blocking(move || store.commit(changes).map(|()| store));
+    let store = work
+        .await
+        .unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    Ok((Some(store), desk))
 }
 
 /// Listens at `at` and, but for 1.4, at the gRPC port that belongs to it. Port 0 is any pair of free ones.

@@ -19,8 +19,13 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::gate::Batch;
+use crate::registry::gate::Gate;
+use crate::registry::gate::Passed;
 use crate::registry::prober::Wanted;
 use crate::registry::refusal::Refusal;
+use crate::registry::store;
+use crate::registry::store::Store;
 use crate::registry::users::Check;
 use crate::registry::users::Users;
 use hyper::body::Bytes;
@@ -28,11 +33,11 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +49,10 @@ const STREAM_KIB: u32 = 8 * 1024;
 pub(crate) const STREAMS: usize = 8;
 /// How long nothing may leave a queue that is full.
 const STUCK: Duration = Duration::from_secs(30);
+/// How long until it is tried again whether something can be kept.
+const MEND: Duration = Duration::from_secs(1);
+/// How long until it is said in the log again that nothing can.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
 
@@ -108,12 +117,20 @@ struct Wire {
     ends: Ends,
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// For which path, and since when; for the gate, where there is one.
+    asked: Option<(String, SystemTime)>,
+}
+
 /// The desk, and who waits before it.
 #[derive(Debug)]
 struct Inside {
     desk: Desk,
     /// An entry leaves with its answer or with its client.
-    waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<Ticket, Waiting>,
     /// The same over gRPC.
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
@@ -127,6 +144,10 @@ struct Inside {
     /// The way out over UDP, once there is one.
     datagrams: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
     next: u64,
+    /// What waits until it is kept, where something is.
+    gate: Option<Gate>,
+    /// When it was last said in the log that nothing can be kept.
+    said: Option<Moment>,
 }
 
 impl Inside {
@@ -135,12 +156,102 @@ impl Inside {
         self.next
     }
 
+    /// Does what the desk wants done, unless it has to wait until it is kept; whether there is something to commit.
+    fn let_out(&mut self, now: Moment) -> bool {
+        let mut commits = false;
+        if self.gate.is_none() {
+            while let Some(effect) = self.desk.effect() {
+                self.carry_out(now, effect);
+            }
+            return commits;
+        }
+        loop {
+            let batch = Batch::new(std::iter::from_fn(|| self.desk.effect()));
+            if batch.effects.is_empty() && batch.changes.is_empty() {
+                return commits;
+            }
+            let Some(gate) = &mut self.gate else {
+                return commits;
+            };
+            match gate.pass(batch) {
+                Passed::Held(changes) => commits |= changes,
+                Passed::Out(batch) => {
+                    for effect in batch.effects {
+                        self.carry_out(now, effect);
+                    }
+                }
+                Passed::Refused(batch, why) => self.refuse(now, vec![batch], &why),
+            }
+        }
+    }
+
+    /// Takes back what could not be kept, and says no to who asked, be it for that or for what showed it. Who waited for a change is
+    /// told and looks again; lists that never were the truth go nowhere, the truth is pushed.
+    fn refuse(&mut self, now: Moment, mut batches: Vec<Batch>, why: &str) {
+        let changes = batches.iter_mut().map(|it| std::mem::take(&mut it.changes));
+        let changes: Vec<_> = changes.flatten().collect();
+        self.desk.handle(now, Event::NotKept(changes));
+        for batch in batches {
+            for effect in batch.effects {
+                let effect = match effect {
+                    Effect::Answer(ticket, answer) => {
+                        let asked = self.waiting.get(&ticket).and_then(|it| it.asked.as_ref());
+                        let refused = asked
+                            .filter(|(path, _)| !path.ends_with("/listener"))
+                            .map(|(path, at)| self.desk.not_kept(path, *at, why));
+                        Effect::Answer(ticket, refused.unwrap_or(answer))
+                    }
+                    Effect::Reply(ticket, _) => {
+                        Effect::Reply(ticket, Desk::not_kept_over_grpc(why))
+                    }
+                    Effect::Push(_, _, payload) if payload.kind() == "NotifySubscriberRequest" => {
+                        continue;
+                    }
+                    Effect::Datagram(..) => continue,
+                    effect => effect,
+                };
+                self.carry_out(now, effect);
+            }
+        }
+    }
+
+    /// A commit has ended.
+    fn committed(&mut self, now: Moment, done: Result<(), store::Error>) {
+        let Some(gate) = &mut self.gate else {
+            return;
+        };
+        let Err(error) = done else {
+            for effect in gate.kept().into_iter().flat_map(|batch| batch.effects) {
+                self.carry_out(now, effect);
+            }
+            return;
+        };
+        // Clients need not know where it is.
+        let why = match &error {
+            store::Error::System { what, .. } => what.clone(),
+            other => other.to_string(),
+        };
+        let batches = gate.fail(why.clone());
+        if self
+            .said
+            .is_none_or(|at| at.saturating_add(SAY_AGAIN) <= now)
+        {
+            self.said = Some(now);
+            tracing::warn!(
+                "cannot keep what is changed, and refuses changes until it can: {error}. It is tried again every second"
+            );
+        }
+        self.refuse(now, batches, &why);
+    }
+
     fn carry_out(&mut self, now: Moment, effect: Effect) {
         match effect {
+            // Only the gate knows what is kept.
+            Effect::Keep(_) => {}
             // Who does not listen any more is leaving, and his guard finds nothing to do.
             Effect::Answer(ticket, answer) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
-                    _ = waiting.send(answer);
+                    _ = waiting.answer.send(answer);
                 }
             }
             Effect::Reply(ticket, payload) => {
@@ -223,6 +334,8 @@ pub(crate) struct Keeper {
     epoch: Epoch,
     inside: Mutex<Inside>,
     sooner: Notify,
+    /// There is something to commit.
+    changed: Notify,
     /// There is a password to look at.
     check: Notify,
 }
@@ -242,8 +355,11 @@ impl Keeper {
                 prober: None,
                 datagrams: None,
                 next: 0,
+                gate: None,
+                said: None,
             }),
             sooner: Notify::new(),
+            changed: Notify::new(),
             check: Notify::new(),
         }
     }
@@ -253,6 +369,56 @@ impl Keeper {
         let inside = self.inside.get_mut();
         inside.unwrap_or_else(PoisonError::into_inner).prober = Some(prober);
         self
+    }
+
+    /// The same, of whose changes nothing is told before [`Keeper::keep_rows`] has kept them.
+    pub(crate) fn gated(mut self) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).gate = Some(Gate::default());
+        self
+    }
+
+    /// Commits what changes, all that came meanwhile together, until it is `closed` and everything is kept.
+    pub(crate) async fn keep_rows(&self, mut store: Store, closed: CancellationToken) {
+        loop {
+            let (rows, shut) = self.with(|inside, _| {
+                let gate = inside.gate.as_mut();
+                gate.map_or((None, false), |gate| (gate.next(), gate.is_shut()))
+            });
+            let commits = rows.is_some();
+            if !commits {
+                tokio::select! {
+                    biased;
+                    () = self.changed.notified() => continue,
+                    () = closed.cancelled() => break,
+                    () = time::sleep(MEND), if shut => {}
+                }
+            }
+            let work = task::spawn_blocking(move || {
+                let done = match rows {
+                    Some(rows) => store.commit(rows),
+                    None => store.mend(),
+                };
+                (store, done)
+            });
+            // Only a runtime that ends does not carry it out.
+            let Ok((back, done)) = work.await else {
+                return;
+            };
+            store = back;
+            if commits {
+                self.with(|inside, now| inside.committed(now, done));
+            } else if done.is_ok() {
+                tracing::info!("what is changed can be kept again");
+                self.with(|inside, _| {
+                    if let Some(gate) = &mut inside.gate {
+                        gate.open();
+                    }
+                });
+            }
+        }
+        // Closing writes too.
+        _ = task::spawn_blocking(move || drop(store)).await;
     }
 
     /// A health check has ended.
@@ -272,8 +438,8 @@ impl Keeper {
         let now = self.epoch.now();
         let before = inside.desk.deadline();
         let done = work(&mut inside, now);
-        while let Some(effect) = inside.desk.effect() {
-            inside.carry_out(now, effect);
+        if inside.let_out(now) {
+            self.changed.notify_one();
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
@@ -290,21 +456,28 @@ impl Keeper {
         let waits = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
             let at = self.epoch.wall(now);
+            let gate = inside.gate.as_ref();
+            if gate.is_some_and(Gate::is_full) {
+                return Ok(inside.desk.full(request.path(), at));
+            }
+            let asked = gate.map(|_| (request.path().to_owned(), at));
             let event = Event::Asked {
                 ticket,
                 at,
                 request,
             };
             inside.desk.handle(now, event);
-            // All but listeners are answered here, and need no channel.
-            while let Some(effect) = inside.desk.effect() {
+            // All but listeners are answered here, and need no channel, unless the answer has to wait for the disk.
+            while asked.is_none()
+                && let Some(effect) = inside.desk.effect()
+            {
                 match effect {
                     Effect::Answer(answered, answer) if answered == ticket => return Ok(answer),
                     other => inside.carry_out(now, other),
                 }
             }
             let (answer, told) = oneshot::channel();
-            inside.waiting.insert(ticket, answer);
+            inside.waiting.insert(ticket, Waiting { answer, asked });
             Err((ticket, told))
         });
         let waits = waits.map_err(|(ticket, told)| (self.guard(ticket), told));
@@ -355,6 +528,10 @@ impl Keeper {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
+            if inside.gate.as_ref().is_some_and(Gate::is_full) {
+                _ = answer.send(Desk::full_over_grpc());
+                return ticket;
+            }
             inside.calling.insert(ticket, answer);
             let event = Event::Called {
                 link,

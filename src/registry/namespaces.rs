@@ -10,9 +10,11 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
 use crate::registry::forms::Params;
+use crate::registry::kept::Key;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -21,14 +23,14 @@ const NAMESPACES: usize = 1_000;
 /// Characters of a description at most.
 const DESCRIPTION: usize = 256;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Named {
     name: String,
     description: String,
 }
 
 /// Those that are listed, but for the public one, by their ids.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Namespaces(BTreeMap<String, Named>);
 
 /// The calls of v2.
@@ -126,6 +128,11 @@ impl Namespaces {
         Ok(())
     }
 
+    /// Whether none is listed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn has(&self, id: &str) -> bool {
         id == "public" || self.0.contains_key(id)
     }
@@ -150,6 +157,9 @@ fn check(like: Like, id: Option<&str>, name: &str) -> Result<(), Refusal> {
 pub(crate) fn v1(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let like = state.like;
+    if call.method != "GET" {
+        state.touch(Key::Namespaces);
+    }
     let done = match call.method.as_str() {
         "GET" if params.raw("show") == Some("all") => {
             let id = params.parameter("namespaceId")?;
@@ -237,6 +247,7 @@ fn create(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> 
         let words = format!("the namespaceId is existed, namespaceId: {id}");
         return Err(Refusal::Namespace(words));
     }
+    state.touch(Key::Namespaces);
     state.namespaces.add(id, named(name, &call.params))?;
     Ok(true.into())
 }
@@ -244,6 +255,7 @@ fn create(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> 
 /// One that is not listed is `true` as well, and not made by it.
 fn rename(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let (id, name) = said(call, state.like)?;
+    state.touch(Key::Namespaces);
     if let Some(there) = state.namespaces.0.get_mut(id) {
         *there = named(name, &call.params);
     }
@@ -252,6 +264,7 @@ fn rename(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
 
 fn remove(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let id = call.params.parameter("namespaceId")?;
+    state.touch(Key::Namespaces);
     state.namespaces.0.remove(id);
     Ok(true.into())
 }

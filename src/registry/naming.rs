@@ -12,6 +12,8 @@
 //! On 1.4.8 kinds and clusters have places of their own ([`Place`]), a registration wins over the operator but leaves health as it
 //! is, and every service is protected. Which rule holds is asked of [`Manners`].
 
+mod kept;
+
 use crate::foreign::Foreign;
 use crate::machine::Moment;
 use crate::nacos::model::Namespace;
@@ -20,6 +22,7 @@ use crate::registry::beat_check::Patience;
 use crate::registry::checker::Checker;
 use crate::registry::checks::Probe;
 use crate::registry::clients::Published;
+use crate::registry::kept::Written;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
@@ -247,6 +250,8 @@ pub(crate) struct Naming {
     due: BTreeSet<(Moment, Expiry)>,
     /// Persistent instances that came, changed, left or are checked otherwise, since that was asked last.
     stirred: BTreeSet<(ServiceKey, Place)>,
+    /// What outlives the process and has changed, since that was asked last.
+    written: Written,
 }
 
 impl Place {
@@ -330,6 +335,7 @@ impl Naming {
             counts: Counts::default(),
             due: BTreeSet::new(),
             stirred: BTreeSet::new(),
+            written: Written::default(),
         }
     }
 
@@ -514,6 +520,7 @@ impl Naming {
         if !manners.null_metadata {
             record.metadata.retain(|_, value| value.is_some());
         }
+        self.touch_for(key, &place, &record);
         let service = self.service(now, key, persistent)?;
         service.changed = now;
         let emptied = service.empty.take();
@@ -590,6 +597,7 @@ impl Naming {
 
     /// Removes the instance at a place; whether there was one.
     pub(crate) fn leave(&mut self, now: Moment, key: &ServiceKey, place: &Place) -> bool {
+        self.touch_place(key, place);
         let Some(service) = self.services.get_mut(key) else {
             return false;
         };
@@ -697,6 +705,7 @@ impl Naming {
 
     /// Changes an instance itself, where an operator's values do not lie over it.
     pub(crate) fn amend(&mut self, now: Moment, key: &ServiceKey, place: &Place, patch: Patch) {
+        self.touch_place(key, place);
         if let Some(service) = self.services.get_mut(key)
             && let Some(record) = service.instances.get_mut(place)
         {
@@ -734,6 +743,7 @@ impl Naming {
         patch: Patch,
         fresh: bool,
     ) -> Result<(), Refusal> {
+        self.touch_override(key, address, cluster);
         let service = self.services.get_mut(key).ok_or(Refusal::NoMatch)?;
         let place = (address.clone(), Arc::clone(cluster));
         let there = service
@@ -838,6 +848,7 @@ impl Naming {
         if self.knows(key) {
             return Err(Refusal::ServiceExists(key.grouped()));
         }
+        self.touch_settings(key);
         self.service(now, key, persistent)?.settings = Some(settings);
         Ok(())
     }
@@ -851,6 +862,7 @@ impl Naming {
         metadata: Metadata,
         selector: Selector,
     ) -> Result<(), Refusal> {
+        self.touch_settings(key);
         let service = self
             .services
             .get_mut(key)
@@ -884,6 +896,7 @@ impl Naming {
     }
 
     fn remove(&mut self, now: Moment, key: &ServiceKey) {
+        self.touch_all(key);
         let Some(service) = self.services.remove(key) else {
             return;
         };
@@ -930,6 +943,7 @@ impl Naming {
         cluster: &str,
         said: Cluster,
     ) -> Result<(), Refusal> {
+        self.touch_settings(key);
         let service =
             self.services
                 .get_mut(key)
@@ -1122,39 +1136,15 @@ impl Naming {
         self.late.take_told()
     }
 
-    /// What a standalone server knows after a restart: instances that are kept, services with one of them or settings. 1.4 has
-    /// their health as it was registered, later ones have lost it.
-    pub(crate) fn restart(&mut self, now: Moment) {
-        self.late.start_again(self.late.lag());
-        let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
-        for key in keys {
-            let Some(service) = self.services.get_mut(&key) else {
-                continue;
-            };
-            let mut gone = Vec::new();
-            for (place, record) in &mut service.instances {
-                if record.persistent {
-                    record.healthy = record.said && self.manners.health_by_hand;
-                    self.stirred.insert((key.clone(), place.clone()));
-                } else {
-                    gone.push(place.clone());
-                }
-            }
-            service.changed = now;
-            let kept = gone.len() < service.instances.len() || service.settings.is_some();
-            for place in gone {
-                self.leave(now, &key, &place);
-            }
-            if !kept {
-                self.remove(now, &key);
-            }
-        }
-    }
-
     /// Forgets all.
     pub(crate) fn forget(&mut self) {
         self.late.start_again(self.late.lag());
-        for key in std::mem::take(&mut self.services).into_keys() {
+        let known: Vec<ServiceKey> = self.services.keys().cloned().collect();
+        for key in &known {
+            self.touch_all(key);
+        }
+        self.services = BTreeMap::new();
+        for key in known {
             self.late.tell(key);
         }
         self.published = BTreeMap::new();
@@ -1171,6 +1161,7 @@ impl Naming {
             match self.due.pop_first() {
                 Some((_, Expiry::Service(key))) => self.remove(now, &key),
                 Some((_, Expiry::Override(key, address, cluster))) => {
+                    self.touch_override(&key, &address, &cluster);
                     if let Some(service) = self.services.get_mut(&key) {
                         service.overrides.remove(&(address, cluster));
                         service.changed = now;

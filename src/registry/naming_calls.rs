@@ -22,6 +22,7 @@ use crate::registry::clients;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::gone;
+use crate::registry::kept::Key;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
@@ -844,6 +845,7 @@ fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
 pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
     let (entry, value) = (said("entry")?, said("value")?);
+    state.touch(Key::Switches);
     state.switches.set(state.like, entry, value)?;
     let rules = state.switches.check_rules(state.checks.rules());
     if rules != state.checks.rules() {

@@ -193,6 +193,8 @@ pub(crate) enum Refusal {
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
+    /// It cannot be kept for the time after a restart, so nothing was changed; why.
+    NotKept(String),
     /// A body over so many bytes.
     BodyTooLarge(usize),
     /// The desk kept no answer for it, which is a bug of ours.
@@ -818,6 +820,12 @@ impl Refusal {
             Self::Full(what, most) => (
                 503,
                 Words(format!("this registry keeps at most {most} {what}")),
+            ),
+            Self::NotKept(why) => (
+                503,
+                Words(format!(
+                    "nothing was changed: this registry cannot write to its data directory: {why}"
+                )),
             ),
             Self::BodyTooLarge(most) => (413, Words(format!("the body is over {most} bytes"))),
             Self::BodyUnreadable => (408, Words("the body did not arrive whole".to_owned())),

@@ -76,6 +76,12 @@ pub(crate) fn error(code: i64, message: impl Into<String>) -> Payload {
     Payload::new(&ErrorResponse::with(Outcome::failed(code, message)))
 }
 
+/// A no of our own.
+pub(crate) fn refused(refusal: &Refusal) -> Payload {
+    let (status, words) = refusal.over_grpc();
+    error(status, words)
+}
+
 /// What is answered while the server says that it starts.
 pub(crate) fn starting() -> Payload {
     error(code::STARTING, "Server is starting,please try later.")

@@ -6,13 +6,15 @@
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::refusal::Refusal;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Characters of an expression at most.
 const EXPRESSION: usize = 4_096;
 
 /// What a service was told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Selector {
     /// Everybody.
     #[default]

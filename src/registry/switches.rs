@@ -94,7 +94,7 @@ impl Status {
 }
 
 /// All of them, by the names under which they are shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Switches {
     masters: Option<Vec<String>>,
@@ -412,6 +412,15 @@ impl Switches {
             self.status = status;
         }
         self.overridden_server_status = Some(value.to_owned());
+    }
+
+    /// The same as it comes back from where it was kept.
+    pub(crate) fn recalled(&self) -> Self {
+        let mut switches = self.clone();
+        if let Some(status) = &self.overridden_server_status {
+            switches.override_status(status);
+        }
+        switches
     }
 
     /// Shows the rules of the checks as they are.

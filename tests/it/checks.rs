@@ -378,6 +378,7 @@ impl Quick {
             push_delay: registry::PUSH_DELAY,
             checks: Some(rules),
             faults: true,
+            data_dir: None,
         };
         let tasks = Tasks::new();
         let running = registry::start(options, &tasks, Epoch::start());

@@ -26,6 +26,7 @@ impl Registry {
             like,
             push_delay: registry::PUSH_DELAY,
             checks: None,
+            data_dir: None,
             faults: true,
         };
         let running = registry::start(options, &Tasks::new(), Epoch::start())
@@ -351,6 +352,7 @@ async fn a_stop_ends_streams_and_a_registry_like_1_4_has_no_such_port() {
         like: Like::V1_4,
         push_delay: registry::PUSH_DELAY,
         checks: None,
+        data_dir: None,
         faults: false,
     };
     let old = registry::start(options, &Tasks::new(), Epoch::start())
@@ -372,6 +374,7 @@ async fn a_grpc_port_that_is_taken_or_does_not_exist_is_said_with_both_ports() {
             like: Like::V2_5,
             push_delay: registry::PUSH_DELAY,
             checks: None,
+            data_dir: None,
             faults: false,
         };
         let refused = registry::start(options, &Tasks::new(), Epoch::start()).await;

@@ -44,6 +44,7 @@ impl House {
             push_delay: registry::PUSH_DELAY,
             checks: None,
             faults: true,
+            data_dir: None,
         };
         let registry = registry::start(options, &tasks, Epoch::start())
             .await

@@ -20,6 +20,7 @@ mod checks;
 mod cluster;
 mod config_scenes;
 mod configs;
+mod durable;
 mod edits;
 mod facts;
 mod faults;

@@ -57,6 +57,7 @@ fn with_registry_like(like: Like, work: impl FnOnce(u16)) {
                 like,
                 push_delay: registry::PUSH_DELAY,
                 checks: None,
+                data_dir: None,
                 faults: false,
             };
             let tasks = Tasks::new();
@@ -443,6 +444,7 @@ async fn beyond_loopback_only_when_opened() {
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
         checks: None,
+        data_dir: None,
         faults: false,
     };
     let refused = registry::start(options.clone(), &Tasks::new(), Epoch::start()).await;
@@ -462,6 +464,7 @@ async fn beyond_loopback_only_when_opened() {
         like: Like::V2_5,
         push_delay: registry::PUSH_DELAY,
         checks: None,
+        data_dir: None,
         faults: false,
     };
     let taken = registry::start(taken, &Tasks::new(), Epoch::start()).await;
