@@ -11,12 +11,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# What a registry that asks is told, with `--auth`: whoever stands outside shows a header, all others log in, again and again.
+# With `--auth` whoever stands outside shows a header, and all others log in. The key outlives the registry, as it does with Nacos, so
+# that tokens are good with the one that comes back.
 USER, PASSWORD = "story", "opensesame"
 SHOWN = {"Interop-Outside": "yes"}
 USERS = f"""
 @identity Interop-Outside yes
-@token-ttl 20s
 @token-key MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=
 {USER}:{PASSWORD} public:rw
 """
