@@ -163,7 +163,8 @@ public class Story {
         } catch (Exception | AssertionError e) {
             failed = true;
             StackTraceElement at = Arrays.stream(e.getStackTrace()).filter(it -> "Story.java".equals(it.getFileName()))
-                .filter(it -> !Set.of("check", "eventually", "soon", "within", "please").contains(it.getMethodName())).findFirst().orElse(null);
+                .filter(it -> !Set.of("check", "eventually", "soon", "within", "please").contains(it.getMethodName()))
+                .findFirst().orElse(null);
             OUT.println("FAIL " + name + ": " + String.valueOf(e).lines().findFirst().orElse("") + " at " + at);
         }
     }
