@@ -8,9 +8,11 @@
 //! `config_shown` are the language of requests and answers, `naming_calls`, `catalog_calls`, `config_calls`, `config_console_calls`,
 //! `v2_calls`, `v2_config_calls`, `console_calls` and `admin_calls` the calls themselves. `links` (who is connected over gRPC) and `pushes` (who
 //! is told of what, until he says so) and `udp` (the same of clients who speak HTTP alone) are machines too, and `rpc_calls`,
-//! `rpc_naming` and `rpc_config` are gRPC's requests. `keeper` wakes the desk when something is due. `checks` decides when the
+//! `rpc_naming` and `rpc_config` are gRPC's requests. `page_calls` is what the page in a browser shows, and `page_wait` (which pages
+//! wait for news) a machine. `keeper` wakes the desk when something is due. `checks` decides when the
 //! health of persistent instances is checked, and `prober` does it; `http`, `grpc`, `datagrams` and `prober` are the only files
-//! with a socket. What outlives the process are the rows of `kept`; `gate` holds what tells of a change until `store` has it on disk.
+//! with a socket, and `crowd` says who of many gets one. What outlives the process are the rows of `kept`; `gate` holds what tells of
+//! a change until `store` has it on disk.
 //!
 //! Where it asks who somebody is, `users` are who may do what, `token` is what a login is given, `guesses` (who said a wrong
 //! password) is a machine, and `access` decides about each call before it is carried out.
@@ -35,6 +37,7 @@ mod config_console_calls;
 mod config_parts;
 mod config_shown;
 mod console_calls;
+mod crowd;
 mod datagrams;
 pub mod desk;
 mod faults;
@@ -55,6 +58,8 @@ mod long_poll;
 mod namespaces;
 mod naming;
 mod naming_calls;
+mod page_calls;
+mod page_wait;
 mod prober;
 mod pushes;
 mod refusal;
@@ -88,6 +93,9 @@ pub use users::Users;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// More open files than this are of no use to it.
+pub const FILES: u64 = 80_000;
 
 /// Where and for whom the registry is.
 #[derive(Clone, Debug)]

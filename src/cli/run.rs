@@ -8,6 +8,7 @@ use crate::descriptor::{self, Flags, Surroundings};
 use crate::foreign;
 use crate::machine::Epoch;
 use crate::os::children;
+use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::os::signals::{Listener, Request};
 use crate::os::state;
@@ -17,7 +18,7 @@ use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::telemetry::Journal;
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -177,6 +178,12 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Err(error) => return fail(End::Usage, &error),
         },
     };
+    // An agent beside it has commands, which would have the limit too.
+    if dev.files.conf_dir.is_none()
+        && let Err(error) = ourselves::raise_open_files(registry::FILES)
+    {
+        tracing::debug!(%error, "the limit to open files stays as it is");
+    }
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
         Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),
@@ -184,8 +191,14 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Err(error) => return fail(End::Unavailable, &error),
     };
     let at = running.address();
+    // Every address is no place to go to.
+    let mut page = at;
+    if at.ip().is_unspecified() {
+        page.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     print(&format!(
         "a Nacos registry for this machine, {kept}: http://{at}/nacos\n\
+         look at it in a browser:  http://{page}/\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
     if let Some(grpc) = running.grpc() {

@@ -20,6 +20,7 @@ use crate::registry::guesses;
 use crate::registry::guesses::Guesses;
 use crate::registry::guesses::Who;
 use crate::registry::like::Like;
+use crate::registry::page_calls;
 use crate::registry::refusal::Refusal;
 use crate::registry::token::Bad;
 use crate::registry::token::Key;
@@ -120,6 +121,14 @@ pub(crate) fn is_login(like: Like, call: &Call) -> bool {
 pub(crate) fn need(like: Like, call: &Call) -> Need {
     let route = call.route.as_str();
     let reads = matches!(call.method.as_str(), "GET" | "HEAD");
+    // The page itself is for whoever comes, to log in; what it shows is not.
+    match page_calls::sees(call) {
+        Some(page_calls::Sees::Namespace(namespace)) => {
+            return Need::Rights(Action::Read, vec![namespace.to_owned()]);
+        }
+        Some(page_calls::Sees::Everybody) => return Need::Administrator,
+        None => {}
+    }
     if route.is_empty()
         || LOGINS.contains(&route)
         || reads && OPEN.contains(&route)
@@ -145,7 +154,7 @@ pub(crate) fn need(like: Like, call: &Call) -> Need {
         );
     }
     // An id says nothing of its namespace.
-    if under(&["/v1/cs/configs"]) && call.params.raw("delType") == Some("ids") {
+    if under(&["/v1/cs/configs"]) && call.params.raw("delType").is_some() {
         return Need::Administrator;
     }
     if under(&[

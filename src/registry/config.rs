@@ -762,6 +762,11 @@ impl Configs {
         kept.filter_map(|(key, entry)| Some((key, entry.formal.as_ref()?)))
     }
 
+    /// The tenants that have any.
+    pub(crate) fn tenants(&self) -> BTreeSet<&str> {
+        self.kept.keys().map(|key| key.tenant.as_str()).collect()
+    }
+
     /// All of a tenant as they are stored, in order.
     pub(crate) fn of(&self, tenant: &str) -> impl Iterator<Item = (&ConfigKey, &Config)> {
         self.all().filter(move |(key, _)| key.tenant == tenant)

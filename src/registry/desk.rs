@@ -44,6 +44,8 @@ use crate::registry::links;
 use crate::registry::long_poll;
 use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
+use crate::registry::page_calls;
+use crate::registry::page_wait;
 use crate::registry::pushes;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
@@ -239,6 +241,10 @@ struct Listener {
 pub struct Desk {
     state: State,
     listeners: BTreeMap<Ticket, Listener>,
+    /// Pages that wait, and what they show.
+    onlookers: BTreeMap<Ticket, Call>,
+    /// Something happened that a page may show.
+    news: bool,
     effects: VecDeque<Effect>,
     /// What the wall clock showed when it was seen last, for what is said without being asked.
     clock: Time,
@@ -260,6 +266,8 @@ impl Desk {
         Self {
             state: State::new(like),
             listeners: BTreeMap::new(),
+            onlookers: BTreeMap::new(),
+            news: false,
             effects: VecDeque::new(),
             clock: Time {
                 now: Moment::ZERO,
@@ -441,7 +449,20 @@ impl Desk {
     /// Answers a call that may be made.
     fn carry_out(&mut self, ticket: Ticket, time: Time, call: &Call) {
         let state = &mut self.state;
-        let outcome = if call.route.starts_with("/v1/ns/") {
+        self.news |= page_calls::is_news(call);
+        let outcome = if page_calls::is_here(&call.path) {
+            match page_calls::answer(call) {
+                Ok(page_calls::Outcome::Answer(answer)) => Ok(Outcome::Answer(answer)),
+                Ok(page_calls::Outcome::Look { seen, hold }) => {
+                    let page = ticket.0;
+                    self.onlookers.insert(ticket, call.clone());
+                    let event = page_wait::Event::Asked { page, seen, hold };
+                    state.pages.handle(time.now, event);
+                    return;
+                }
+                Err(refusal) => Err(refusal),
+            }
+        } else if call.route.starts_with("/v1/ns/") {
             naming_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
             config_calls::answer(state, time, call)
@@ -748,6 +769,7 @@ impl Desk {
             state.beats.wake(now);
         }
         while let Some(effect) = state.beats.effect() {
+            self.news = true;
             match effect {
                 beat_check::Effect::Tell { who, healthy } => {
                     state.naming.tell(now, &who.0, &who.1, healthy);
@@ -764,10 +786,12 @@ impl Desk {
         for key in state.naming.take_changed() {
             state.rendered.forget(&key);
             state.udp.handle(now, udp::Event::Changed(key.clone()));
+            self.news = true;
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
         for changed in state.configs.take_changed() {
+            self.news = true;
             self.tell_of_config(now, changed);
         }
         self.settle_pushes(now);
@@ -788,6 +812,36 @@ impl Desk {
                 }
             };
             self.effects.push_back(Effect::Answer(Ticket(poll), answer));
+        }
+        self.settle_pages(now);
+    }
+
+    fn settle_pages(&mut self, now: Moment) {
+        let time = Time {
+            now,
+            at: self.clock.at + now.saturating_sub(self.clock.now),
+        };
+        let state = &mut self.state;
+        if std::mem::take(&mut self.news) {
+            state.pages.handle(now, page_wait::Event::Happened);
+        }
+        state.pages.wake(now);
+        while let Some(effect) = state.pages.effect() {
+            let (page_wait::Effect::Show(page) | page_wait::Effect::Refuse(page)) = effect;
+            // Who has left looks on no more.
+            let Some(call) = self.onlookers.remove(&Ticket(page)) else {
+                continue;
+            };
+            let answer = match effect {
+                page_wait::Effect::Show(_) => page_calls::show(state, time, &call),
+                page_wait::Effect::Refuse(_) => {
+                    Err(Refusal::Full("pages that wait for news", page_wait::PAGES))
+                }
+            };
+            let answer = answer.unwrap_or_else(|refusal| {
+                Answer::refused(&refusal, state.like, Half::Naming, &call.path, time.at)
+            });
+            self.effects.push_back(Effect::Answer(Ticket(page), answer));
         }
     }
 
@@ -863,6 +917,7 @@ impl Desk {
     fn settle_links(&mut self, now: Moment) {
         self.state.links.wake(now);
         while let Some(effect) = self.state.links.effect() {
+            self.news = true;
             match effect {
                 links::Effect::Detect(link, stream) => {
                     let detect = Payload::new(&rpc::ClientDetectionRequest {
@@ -984,6 +1039,8 @@ impl Machine for Desk {
     fn handle(&mut self, now: Moment, event: Event) {
         let from = self.effects.len();
         self.settle(now);
+        // Of requests over HTTP it depends on which; whoever left, waited only.
+        self.news |= !matches!(event, Event::Asked { .. } | Event::Left(_));
         match event {
             Event::Asked {
                 ticket,
@@ -1044,6 +1101,10 @@ impl Machine for Desk {
                 self.state
                     .polls
                     .handle(now, long_poll::Event::Left(ticket.0));
+                self.onlookers.remove(&ticket);
+                self.state
+                    .pages
+                    .handle(now, page_wait::Event::Left(ticket.0));
                 self.effects.retain(|effect| match effect {
                     Effect::Answer(answered, _) | Effect::Reply(answered, _) => *answered != ticket,
                     _ => true,
@@ -1072,6 +1133,7 @@ impl Machine for Desk {
                 self.stopping = true;
                 self.state.checks.handle(now, checks::Event::Stopping);
                 self.state.polls.handle(now, long_poll::Event::Stopping);
+                self.state.pages.handle(now, page_wait::Event::Stopping);
                 self.state.links.handle(now, links::Event::AllEnded);
             }
         }
@@ -1093,6 +1155,7 @@ impl Machine for Desk {
             state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
+            state.pages.deadline(),
             state.links.deadline(),
             (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
@@ -1338,6 +1401,7 @@ mod tests {
         Register(u8),
         Publish(u8, u64),
         Listen(u8),
+        Look(bool),
         Nonsense,
         Leave(u64),
         Fault(Fault),
@@ -1365,6 +1429,7 @@ mod tests {
             2 => (0..3_u8).prop_map(Step::Register),
             2 => (0..3_u8, 0..3_u64).prop_map(|(id, content)| Step::Publish(id, content)),
             4 => (0..3_u8).prop_map(Step::Listen),
+            2 => any::<bool>().prop_map(Step::Look),
             1 => Just(Step::Nonsense),
             2 => (0..40_u64).prop_map(Step::Leave),
             1 => faults().prop_map(Step::Fault),
@@ -1615,6 +1680,10 @@ mod tests {
                     Step::Register(host) => plain("POST", &format!("/v1/ns/instance?serviceName=s&ip=10.0.0.{host}&port=1")),
                     Step::Publish(id, content) => publish(id, content),
                     Step::Listen(id) => listen(id),
+                    Step::Look(news) => {
+                        let seen = desk.state.pages.number() + u64::from(news);
+                        plain("GET", &format!("/outrigger/page?seen={seen}"))
+                    }
                     Step::Nonsense => plain("GET", "/nothing/here"),
                 };
                 open.insert(next);
@@ -1631,7 +1700,7 @@ mod tests {
                 prop_assert!(open.remove(&ticket), "{ticket} is answered twice or has left");
             }
             prop_assert!(open.is_empty(), "never answered: {open:?}");
-            prop_assert!(desk.listeners.is_empty());
+            prop_assert!(desk.listeners.is_empty() && desk.onlookers.is_empty());
         }
     }
 }

@@ -228,6 +228,9 @@ impl Params {
 
 /// One name or value of a form, decoded once.
 pub(crate) fn decode(text: &str) -> String {
+    if !text.contains('+') {
+        return percent_decode_str(text).decode_utf8_lossy().into_owned();
+    }
     let text = text.replace('+', " ");
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }

@@ -453,34 +453,49 @@ impl Keeper {
     /// The desk's answer to `request`, which has been looked at when this returns; `None` only when there is a bug, because every
     /// ticket is answered.
     pub(crate) fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + '_ {
-        let (answer, told) = oneshot::channel();
-        let ticket = self.with(|inside, now| {
+        let waits = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
             let at = self.epoch.wall(now);
             let gate = inside.gate.as_ref();
             if gate.is_some_and(Gate::is_full) {
-                _ = answer.send(inside.desk.full(request.path(), at));
-                return ticket;
+                return Ok(inside.desk.full(request.path(), at));
             }
             let asked = gate.map(|_| (request.path().to_owned(), at));
+            let event = Event::Asked {
+                ticket,
+                at,
+                request,
+            };
+            let (answer, told) = oneshot::channel();
+            // What has to be kept first passes the gate; else all but listeners are answered here, and need no channel.
+            if asked.is_some() {
+                inside.waiting.insert(ticket, Waiting { answer, asked });
+                inside.desk.handle(now, event);
+                return Err((ticket, told));
+            }
+            inside.desk.handle(now, event);
+            while let Some(effect) = inside.desk.effect() {
+                match effect {
+                    Effect::Answer(answered, answer) if answered == ticket => return Ok(answer),
+                    other => inside.carry_out(now, other),
+                }
+            }
             inside.waiting.insert(ticket, Waiting { answer, asked });
-            inside.desk.handle(
-                now,
-                Event::Asked {
-                    ticket,
-                    at,
-                    request,
-                },
-            );
-            ticket
+            Err((ticket, told))
         });
-        let guard = Guard {
+        let waits = waits.map_err(|(ticket, told)| (self.guard(ticket), told));
+        async move {
+            match waits {
+                Ok(answer) => Some(answer),
+                Err((_guard, told)) => told.await.ok(),
+            }
+        }
+    }
+
+    fn guard(&self, ticket: Ticket) -> Guard<'_> {
+        Guard {
             keeper: self,
             ticket,
-        };
-        async move {
-            let _guard = guard;
-            told.await.ok()
         }
     }
 

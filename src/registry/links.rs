@@ -166,6 +166,13 @@ impl Links {
         self.known.values().filter(named).map(|known| &*known.id)
     }
 
+    /// All connections: what each is called, when it was heard last, and whether it is a client.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (Link, &str, Moment, bool)> {
+        self.known
+            .iter()
+            .map(|(link, known)| (*link, &*known.id, known.heard, known.client.is_some()))
+    }
+
     /// All connections.
     pub(crate) fn all(&self) -> impl Iterator<Item = Link> + '_ {
         self.known.keys().copied()

@@ -13,9 +13,9 @@ use std::{
 };
 
 /// Polls held at most.
-pub(crate) const POLLS: usize = 1_000;
+pub(crate) const POLLS: usize = 20_000;
 /// Configurations watched by all held polls together at most.
-pub(crate) const WATCHED: usize = 100_000;
+pub(crate) const WATCHED: usize = 200_000;
 /// A hold is never shorter.
 const SHORTEST: Duration = Duration::from_secs(10);
 /// A hold is never longer, whatever the client says.

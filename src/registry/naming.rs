@@ -220,6 +220,16 @@ pub(crate) struct Listing {
     pub(crate) changed: Option<Moment>,
 }
 
+/// A service in one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Glance {
+    /// What it is as a whole.
+    pub(crate) persistent: bool,
+    pub(crate) threshold: f32,
+    pub(crate) instances: usize,
+    pub(crate) healthy: usize,
+}
+
 /// How many of what; for `/operator/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -251,6 +261,11 @@ impl Place {
             apart: apart.then(|| (cluster.into(), persistent)),
             owner: None,
         }
+    }
+
+    /// The connection whose it is.
+    pub(crate) fn owner(&self) -> Option<Link> {
+        self.owner
     }
 }
 
@@ -997,6 +1012,42 @@ impl Naming {
             });
         }
         Ok(None)
+    }
+
+    /// The namespaces that have services.
+    pub(crate) fn namespaces(&self) -> BTreeSet<&Namespace> {
+        self.services.keys().map(|key| &key.namespace).collect()
+    }
+
+    /// A service at a glance, as it is, whatever readers see of it.
+    pub(crate) fn glance(&self, key: &ServiceKey) -> Option<Glance> {
+        let service = self.services.get(key)?;
+        let settings = service.settings.as_ref();
+        let mut glance = Glance {
+            persistent: service.persistent,
+            threshold: settings.map_or(0.0, |settings| settings.threshold),
+            ..Glance::default()
+        };
+        for record in service.instances.values() {
+            glance.instances += 1;
+            glance.healthy += usize::from(record.healthy);
+        }
+        Some(glance)
+    }
+
+    /// The instances of a service as they are, equal ones as often as they were published, with where each stands.
+    pub(crate) fn placed(&self, key: &ServiceKey) -> impl Iterator<Item = (&Place, Record)> {
+        let service = self.services.get(key).into_iter();
+        service.flat_map(|service| {
+            let all = service.instances.iter();
+            all.map(|(place, record)| (place, service.seen(place, record)))
+        })
+    }
+
+    /// How many instances a connection published.
+    pub(crate) fn published_by(&self, link: Link) -> usize {
+        let all = self.published.get(&link).into_iter().flatten();
+        all.map(|(_, places)| places.len()).sum()
     }
 
     /// Names of the services of a group, in order.

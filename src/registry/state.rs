@@ -24,6 +24,7 @@ use crate::registry::long_poll::LongPoll;
 use crate::registry::namespaces::Namespaces;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
+use crate::registry::page_wait::PageWait;
 use crate::registry::pushes::Manner;
 use crate::registry::pushes::Pushes;
 use crate::registry::refusal::Refusal;
@@ -62,6 +63,8 @@ pub(crate) struct State {
     pub(crate) checks: Checks<Who>,
     pub(crate) configs: Configs,
     pub(crate) polls: LongPoll,
+    /// Open pages.
+    pub(crate) pages: PageWait,
     /// Who is connected over gRPC.
     pub(crate) links: Links,
     /// As whom clients read configurations over gRPC.
@@ -91,6 +94,7 @@ impl State {
             checks: Checks::never(),
             configs: Configs::default(),
             polls: LongPoll::default(),
+            pages: PageWait::default(),
             links: Links::new(),
             readers: BTreeMap::new(),
             subscribers: subscribers(PUSH_DELAY),

@@ -10,6 +10,7 @@
     reason = "a test that cannot go on fails, and says so; it waits in real time, with sockets, files and processes"
 )]
 
+mod abuse;
 mod agent;
 mod answers;
 mod auth;
@@ -33,6 +34,7 @@ mod lists;
 mod manners;
 mod operator;
 mod over_grpc;
+mod page;
 mod persistent;
 mod protection;
 mod recorded;
