@@ -466,13 +466,6 @@ impl Keeper {
                 at,
                 request,
             };
-            let (answer, told) = oneshot::channel();
-            // What has to be kept first passes the gate; else all but listeners are answered here, and need no channel.
-            if asked.is_some() {
-                inside.waiting.insert(ticket, Waiting { answer, asked });
-                inside.desk.handle(now, event);
-                return Err((ticket, told));
-            }
             inside.desk.handle(now, event);
             // All but listeners are answered here, and need no channel, unless the answer has to wait for the disk.
             while asked.is_none()
