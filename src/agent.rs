@@ -4,6 +4,7 @@ pub mod admin;
 pub mod catalog;
 pub mod formats;
 pub mod gate;
+pub mod guard;
 pub mod locate;
 pub mod materialize;
 pub mod neighbours;

@@ -19,6 +19,6 @@ pub mod registry;
 pub mod report;
 pub mod secret;
 pub mod tasks;
-pub mod template;
 pub mod telemetry;
+pub mod template;
 pub mod yaml;

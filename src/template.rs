@@ -132,14 +132,16 @@ const NOT_QUOTED: &str = "a value that an instance was registered with is not qu
 fn quote(value: &Value, format: &str) -> Result<String, Inner> {
     let text = text_of(value)?;
     let controls = || match text.chars().any(crate::foreign::is_harmful) {
-        true => Err(refused("a value holds control characters, which cannot be quoted there")),
+        true => Err(refused(
+            "a value holds control characters, which cannot be quoted there",
+        )),
         false => Ok(()),
     };
     match format {
         "json" | "yaml" => {
             let quoted = serde_json::to_string(&text);
             let quoted = quoted.map_err(|_| refused("a value cannot be quoted"))?;
-            Ok(crate::foreign::harmless_json(&quoted).replace('\n', "\\n"))
+            Ok(crate::foreign::harmless_json(&quoted).into_owned())
         }
         "shell" | "haproxy" => {
             controls()?;
@@ -296,7 +298,10 @@ mod tests {
     fn a_template_sees_the_list() {
         let text = "# {{ service }}, {{ instances | length }}\n{% for one in instances -%}\n{{ one.address }} {{ one.weight }} {{ one.metadata.zone }}\n{% endfor %}";
         let out = said(text, "west").unwrap();
-        assert_eq!(out, "# payments, 2\n10.0.0.1:80 1 east\n10.0.0.2:80 2.5 west\n");
+        assert_eq!(
+            out,
+            "# payments, 2\n10.0.0.1:80 1 east\n10.0.0.2:80 2.5 west\n"
+        );
         assert_eq!(said("<{{ service }}>\n", "a").unwrap(), "<payments>\n");
     }
 
@@ -315,9 +320,16 @@ mod tests {
             "{{ '%s' | format(instances[1].metadata.zone) }}",
         ] {
             let out = said(template, zone);
-            assert!(out.as_ref().is_err_and(|why| !why.contains("6.6.6.6")), "{template}: {out:?}");
+            assert!(
+                out.as_ref().is_err_and(|why| !why.contains("6.6.6.6")),
+                "{template}: {out:?}"
+            );
         }
-        assert!(said("{{ instances[1].metadata.zone }}", zone).unwrap_err().contains("is not quoted"));
+        assert!(
+            said("{{ instances[1].metadata.zone }}", zone)
+                .unwrap_err()
+                .contains("is not quoted")
+        );
         // A key that is none is not there to be printed.
         let keys = "{% for key in instances[0].metadata %}{{ key }};{% endfor %}";
         assert_eq!(said(keys, "a").unwrap(), "zone;");
@@ -326,30 +338,55 @@ mod tests {
     #[test]
     fn what_is_quoted_is_one_word() {
         let quoted = |format: &str, zone: &str| {
-            said(&format!("{{{{ instances[1].metadata.zone | quote('{format}') }}}}"), zone)
+            said(
+                &format!("{{{{ instances[1].metadata.zone | quote('{format}') }}}}"),
+                zone,
+            )
         };
-        assert_eq!(quoted("json", "a\"b\u{2028}\n").unwrap(), "\"a\\\"b\\u2028\\n\"");
+        assert_eq!(
+            quoted("json", "a\"b\u{2028}\n").unwrap(),
+            "\"a\\\"b\\u2028\\n\""
+        );
         assert_eq!(quoted("shell", "it's $(x)").unwrap(), "'it'\\''s $(x)'");
         assert_eq!(quoted("nginx", "a\"b\\").unwrap(), "\"a\\\"b\\\\\"");
         assert!(quoted("nginx", "$host").is_err());
         assert!(quoted("shell", "a\nb").is_err());
         assert!(quoted("html", "a").unwrap_err().contains("quote knows"));
-        assert_eq!(said("{{ instances[1].metadata.zone | ident }}", "a-b c").unwrap(), "a_b_c");
+        assert_eq!(
+            said("{{ instances[1].metadata.zone | ident }}", "a-b c").unwrap(),
+            "a_b_c"
+        );
     }
 
     #[test]
     fn what_is_not_there_what_does_not_end_and_what_is_too_much_are_errors() {
         assert!(said("{{ nope }}", "a").is_err());
         assert!(said("{{ instances[0].metadata.nope }}", "a").is_err());
-        assert_eq!(said("{{ instances[0].metadata.nope | default('x') }}", "a").unwrap(), "x");
-        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        assert_eq!(
+            said("{{ instances[0].metadata.nope | default('x') }}", "a").unwrap(),
+            "x"
+        );
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         assert!(said(endless, "a").unwrap_err().contains("steps"));
-        let much = format!("{{% for a in range(9999) %}}{}{{% endfor %}}", "x".repeat(4000));
+        let much = format!(
+            "{{% for a in range(9999) %}}{}{{% endfor %}}",
+            "x".repeat(4000)
+        );
         assert!(said(&much, "a").unwrap_err().contains("bytes come out"));
-        for other in ["{% include '/etc/passwd' %}", "{% import 'x' as y %}", "{% extends 'x' %}"] {
+        for other in [
+            "{% include '/etc/passwd' %}",
+            "{% import 'x' as y %}",
+            "{% extends 'x' %}",
+        ] {
             assert!(check(other).is_err(), "{other}");
         }
-        assert!(check("{% for x in y %}\n").unwrap_err().to_string().starts_with("line "));
+        assert!(
+            check("{% for x in y %}\n")
+                .unwrap_err()
+                .to_string()
+                .starts_with("line ")
+        );
         assert!(check("a\0b").is_err());
     }
 

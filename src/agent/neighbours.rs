@@ -301,7 +301,11 @@ pub(super) mod tests {
             1 => any::<f64>(),
         ];
         let metadata = prop::collection::btree_map(
-            prop_oneof![Just("version".to_owned()), Just("Version".to_owned()), text()],
+            prop_oneof![
+                Just("version".to_owned()),
+                Just("Version".to_owned()),
+                text()
+            ],
             text(),
             0..4,
         );
@@ -350,12 +354,22 @@ pub(super) mod tests {
             "ff02::1",
         ];
         for ip in refused {
-            let passed = pass(&list(vec![host(ip, 80), host("10.0.0.1", 80)]), &Filter::default());
+            let passed = pass(
+                &list(vec![host(ip, 80), host("10.0.0.1", 80)]),
+                &Filter::default(),
+            );
             assert_eq!(addresses(&passed), ["10.0.0.1:80"], "{ip}");
             let said = format!("{ip}:80 has an address at which nobody serves others");
             assert_eq!(passed.left_out, [said]);
         }
-        for text in ["127.1", "0x7f.1", "unix:/run/docker.sock", "fe80::1%eth0", "a.example", ""] {
+        for text in [
+            "127.1",
+            "0x7f.1",
+            "unix:/run/docker.sock",
+            "fe80::1%eth0",
+            "a.example",
+            "",
+        ] {
             let passed = pass(&list(vec![host(text, 80)]), &Filter::default());
             assert_eq!(passed.left_out, [format!("{text}:80 has no IP address")]);
         }
@@ -383,7 +397,9 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_filtered_is_counted_with_one_example() {
-        let mut hosts: Vec<Listed> = (1..=9).map(|last| host(&format!("10.0.0.{last}"), 80)).collect();
+        let mut hosts: Vec<Listed> = (1..=9)
+            .map(|last| host(&format!("10.0.0.{last}"), 80))
+            .collect();
         hosts[0].healthy = false;
         hosts[1].healthy = false;
         hosts[2].enabled = false;
@@ -425,7 +441,11 @@ pub(super) mod tests {
             prefer_clusters: vec!["own".to_owned(), "near".to_owned()],
             ..Filter::default()
         };
-        let mut hosts = vec![of("far", "10.0.0.1"), of("near", "10.0.0.2"), of("own", "10.0.0.3")];
+        let mut hosts = vec![
+            of("far", "10.0.0.1"),
+            of("near", "10.0.0.2"),
+            of("own", "10.0.0.3"),
+        ];
         let passed = |hosts: &[Listed]| addresses(&pass(&list(hosts.to_vec()), &filter));
         assert_eq!(passed(&hosts), ["10.0.0.3:80"]);
         hosts[2].healthy = false;
@@ -437,11 +457,16 @@ pub(super) mod tests {
     #[test]
     fn an_instance_over_a_limit_is_left_out_and_never_cut() {
         let mut big = host("10.0.0.1", 80);
-        big.metadata.insert("k".into(), "v".repeat(MOST_METADATA - 1).into());
+        big.metadata
+            .insert("k".into(), "v".repeat(MOST_METADATA - 1).into());
         let mut bigger = host("10.0.0.2", 80);
-        bigger.metadata.insert("k".into(), "v".repeat(MOST_METADATA).into());
+        bigger
+            .metadata
+            .insert("k".into(), "v".repeat(MOST_METADATA).into());
         let mut many = host("10.0.0.3", 80);
-        many.metadata = (0..=MOST_KEYS).map(|n| (n.to_string().into(), "".into())).collect();
+        many.metadata = (0..=MOST_KEYS)
+            .map(|n| (n.to_string().into(), "".into()))
+            .collect();
         let passed = pass(&list(vec![many, bigger, big.clone()]), &Filter::default());
         assert_eq!(addresses(&passed), ["10.0.0.1:80"]);
         assert_eq!(passed.neighbours[0].metadata, big.metadata);

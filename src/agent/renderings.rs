@@ -81,7 +81,12 @@ fn nginx(upstream: &str, neighbours: &[Neighbour]) -> String {
     let mut out = format!("upstream {upstream} {{\n");
     for one in neighbours {
         // Writing to a String cannot fail; so it is below.
-        _ = writeln!(out, "    server {} weight={};", one.address(), whole(one.weight));
+        _ = writeln!(
+            out,
+            "    server {} weight={};",
+            one.address(),
+            whole(one.weight)
+        );
     }
     if neighbours.is_empty() {
         // nginx takes no upstream without a server; this one answers 502, and nobody is asked.
@@ -147,7 +152,10 @@ fn prometheus(
         for (name, value) in own {
             set.insert(format!("__meta_nacos_{name}"), value.into());
         }
-        set.insert("__meta_nacos_weight".to_owned(), one.weight.to_string().into());
+        set.insert(
+            "__meta_nacos_weight".to_owned(),
+            one.weight.to_string().into(),
+        );
         for (key, value) in listed(one, labels) {
             set.entry(format!("__meta_nacos_metadata_{}", label_name(key)))
                 .or_insert_with(|| value.into());
@@ -215,7 +223,10 @@ fn hosts(host: &str, neighbours: &[Neighbour]) -> Result<String, Error> {
 }
 
 fn env(variable: &str, neighbours: &[Neighbour]) -> String {
-    let all: Vec<String> = neighbours.iter().map(|one| one.address().to_string()).collect();
+    let all: Vec<String> = neighbours
+        .iter()
+        .map(|one| one.address().to_string())
+        .collect();
     format!("{variable}_INSTANCES={}\n", all.join(","))
 }
 
@@ -251,7 +262,9 @@ pub enum BlockError {
     #[error("it is no text in UTF-8")]
     NotText,
     /// Which lines are ours is not clear.
-    #[error("the lines `{begin}` and `{end}` must be there once each, in this order, or not at all")]
+    #[error(
+        "the lines `{begin}` and `{end}` must be there once each, in this order, or not at all"
+    )]
     Markers {
         /// The first line of a block.
         begin: String,
@@ -295,4 +308,283 @@ pub fn with_block(file: &[u8], host: &str, lines: &str) -> Result<Vec<u8>, Block
         false => "\n",
     };
     Ok([before, gap, &block, after].concat().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::neighbours;
+    use super::super::neighbours::tests::anything;
+    use super::*;
+    use crate::descriptor::spec::Filter;
+    use crate::nacos::model::ServiceList;
+    use proptest::prelude::*;
+    use std::{collections::BTreeMap, net::SocketAddr};
+
+    const ABOUT: About<'static> = About {
+        service: "payments",
+        group: "G",
+        namespace: "public",
+    };
+
+    fn passed(list: &ServiceList) -> Vec<Neighbour> {
+        neighbours::pass(list, &Filter::default()).neighbours
+    }
+
+    fn rendered(rendering: &Rendering, neighbours: &[Neighbour]) -> String {
+        render(rendering, ABOUT, neighbours).unwrap()
+    }
+
+    fn addresses(neighbours: &[Neighbour]) -> Vec<SocketAddr> {
+        neighbours.iter().map(Neighbour::address).collect()
+    }
+
+    fn two() -> Vec<Neighbour> {
+        let one = |ip: &str, weight, zone: &str| Neighbour {
+            ip: ip.parse().unwrap(),
+            port: 8080,
+            weight,
+            cluster: "DEFAULT".to_owned(),
+            metadata: BTreeMap::from([
+                ("zone".into(), zone.into()),
+                ("Zone".into(), "other".into()),
+            ]),
+        };
+        vec![
+            one("10.0.0.1", 2.0, "east"),
+            one("2001:db8::1", 0.4, "we\u{2028}st"),
+        ]
+    }
+
+    #[test]
+    fn the_formats() {
+        let name = || "payments".to_owned();
+        let labels = || vec!["zone".to_owned(), "Zone".to_owned(), "none".to_owned()];
+        let all = [
+            Rendering::Nginx { upstream: name() },
+            Rendering::Haproxy { backend: name() },
+            Rendering::Env {
+                variable: "PAYMENTS".to_owned(),
+            },
+            Rendering::Hosts { host: name() },
+            Rendering::Prometheus { labels: labels() },
+            Rendering::Envoy {
+                cluster: name(),
+                labels: labels(),
+            },
+            Rendering::Json,
+        ];
+        let both: String = all.iter().map(|one| rendered(one, &two())).collect();
+        insta::assert_snapshot!(both);
+        let none: String = all.iter().map(|one| rendered(one, &[])).collect();
+        insta::assert_snapshot!(none);
+    }
+
+    #[test]
+    fn weights_of_haproxy_are_scaled_to_what_it_takes() {
+        let mut all = two();
+        all[0].weight = 10_000.0;
+        all[1].weight = 100.0;
+        let text = rendered(
+            &Rendering::Haproxy {
+                backend: "b".to_owned(),
+            },
+            &all,
+        );
+        let weights: Vec<_> = text
+            .lines()
+            .skip(1)
+            .map(|line| line.rsplit(' ').next().unwrap())
+            .collect();
+        assert_eq!(weights, ["256", "3"]);
+    }
+
+    /// Words, braces and semicolons of nginx; a quote, a comment or an escape is none of them.
+    fn nginx_words(text: &str) -> Result<Vec<String>, char> {
+        let mut words = vec![String::new()];
+        for c in text.chars() {
+            match c {
+                ' ' | '\n' => words.push(String::new()),
+                '{' | '}' | ';' => words.extend([c.to_string(), String::new()]),
+                '"' | '\'' | '\\' | '#' | '$' | '\r' | '\t' => return Err(c),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        Ok(words)
+    }
+
+    fn json(text: &str) -> Value {
+        // Not by the library that wrote it.
+        serde_yaml::from_str(text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn no_registered_instance_can_change_the_shape_of_an_nginx_file(list in anything()) {
+            let all = passed(&list);
+            let text = rendered(&Rendering::Nginx { upstream: "payments".to_owned() }, &all);
+            let words = nginx_words(&text).unwrap();
+            let inside = words.strip_prefix(&["upstream".to_owned(), "payments".to_owned(), "{".to_owned()]);
+            let inside = inside.and_then(|rest| rest.strip_suffix(&["}".to_owned()])).unwrap();
+            if all.is_empty() {
+                prop_assert_eq!(inside.join(" "), "server 127.0.0.1:9 down ;");
+                return Ok(());
+            }
+            let found: Vec<SocketAddr> = inside.chunks(4).map(|words| {
+                assert_eq!((&*words[0], &*words[3]), ("server", ";"));
+                assert!(words[2].strip_prefix("weight=").unwrap().parse::<u32>().unwrap() > 0);
+                words[1].parse().unwrap()
+            }).collect();
+            prop_assert_eq!(found, addresses(&all));
+        }
+
+        #[test]
+        fn no_registered_instance_can_change_the_shape_of_a_haproxy_file(list in anything()) {
+            let all = passed(&list);
+            let text = rendered(&Rendering::Haproxy { backend: "payments".to_owned() }, &all);
+            prop_assert!(!text.contains(['"', '\'', '\\', '#', '$', '\r', '\t']));
+            let mut lines = text.lines();
+            prop_assert_eq!(lines.next(), Some("backend payments"));
+            let mut names = BTreeSet::new();
+            let found: Vec<SocketAddr> = lines.map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                assert_eq!((words.len(), words[0], words[3]), (5, "server", "weight"));
+                assert!((1..=256).contains(&words[4].parse::<u32>().unwrap()));
+                assert!(names.insert(words[1]), "one name twice");
+                words[2].parse().unwrap()
+            }).collect();
+            prop_assert_eq!(found, addresses(&all));
+        }
+
+        #[test]
+        fn metadata_cannot_become_job_scheme_or_metrics_path(list in anything()) {
+            let all = passed(&list);
+            let labels = vec!["version".to_owned(), "Version".to_owned()];
+            let found = json(&rendered(&Rendering::Prometheus { labels }, &all));
+            let groups = found.as_array().unwrap();
+            let mut targets = Vec::new();
+            for (group, one) in groups.iter().zip(&all) {
+                prop_assert_eq!(group.as_object().unwrap().len(), 2);
+                targets.extend(group["targets"].as_array().unwrap().iter().map(|target| {
+                    target.as_str().unwrap().parse::<SocketAddr>().unwrap()
+                }));
+                for (name, value) in group["labels"].as_object().unwrap() {
+                    let rest = name.strip_prefix("__meta_nacos_").unwrap();
+                    prop_assert!(rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+                    prop_assert!(value.as_str().unwrap().chars().count() <= LONGEST_LABEL);
+                }
+                // Of two keys that become one name, the first by byte order.
+                let first = one.metadata.get(&"Version".into()).or(one.metadata.get(&"version".into()));
+                if let Some(first) = first.filter(|first| first.raw().chars().count() <= LONGEST_LABEL) {
+                    prop_assert_eq!(&group["labels"]["__meta_nacos_metadata_version"], first.raw());
+                }
+            }
+            prop_assert_eq!(targets, addresses(&all));
+        }
+
+        #[test]
+        fn envoy_and_json_parse_to_what_passed(list in anything()) {
+            let all = passed(&list);
+            let envoy = Rendering::Envoy { cluster: "payments".to_owned(), labels: vec!["version".to_owned()] };
+            let found = json(&rendered(&envoy, &all));
+            let assignment = &found["resources"][0];
+            prop_assert_eq!(&assignment["cluster_name"], "payments");
+            let endpoints = assignment["endpoints"][0]["lb_endpoints"].as_array().unwrap();
+            let found: Vec<SocketAddr> = endpoints.iter().map(|one| {
+                assert!(one["load_balancing_weight"].as_u64().unwrap() >= 1);
+                let address = &one["endpoint"]["address"]["socket_address"];
+                let port = u16::try_from(address["port_value"].as_u64().unwrap()).unwrap();
+                SocketAddr::new(address["address"].as_str().unwrap().parse().unwrap(), port)
+            }).collect();
+            prop_assert_eq!(found, addresses(&all));
+            let text = rendered(&Rendering::Json, &all);
+            prop_assert!(!text.chars().any(|c| c != '\n' && foreign::is_harmful(c)));
+            let found = json(&text);
+            let found: Vec<Neighbour> = serde_json::from_value(found["instances"].clone()).unwrap();
+            prop_assert_eq!(found.len(), all.len());
+            for (found, one) in found.iter().zip(&all) {
+                prop_assert_eq!(found.address(), one.address());
+                prop_assert_eq!(&found.metadata, &one.metadata);
+            }
+        }
+
+        #[test]
+        fn an_env_file_has_one_assignment_per_line_for_any_input(list in anything()) {
+            let all = passed(&list);
+            let text = rendered(&Rendering::Env { variable: "PAYMENTS".to_owned() }, &all);
+            prop_assert_eq!(text.lines().count(), 1);
+            let value = text.strip_prefix("PAYMENTS_INSTANCES=").unwrap().strip_suffix('\n').unwrap();
+            prop_assert!(value.bytes().all(|b| b.is_ascii_hexdigit() || b".:,[]".contains(&b)));
+            let found: Vec<SocketAddr> = value.split(',').filter(|one| !one.is_empty())
+                .map(|one| one.parse().unwrap()).collect();
+            prop_assert_eq!(found, addresses(&all));
+        }
+
+        #[test]
+        fn the_hosts_block_never_touches_a_line_outside_its_markers(
+            list in anything(), before in "([ -~]{0,20}\n){0,3}", after in "([ -~]{0,20}\n){0,3}([ -~]{0,9})?", earlier in "(10.0.0.[0-9] payments\n){0,3}",
+        ) {
+            let all = passed(&list);
+            let lines = rendered(&Rendering::Hosts { host: "payments".to_owned() }, &all);
+            let (begin, end) = ("# outrigger: begin payments\n", "# outrigger: end payments\n");
+            let file = [&before, begin, &earlier, end, &after].concat();
+            let next = with_block(file.as_bytes(), "payments", &lines).unwrap();
+            let next = String::from_utf8(next).unwrap();
+            let inside = next.strip_prefix(&before).and_then(|rest| rest.strip_suffix(&after)).unwrap();
+            let inside = inside.strip_prefix(begin).and_then(|rest| rest.strip_suffix(end)).unwrap();
+            let found: BTreeSet<IpAddr> = inside.lines().map(|line| {
+                let (ip, name) = line.split_once(' ').unwrap();
+                assert_eq!(name, "payments");
+                ip.parse().unwrap()
+            }).collect();
+            prop_assert_eq!(found, all.iter().map(|one| one.ip).collect::<BTreeSet<_>>());
+            // Again it is the same, and a file without a block gets one behind all it has.
+            prop_assert_eq!(with_block(next.as_bytes(), "payments", &lines).unwrap(), next.clone().into_bytes());
+            let fresh = with_block(after.as_bytes(), "payments", &lines).unwrap();
+            prop_assert!(fresh.starts_with(after.as_bytes()) && fresh.ends_with(end.as_bytes()));
+            prop_assert_eq!(with_block(&fresh, "payments", &lines).unwrap(), fresh);
+        }
+    }
+
+    #[test]
+    fn a_hosts_file_whose_markers_are_not_clear_is_refused() {
+        let (begin, end) = ("# outrigger: begin a\n", "# outrigger: end a\n");
+        for file in [
+            begin.to_owned(),
+            end.to_owned(),
+            [end, begin].concat(),
+            [begin, end, begin, end].concat(),
+            [begin, begin, end].concat(),
+        ] {
+            let refused = with_block(file.as_bytes(), "a", "").unwrap_err();
+            assert!(matches!(refused, BlockError::Markers { .. }), "{file}");
+        }
+        assert_eq!(with_block(b"\xff", "a", ""), Err(BlockError::NotText));
+        // Those of another name are lines like any other.
+        let other = [begin, end].concat().replace(" a\n", " b\n");
+        assert!(
+            with_block(other.as_bytes(), "a", "")
+                .unwrap()
+                .starts_with(other.as_bytes())
+        );
+    }
+
+    #[test]
+    fn a_hosts_block_has_a_limit() {
+        let all: Vec<Neighbour> = (0..=1000_u32)
+            .map(|n| Neighbour {
+                ip: IpAddr::from((0x0a00_0001 + n).to_be_bytes()),
+                ..two().remove(0)
+            })
+            .collect();
+        let hosts = Rendering::Hosts {
+            host: "a".to_owned(),
+        };
+        assert!(render(&hosts, ABOUT, &all[..1000]).is_ok());
+        let said = render(&hosts, ABOUT, &all).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            "1001 addresses are more than 1000 lines of a hosts file"
+        );
+    }
 }

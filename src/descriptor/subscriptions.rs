@@ -29,7 +29,9 @@ const FORMATS: [(&str, &[&str]); 7] = [
     ("env", &["variable"]),
 ];
 /// All keys that belong to one format.
-const OWN_KEYS: [&str; 6] = ["upstream", "backend", "cluster", "host", "variable", "labels"];
+const OWN_KEYS: [&str; 6] = [
+    "upstream", "backend", "cluster", "host", "variable", "labels",
+];
 
 impl Context<'_> {
     /// A subscription; where something was noted, with defaults in place of it.
@@ -128,7 +130,8 @@ fn metadata(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
 
 /// The format with the keys that belong to it; `None` where something was noted.
 fn rendering(fields: &mut Fields<'_>, service: &str) -> Option<Rendering> {
-    let example = "format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2";
+    let example =
+        "format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2";
     let form = fields.exactly_one(&["format", "template"], example);
     let (format, keys) = match form {
         Some("template") => ("template", &[][..]),
@@ -158,7 +161,9 @@ fn rendering(fields: &mut Fields<'_>, service: &str) -> Option<Rendering> {
     };
     match format {
         "nginx" => named(fields, "upstream", service).map(|upstream| Rendering::Nginx { upstream }),
-        "haproxy" => named(fields, "backend", service).map(|backend| Rendering::Haproxy { backend }),
+        "haproxy" => {
+            named(fields, "backend", service).map(|backend| Rendering::Haproxy { backend })
+        }
         "prometheus" => Some(Rendering::Prometheus {
             labels: labels(fields),
         }),
@@ -178,7 +183,8 @@ fn rendering(fields: &mut Fields<'_>, service: &str) -> Option<Rendering> {
             let plain = name
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-            if !plain || name.starts_with('.') || name.ends_with(".yaml") || name.ends_with(".yml") {
+            if !plain || name.starts_with('.') || name.ends_with(".yaml") || name.ends_with(".yml")
+            {
                 return value.wrong(
                     format!("`{}` is not the name of a template", Foreign::new(name)),
                     "write the name of a file beside this descriptor: payments.j2",
@@ -281,9 +287,12 @@ fn guard(value: &Value<'_>) -> Option<Guard> {
     let default = Guard::default();
     let mut fields = value.fields("guard: { min_instances: 1, max_shrink: 60% }")?;
     let most = u64::try_from(MOST_INSTANCES).unwrap_or(u64::MAX);
-    let least = fields
-        .get("min_instances")
-        .map(|value| (value.integer("a count (write allow_empty: true for none)", 1..=most), value));
+    let least = fields.get("min_instances").map(|value| {
+        (
+            value.integer("a count (write allow_empty: true for none)", 1..=most),
+            value,
+        )
+    });
     let allow_empty = fields.get("allow_empty").and_then(|value| value.boolean());
     if let (Some((Some(_), least)), Some(true)) = (&least, allow_empty) {
         least.wrong::<()>(
@@ -312,7 +321,10 @@ fn percent(value: &Value<'_>) -> Option<u8> {
     let text = value.text()?;
     let number = text.strip_suffix('%').and_then(|digits| {
         let right = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        digits.parse::<u8>().ok().filter(|number| right && *number <= 100)
+        digits
+            .parse::<u8>()
+            .ok()
+            .filter(|number| right && *number <= 100)
     });
     match number {
         Some(number) => Some(number),
@@ -358,15 +370,41 @@ mod tests {
         assert_eq!(found.target.mode, 0o640);
         let form = |format| one(&format!("service: 7pay:ments.v2, format: {format}")).rendering;
         let is = |format, rendering| assert_eq!(form(format), rendering);
-        is("nginx", Rendering::Nginx { upstream: "7pay_ments.v2".to_owned() });
-        is("haproxy", Rendering::Haproxy { backend: "7pay_ments.v2".to_owned() });
-        is("env", Rendering::Env { variable: "_7PAY_MENTS_V2".to_owned() });
+        is(
+            "nginx",
+            Rendering::Nginx {
+                upstream: "7pay_ments.v2".to_owned(),
+            },
+        );
+        is(
+            "haproxy",
+            Rendering::Haproxy {
+                backend: "7pay_ments.v2".to_owned(),
+            },
+        );
+        is(
+            "env",
+            Rendering::Env {
+                variable: "_7PAY_MENTS_V2".to_owned(),
+            },
+        );
         let hosts = one("service: payments, format: hosts");
-        assert_eq!(hosts.rendering, Rendering::Hosts { host: "payments".to_owned() });
+        assert_eq!(
+            hosts.rendering,
+            Rendering::Hosts {
+                host: "payments".to_owned()
+            }
+        );
         assert_eq!(hosts.target.mode, 0o644);
         let template = one("service: a, template: a.j2").rendering;
         let file = PathBuf::from("conf.d/a.j2");
-        assert_eq!(template, Rendering::Template { file, text: "".into() });
+        assert_eq!(
+            template,
+            Rendering::Template {
+                file,
+                text: "".into()
+            }
+        );
     }
 
     #[test]
@@ -380,7 +418,12 @@ mod tests {
         assert_eq!(found.filter.prefer_clusters, ["c1"]);
         assert_eq!(found.filter.metadata["version"], "2");
         assert_eq!(found.filter.allow_cidrs.len(), 1);
-        assert_eq!(found.rendering, Rendering::Prometheus { labels: vec!["version".to_owned()] });
+        assert_eq!(
+            found.rendering,
+            Rendering::Prometheus {
+                labels: vec!["version".to_owned()]
+            }
+        );
         let guard = Guard {
             min_instances: 3,
             max_shrink: 50,
