@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod catalog;
+mod following;
 pub mod formats;
 pub mod gate;
 pub mod guard;
@@ -84,6 +85,13 @@ pub enum Command {
     },
     /// Read settings and descriptors again; answers how many problems there are.
     Reload(oneshot::Sender<usize>),
+    /// Let pass what the registry says of a service, where the guard holds it; answers how many targets that are.
+    Release {
+        /// Name of the service.
+        service: String,
+        /// The answer.
+        answer: oneshot::Sender<usize>,
+    },
     /// The candidates for an automatic address.
     Addresses(oneshot::Sender<Vec<locate::Considered>>),
 }

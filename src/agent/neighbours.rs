@@ -25,7 +25,8 @@ const MOST_KEYS: usize = 64;
 const MOST_METADATA: usize = 16 * 1024;
 /// Of a cluster's name.
 const LONGEST_CLUSTER: usize = 64;
-/// The heaviest an instance can be.
+/// The lightest an instance can be that takes traffic, and the heaviest.
+const LIGHTEST: f64 = 0.01;
 const HEAVIEST: f64 = 10_000.0;
 
 /// An instance that passed: its address is one, its port is one, its weight is more than 0.
@@ -35,7 +36,7 @@ pub struct Neighbour {
     pub ip: IpAddr,
     /// 1..=65535.
     pub port: u16,
-    /// Above 0, at most 10000.
+    /// 0.01..=10000, two decimals.
     pub weight: f64,
     /// `[0-9A-Za-z_-]`.
     pub cluster: String,
@@ -214,7 +215,8 @@ fn look(host: &Listed, filter: &Filter) -> Result<Neighbour, Why> {
     Ok(Neighbour {
         ip,
         port,
-        weight: host.weight,
+        // The registry's own least weight and its console's two decimals: a longer number only makes files differ.
+        weight: ((host.weight * 100.0).round() / 100.0).max(LIGHTEST),
         cluster: cluster.to_owned(),
         metadata: metadata.clone(),
     })

@@ -38,7 +38,7 @@ pub(super) enum Verb {
     DemoApp(demo::app::App),
     /// Say what is wrong with settings and descriptors: everything, with places
     Check(Files),
-    /// Fetch, validate and write every configuration once: for init containers and cron
+    /// Fetch, validate and write every configuration and list once: for init containers and cron
     Once {
         #[command(flatten)]
         files: Files,
@@ -74,6 +74,13 @@ pub(super) enum Verb {
         /// How long to wait until the registry has confirmed
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
         timeout: Duration,
+    },
+    /// Let pass what the registry says now, where the guard of a list holds it
+    Release {
+        #[command(flatten)]
+        files: Files,
+        #[command(subcommand)]
+        what: Holding,
     },
     /// Print completions for a shell
     Completions {
@@ -141,8 +148,23 @@ pub(super) enum Subject {
         /// Its data id
         data_id: String,
     },
+    /// The instances of a service as a file
+    Subscription {
+        /// Name of the service
+        name: String,
+    },
     /// Which address is registered, and why
     Address,
+}
+
+/// What can be released.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Holding {
+    /// The instances of a service
+    Subscription {
+        /// Name of the service
+        name: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1237,7 +1237,6 @@ configs:
   - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
   - orders
-subscriptions: []
 "#;
         insta::assert_snapshot!(shown(text), @r#"
         conf.d/orders.yaml:2:11: services[0].name: a group stands in front of the name
@@ -1371,11 +1370,7 @@ subscriptions: []
           20 |   - orders
              |     ^^^^^^
           help: write - name: orders
-        conf.d/orders.yaml:21:1: subscriptions: not in this version
-          21 | subscriptions: []
-             | ^^^^^^^^^^^^^
-          help: keep services and configs, leave it out
-        34 errors in 1 of 1 file
+        33 errors in 1 of 1 file
         "#);
     }
 

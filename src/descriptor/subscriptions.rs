@@ -289,7 +289,7 @@ fn guard(value: &Value<'_>) -> Option<Guard> {
     let most = u64::try_from(MOST_INSTANCES).unwrap_or(u64::MAX);
     let least = fields.get("min_instances").map(|value| {
         (
-            value.integer("a count (write allow_empty: true for none)", 1..=most),
+            value.integer("a count", 1..=most),
             value,
         )
     });
@@ -459,6 +459,56 @@ mod tests {
   - service: c
     path: /run/c
 ";
-        insta::assert_snapshot!(read(text).unwrap_err(), @"");
+        insta::assert_snapshot!(read(text).unwrap_err(), @r#"
+        conf.d/web.yaml:4:13: subscriptions[0].format: `ngnix` is none of nginx, haproxy, prometheus, envoy, json, hosts, env
+           4 |     format: ngnix
+             |             ^^^^^
+          help: did you mean `nginx`?
+        conf.d/web.yaml:5:5: subscriptions[0].upstraem: unknown key
+           5 |     upstraem: x
+             |     ^^^^^^^^
+          help: did you mean `upstream`?
+        conf.d/web.yaml:8:5: subscriptions[1].format: the service's name is none for a hosts file
+           8 |     format: hosts
+             |     ^^^^^^
+          help: write host: payments.internal beside it
+        conf.d/web.yaml:9:5: subscriptions[1].upstream: means nothing beside `hosts`
+           9 |     upstream: x
+             |     ^^^^^^^^
+          help: leave it out
+        conf.d/web.yaml:10:5: subscriptions[1].on_absent: a service that nobody has registered has an empty list
+          10 |     on_absent: keep
+             |     ^^^^^^^^^
+          help: write guard: { allow_empty: true } if the file shall be empty then
+        conf.d/web.yaml:14:15: subscriptions[2].variable: `lower` is not a variable
+          14 |     variable: lower
+             |               ^^^^^
+          help: write capital letters, digits and _; `_INSTANCES` comes behind it
+        conf.d/web.yaml:15:29: subscriptions[2].guard.min_instances: 0 is not a count
+          15 |     guard: { min_instances: 0, max_shrink: 60, windw: 5m }
+             |                             ^
+          help: a count goes from 1 to 10000
+        conf.d/web.yaml:15:44: subscriptions[2].guard.max_shrink: `60` is not a share
+          15 |     guard: { min_instances: 0, max_shrink: 60, windw: 5m }
+             |                                            ^^
+          help: write 0% to 100%; 100% lets every loss pass
+        conf.d/web.yaml:15:48: subscriptions[2].guard.windw: unknown key
+          15 |     guard: { min_instances: 0, max_shrink: 60, windw: 5m }
+             |                                                ^^^^^
+          help: did you mean `window`?
+        conf.d/web.yaml:18:15: subscriptions[3].template: `../b.j2` is not the name of a template
+          18 |     template: ../b.j2
+             |               ^^^^^^^
+          help: write the name of a file beside this descriptor: payments.j2
+        conf.d/web.yaml:19:29: subscriptions[3].guard.min_instances: means nothing beside `allow_empty: true`
+          19 |     guard: { min_instances: 2, allow_empty: true }
+             |                             ^
+          help: leave one of the two out
+        conf.d/web.yaml:20:5: subscriptions[4]: names none of `format` and `template`
+          20 |   - service: c
+             |     ^
+          help: write format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2
+        12 errors in 1 of 1 file
+        "#);
     }
 }
