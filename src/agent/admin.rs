@@ -417,7 +417,8 @@ impl Door {
             (&Method::GET, "/startupz") => {
                 let status = (self.status)();
                 let configs = status.configs.into_iter();
-                let configs = configs.map(|one| (one.required, one.applied_once, one.path, one.state));
+                let configs =
+                    configs.map(|one| (one.required, one.applied_once, one.path, one.state));
                 let lists = status.subscriptions.into_iter();
                 let lists = lists.map(|one| (one.required, one.applied_once, one.path, one.state));
                 let waiting: Vec<String> = configs
@@ -487,7 +488,10 @@ impl Door {
                     .and_then(|query| query.strip_prefix("service="))
                     .map(|name| percent_encoding::percent_decode_str(name).decode_utf8_lossy());
                 let Some(service) = service.filter(|name| !name.is_empty()) else {
-                    return text(StatusCode::BAD_REQUEST, "which? POST /release?service=NAME\n");
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "which? POST /release?service=NAME\n",
+                    );
                 };
                 let service = service.into_owned();
                 log(caller, "asked to release a list that is held");

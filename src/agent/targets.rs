@@ -17,13 +17,13 @@
 //! that is put right in its descriptor still happens.
 
 use crate::backoff::Dice;
+use crate::dates;
 use crate::descriptor::spec::{
     Command, Kept, OnAbsent, Process, Reload, Rendering, Target, Validate,
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
 use crate::metrics::{Metrics, Outcome as Counted};
-use crate::dates;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
 use crate::nacos::wire;
 use crate::os::command::{self, Run};
@@ -894,7 +894,10 @@ impl Router {
             None => format!("the registry lists {listed}"),
         };
         let (why, until) = match held.why {
-            Why::TooMany => ("a list of more than 10000 is never written".to_owned(), None),
+            Why::TooMany => (
+                "a list of more than 10000 is never written".to_owned(),
+                None,
+            ),
             Why::TooFew { least } => (format!("the guard wants at least {least}"), None),
             Why::Shrunk {
                 largest,
@@ -1415,7 +1418,9 @@ impl Job {
     /// Keeps the content for a start without the registry.
     fn keep(&self, content: &Content) {
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_force = offer.clone().filter(|offer| offer.content.md5 == content.md5);
+        let in_force = offer
+            .clone()
+            .filter(|offer| offer.content.md5 == content.md5);
         drop(offer);
         // Of a list its neighbours are kept, so that the next run can make another format of them.
         let content = match (&self.want.key, &in_force) {
@@ -1570,8 +1575,8 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::neighbours::tests::{host, list};
+    use super::*;
     use crate::descriptor::spec::{Config, Filter, Format, Guard, Subscription};
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
@@ -1962,6 +1967,196 @@ mod tests {
         house.set(&[b]);
         house.until_state("b", TargetState::Applied).await;
         assert_eq!(house.read("real/file").as_deref(), Some("other"));
+    }
+
+    fn nginx() -> Rendering {
+        Rendering::Nginx {
+            upstream: "payments".to_owned(),
+        }
+    }
+
+    fn servers(house: &House, name: &str) -> usize {
+        house
+            .read(name)
+            .map_or(0, |text| text.matches("server ").count())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_becomes_the_file_and_a_loss_is_held_until_it_is_released() {
+        let house = House::new();
+        house.keep(vec![Kept::Subscription(house.subscription("a", nginx()))]);
+        house.list(5).await;
+        let view = house.until_state("payments", TargetState::Applied).await;
+        assert!(view.applied_once && view.reason.is_none());
+        assert_eq!(servers(&house, "a"), 5);
+        assert!(!house.path("a.held").exists());
+        house.list(1).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert_eq!(
+            view.reason.as_deref(),
+            Some(
+                "the registry lists 1 instance, the file has 5; the guard allows a loss of 60 % of 5"
+            )
+        );
+        house
+            .until("marked", |_| house.path("a.held").exists())
+            .await;
+        let note: serde_json::Value = serde_json::from_str(&house.read("a.held").unwrap()).unwrap();
+        assert_eq!(note["release"], "outrigger release subscription payments");
+        assert_eq!(servers(&house, "a"), 5);
+        assert_eq!(house.targets.release("other".to_owned()).await, 0);
+        assert_eq!(house.targets.release("payments".to_owned()).await, 1);
+        house.until_state("payments", TargetState::Applied).await;
+        assert_eq!(servers(&house, "a"), 1);
+        house.list(0).await;
+        house.until_state("payments", TargetState::Held).await;
+        house.list(1).await;
+        house.until_state("payments", TargetState::Applied).await;
+        for _ in 0..1000 {
+            if !house.path("a.held").exists() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the side file stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_registry_came_back_a_smaller_list_waits() {
+        let house = House::new();
+        house.keep(vec![Kept::Subscription(house.subscription("a", nginx()))]);
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+        house
+            .registry
+            .connection
+            .send_modify(|now| now.returns += 1);
+        house.list(4).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert!(view.reason.unwrap().contains("came back a moment ago"));
+        // Time is virtual: the hold ends by itself.
+        let applied = |views: &Vec<TargetView>| views[0].state == TargetState::Applied;
+        let mut views = house.targets.views();
+        let ended =
+            tokio::time::timeout(Duration::from_secs(60), views.wait_for(|now| applied(now)));
+        assert!(ended.await.is_ok());
+        assert_eq!(servers(&house, "a"), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_run_knows_what_was_in_force() {
+        let house = House::new();
+        let target = house.subscription("a", nginx());
+        house.keep(vec![Kept::Subscription(target.clone())]);
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+        assert!(
+            house
+                .parts
+                .tasks
+                .finish(Duration::from_secs(5))
+                .await
+                .is_ok()
+        );
+        // After a boot the file is gone; the descriptor wants another format now.
+        fs::remove_file(house.path("a")).unwrap();
+        let house = House::on(house.folder);
+        let env = Rendering::Env {
+            variable: "P".to_owned(),
+        };
+        let target = Subscription {
+            rendering: env,
+            ..target
+        };
+        house.keep(vec![Kept::Subscription(target)]);
+        house.list(1).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert!(view.reason.unwrap().contains("a loss of 60 % of 5"));
+        house
+            .until("the file is there", |views| views[0].applied_once)
+            .await;
+        let all: Vec<String> = (1..=5).map(|last| format!("10.0.0.{last}:80")).collect();
+        assert_eq!(
+            house.read("a"),
+            Some(format!("P_INSTANCES={}\n", all.join(",")))
+        );
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_registry_the_neighbours_of_an_earlier_run_are_put_in_place() {
+        for says_so in [true, false] {
+            let house = House::new();
+            let target = house.subscription("a", nginx());
+            house.keep(vec![Kept::Subscription(target.clone())]);
+            house.list(2).await;
+            house.until_state("payments", TargetState::Applied).await;
+            assert!(
+                house
+                    .parts
+                    .tasks
+                    .finish(Duration::from_secs(5))
+                    .await
+                    .is_ok()
+            );
+            fs::remove_file(house.path("a")).unwrap();
+            let house = House::on(house.folder);
+            house.keep(vec![Kept::Subscription(target)]);
+            if says_so {
+                house
+                    .say(ListState::Unreachable("connection refused".to_owned()))
+                    .await;
+            }
+            let view = house.until_state("payments", TargetState::Applied).await;
+            assert!(view.reason.unwrap().contains("snapshot"));
+            assert_eq!(servers(&house, "a"), 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unquoted_hostile_value_keeps_the_old_file() {
+        let house = House::new();
+        let template = Rendering::Template {
+            file: PathBuf::new(),
+            text:
+                "{% for one in instances %}{{ one.address }} {{ one.metadata.zone }}\n{% endfor %}"
+                    .into(),
+        };
+        house.keep(vec![Kept::Subscription(house.subscription("a", template))]);
+        let with_zone = |zone: &str| {
+            let mut one = host("10.0.0.1", 80);
+            one.metadata.insert("zone".into(), zone.into());
+            ListState::Listed(Arc::new(list(vec![one])))
+        };
+        house.say(with_zone("east")).await;
+        house.until_state("payments", TargetState::Applied).await;
+        house.say(with_zone("x\n6.6.6.6:1")).await;
+        let view = house.until_state("payments", TargetState::Rejected).await;
+        assert!(view.reason.unwrap().contains("is not quoted"));
+        assert_eq!(house.read("a").as_deref(), Some("10.0.0.1:80 east\n"));
+        house.say(with_zone("west")).await;
+        house.until_state("payments", TargetState::Applied).await;
+        assert_eq!(house.read("a").as_deref(), Some("10.0.0.1:80 west\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hosts_file_keeps_every_byte_of_others() {
+        let house = House::new();
+        let others = "127.0.0.1 localhost\n# by hand";
+        std::io::Write::write_all(
+            &mut fs::File::create(house.path("hosts")).unwrap(),
+            others.as_bytes(),
+        )
+        .unwrap();
+        let hosts = Rendering::Hosts {
+            host: "payments".to_owned(),
+        };
+        house.keep(vec![Kept::Subscription(house.subscription("hosts", hosts))]);
+        house.list(2).await;
+        house.until_state("payments", TargetState::Applied).await;
+        let block = "# outrigger: begin payments\n10.0.0.1 payments\n10.0.0.2 payments\n# outrigger: end payments\n";
+        assert_eq!(house.read("hosts"), Some(format!("{others}\n{block}")));
     }
 
     #[test]

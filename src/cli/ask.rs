@@ -157,7 +157,12 @@ pub(super) fn release(flags: &Flags, around: &Surroundings, service: &str) -> En
         Err(end) => return end,
     };
     let name = percent_encoding::utf8_percent_encode(service, percent_encoding::NON_ALPHANUMERIC);
-    match agent(&socket, "POST", &format!("/release?service={name}"), PATIENCE) {
+    match agent(
+        &socket,
+        "POST",
+        &format!("/release?service={name}"),
+        PATIENCE,
+    ) {
         Ok(_) => {
             print("released: the file gets what the registry lists now\n");
             End::Done

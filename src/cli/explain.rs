@@ -359,7 +359,9 @@ impl Voice {
             (Some(listed), Lang::En) => {
                 format!("lists {}, of which {} pass", instances(listed), list.passed)
             }
-            (Some(listed), Lang::Zh) => format!("列出 {listed} 个实例，其中 {} 个通过", list.passed),
+            (Some(listed), Lang::Zh) => {
+                format!("列出 {listed} 个实例，其中 {} 个通过", list.passed)
+            }
         };
         let file = match (list.kept, self.lang) {
             (None, _) => String::new(),
@@ -378,7 +380,9 @@ impl Voice {
             ("held", Some(_), Lang::En) => format!(
                 "{}; if what the registry says is right, `outrigger release subscription {}` takes it now",
                 match until {
-                    Some(until) => format!("it is taken at {until} if the registry still says so, and earlier if it lists more"),
+                    Some(until) => format!(
+                        "it is taken at {until} if the registry still says so, and earlier if it lists more"
+                    ),
                     None => "it is taken once the registry lists enough".to_owned(),
                 },
                 list.service
@@ -386,7 +390,8 @@ impl Voice {
             ("held", Some(_), Lang::Zh) => format!(
                 "{}；若注册中心所列属实，执行 `outrigger release subscription {}` 立即采用",
                 match until {
-                    Some(until) => format!("若注册中心仍如此，{until} 起采用；列出更多实例时会提前采用"),
+                    Some(until) =>
+                        format!("若注册中心仍如此，{until} 起采用；列出更多实例时会提前采用"),
                     None => "注册中心列出足够的实例后即采用".to_owned(),
                 },
                 list.service
@@ -557,13 +562,7 @@ service billing
             ] {
                 assert!(!voice.service_advice(state.word()).is_empty(), "{state:?}");
             }
-            for state in [
-                T::Waiting,
-                T::Pending,
-                T::Rejected,
-                T::Held,
-                T::Unreachable,
-            ] {
+            for state in [T::Waiting, T::Pending, T::Rejected, T::Held, T::Unreachable] {
                 assert!(!voice.list_advice(state.word()).is_empty(), "{state:?}");
             }
             for state in [

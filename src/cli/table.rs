@@ -114,14 +114,28 @@ fn table(status: &Status, now: SystemTime, paint: Paint) -> String {
             "DEFAULT_GROUP" => config.data_id.clone(),
             group => format!("{group}/{}", config.data_id),
         };
-        file(&config.path, &from, &config.state, &config.since, &config.reason, now)
+        file(
+            &config.path,
+            &from,
+            &config.state,
+            &config.since,
+            &config.reason,
+            now,
+        )
     });
     let lists = status.subscriptions.iter().map(|list| {
         let from = match list.group.as_str() {
             "DEFAULT_GROUP" => list.service.clone(),
             group => format!("{group}@@{}", list.service),
         };
-        file(&list.path, &from, &list.state, &list.since, &list.reason, now)
+        file(
+            &list.path,
+            &from,
+            &list.state,
+            &list.since,
+            &list.reason,
+            now,
+        )
     });
     let rows: Vec<Row> = configs.chain(lists).collect();
     if !rows.is_empty() {

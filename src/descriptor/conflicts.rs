@@ -44,14 +44,13 @@ pub fn conflicts(descriptors: &[(&Path, &Descriptor)]) -> Vec<(usize, Problem)> 
         let places = &descriptor.places;
         let configs = descriptor.configs.iter().map(|config| &config.target);
         let subscriptions = descriptor.subscriptions.iter().map(|list| &list.target);
-        let targets = configs
-            .enumerate()
-            .map(|(at, target)| ("configs", places.configs.get(at), at, target))
-            .chain(
-                subscriptions
-                    .enumerate()
-                    .map(|(at, target)| ("subscriptions", places.subscriptions.get(at), at, target)),
-            );
+        let targets =
+            configs
+                .enumerate()
+                .map(|(at, target)| ("configs", places.configs.get(at), at, target))
+                .chain(subscriptions.enumerate().map(|(at, target)| {
+                    ("subscriptions", places.subscriptions.get(at), at, target)
+                }));
         for (list, written, at, target) in targets {
             let written = written.unwrap_or(&nowhere);
             let here = Origin { file, at, written };

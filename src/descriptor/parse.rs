@@ -414,7 +414,9 @@ impl<'a> Context<'a> {
             "leave it out; `validate` checks a content before it replaces the file",
         );
         Target {
-            path: path.and_then(|value| self.place(&value)).unwrap_or_default(),
+            path: path
+                .and_then(|value| self.place(&value))
+                .unwrap_or_default(),
             mode: fields
                 .get("mode")
                 .and_then(|value| mode(&value))
@@ -536,7 +538,9 @@ fn on_loopback(servers: &Servers) -> bool {
         return false;
     };
     list.iter().any(|server| {
-        let rest = server.split_once("://").map_or(server.as_str(), |(_, rest)| rest);
+        let rest = server
+            .split_once("://")
+            .map_or(server.as_str(), |(_, rest)| rest);
         let host = authority::host(rest.split('/').next().unwrap_or_default());
         authority::is_this_host(host, |_| false)
     })

@@ -287,12 +287,9 @@ fn guard(value: &Value<'_>) -> Option<Guard> {
     let default = Guard::default();
     let mut fields = value.fields("guard: { min_instances: 1, max_shrink: 60% }")?;
     let most = u64::try_from(MOST_INSTANCES).unwrap_or(u64::MAX);
-    let least = fields.get("min_instances").map(|value| {
-        (
-            value.integer("a count", 1..=most),
-            value,
-        )
-    });
+    let least = fields
+        .get("min_instances")
+        .map(|value| (value.integer("a count", 1..=most), value));
     let allow_empty = fields.get("allow_empty").and_then(|value| value.boolean());
     if let (Some((Some(_), least)), Some(true)) = (&least, allow_empty) {
         least.wrong::<()>(

@@ -26,6 +26,7 @@ mod hands;
 mod hostile;
 mod lists;
 mod manners;
+mod neighbours;
 mod over_grpc;
 mod persistent;
 mod recorded;
