@@ -1975,6 +1975,17 @@ mod tests {
         }
     }
 
+    /// Waits until something is so; time is virtual.
+    async fn until_so(what: &str, is: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if is() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not {what}");
+    }
+
     fn servers(house: &House, name: &str) -> usize {
         house
             .read(name)
@@ -1998,27 +2009,18 @@ mod tests {
                 "the registry lists 1 instance, the file has 5; the guard allows a loss of 60 % of 5"
             )
         );
-        house
-            .until("marked", |_| house.path("a.held").exists())
-            .await;
+        until_so("marked", || house.path("a.held").exists()).await;
         let note: serde_json::Value = serde_json::from_str(&house.read("a.held").unwrap()).unwrap();
         assert_eq!(note["release"], "outrigger release subscription payments");
         assert_eq!(servers(&house, "a"), 5);
         assert_eq!(house.targets.release("other".to_owned()).await, 0);
         assert_eq!(house.targets.release("payments".to_owned()).await, 1);
-        house.until_state("payments", TargetState::Applied).await;
-        assert_eq!(servers(&house, "a"), 1);
+        until_so("released", || servers(&house, "a") == 1).await;
         house.list(0).await;
         house.until_state("payments", TargetState::Held).await;
         house.list(1).await;
         house.until_state("payments", TargetState::Applied).await;
-        for _ in 0..1000 {
-            if !house.path("a.held").exists() {
-                return;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the side file stays");
+        until_so("unmarked", || !house.path("a.held").exists()).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -2035,12 +2037,8 @@ mod tests {
         let view = house.until_state("payments", TargetState::Held).await;
         assert!(view.reason.unwrap().contains("came back a moment ago"));
         // Time is virtual: the hold ends by itself.
-        let applied = |views: &Vec<TargetView>| views[0].state == TargetState::Applied;
-        let mut views = house.targets.views();
-        let ended =
-            tokio::time::timeout(Duration::from_secs(60), views.wait_for(|now| applied(now)));
-        assert!(ended.await.is_ok());
-        assert_eq!(servers(&house, "a"), 4);
+        until_so("over", || servers(&house, "a") == 4).await;
+        house.until_state("payments", TargetState::Applied).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -2136,8 +2134,9 @@ mod tests {
         assert!(view.reason.unwrap().contains("is not quoted"));
         assert_eq!(house.read("a").as_deref(), Some("10.0.0.1:80 east\n"));
         house.say(with_zone("west")).await;
+        let west = Some("10.0.0.1:80 west\n".to_owned());
+        until_so("rendered", || house.read("a") == west).await;
         house.until_state("payments", TargetState::Applied).await;
-        assert_eq!(house.read("a").as_deref(), Some("10.0.0.1:80 west\n"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -369,7 +369,9 @@ impl Voice {
             (Some(kept), Lang::Zh) => format!("{kept} 个实例"),
         };
         let held = list.held.as_ref();
-        let held_for = held.map(|held| ago(&held.since, self.now));
+        // Where something else is nearer than that.
+        let beside = held.filter(|_| list.state != "held");
+        let held_for = beside.map(|held| ago(&held.since, self.now));
         let held_for = match (held_for, self.lang) {
             (None, _) => String::new(),
             (Some(ago), Lang::En) => format!("for {ago}"),
@@ -508,7 +510,19 @@ service billing
         let what = Subject::Subscription {
             name: "payments".to_owned(),
         };
-        insta::assert_snapshot!(said(Lang::En, Some(&what)), @"");
+        insta::assert_snapshot!(said(Lang::En, Some(&what)), @r#"
+subscription payments
+  wanted    /etc/nginx/upstreams/payments.conf holds the instances of DEFAULT_GROUP@@payments in
+            namespace public
+  actual    held for 9 s
+  why       the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
+  next      it is taken at 2026-11-22T07:20:00.000Z if the registry still says so, and earlier if it
+            lists more; if what the registry says is right, `outrigger release subscription
+            payments` takes it now
+  registry  lists 2 instances, of which 1 pass
+  file      7 instances
+  left out  10.0.3.9:8080 is unhealthy
+"#);
     }
 
     #[test]
@@ -539,6 +553,18 @@ service billing
   现状      rejected，已持续 12 min
   原因      not valid yaml: line 2, column 11: a flow sequence is not closed
   下一步    请发布有效的内容；在此之前文件保持上一份有效内容
+
+订阅 payments
+  期望      /etc/nginx/upstreams/payments.conf 的内容是命名空间 public 中 DEFAULT_GROUP@@payments
+            的实例列表
+  现状      held，已持续 9 s
+  原因      the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
+  下一步    若注册中心仍如此，2026-11-22T07:20:00.000Z
+            起采用；列出更多实例时会提前采用；若注册中心所列属实，执行 `outrigger release
+            subscription payments` 立即采用
+  注册中心  列出 2 个实例，其中 1 个通过
+  文件      7 个实例
+  未采用    10.0.3.9:8080 is unhealthy
 "#);
     }
 

@@ -289,9 +289,11 @@ orders             10.0.3.7:8080  registered  2 h    tcp ok, 0.2 ms
 PAYMENTS@@billing  10.0.3.7:9090  unhealthy   40 s   tcp refused x 3
     nothing listens on 127.0.0.1:9090
 
-FILE                     FROM                  STATE     SINCE   WHY
-/run/orders/orders.yaml  PAYMENTS/orders.yaml  rejected  12 min
+FILE                                FROM                  STATE     SINCE   WHY
+/run/orders/orders.yaml             PAYMENTS/orders.yaml  rejected  12 min
     not valid yaml: line 2, column 11: a flow sequence is not closed
+/etc/nginx/upstreams/payments.conf  payments              held      9 s
+    the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
 
 PROBLEMS
 conf.d/web.yaml:3:5: services[0].prot: unknown key

@@ -372,7 +372,7 @@ mod tests {
                 assert_eq!(problems[0].key, "subscriptions[0].template");
                 assert_eq!(
                     problems[0].place.map(|at| (at.line, at.column)),
-                    Some((2, 48))
+                    Some((2, 43))
                 );
                 problems[0].message.clone()
             })

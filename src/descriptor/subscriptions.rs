@@ -42,13 +42,9 @@ impl Context<'_> {
             .need("service")
             .and_then(|value| service_name(&value))
             .unwrap_or_default();
-        let template = if fields.has("template") {
-            fields.get("template")
-        } else {
-            None
-        };
+        let template = fields.get("template");
         let template_written = template.as_ref().map(Value::written).unwrap_or_default();
-        let rendering = rendering(fields, &service);
+        let rendering = rendering(fields, template, &service);
         let is_hosts = matches!(rendering, Some(Rendering::Hosts { .. }));
         fields.elsewhere(
             "on_absent",
@@ -129,7 +125,11 @@ fn metadata(value: &Value<'_>) -> Option<BTreeMap<String, String>> {
 }
 
 /// The format with the keys that belong to it; `None` where something was noted.
-fn rendering(fields: &mut Fields<'_>, service: &str) -> Option<Rendering> {
+fn rendering(
+    fields: &mut Fields<'_>,
+    template: Option<Value<'_>>,
+    service: &str,
+) -> Option<Rendering> {
     let example =
         "format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2";
     let form = fields.exactly_one(&["format", "template"], example);
@@ -178,7 +178,7 @@ fn rendering(fields: &mut Fields<'_>, service: &str) -> Option<Rendering> {
         "hosts" => host(fields, service).map(|host| Rendering::Hosts { host }),
         "env" => variable(fields, service).map(|variable| Rendering::Env { variable }),
         "template" => {
-            let value = fields.get("template")?;
+            let value = template?;
             let name = value.text()?;
             let plain = name
                 .chars()
