@@ -371,8 +371,10 @@ mod tests {
         }
 
         fn happens(&mut self, event: Event<u32>) {
+            self.releasing = event == Event::Released;
             self.guard.handle(self.now, event);
             self.effects();
+            self.releasing = false;
         }
 
         /// A new list of this size.
@@ -615,11 +617,7 @@ mod tests {
                     Step::Away => world.happens(Event::Away),
                     Step::Back => world.happens(Event::Back),
                     Step::Wait(seconds) => world.wait(Duration::from_secs(seconds)),
-                    Step::Release => {
-                        world.releasing = true;
-                        world.happens(Event::Released);
-                        world.releasing = false;
-                    }
+                    Step::Release => world.happens(Event::Released),
                 }
                 // Whatever is held says so, and against what.
                 if let Some(held) = &world.held {

@@ -2,7 +2,7 @@
 //! registry over both protocols, and the real programs reading what comes of hostile registrations.
 
 use crate::support::{
-    Agent, LONG, Process, Registry, eventually, free_port, http, said, stays, until,
+    Agent, LONG, Process, Registry, eventually, form, free_port, http, said, stays, until,
 };
 use nix::sys::signal::Signal;
 use outrigger::{
@@ -24,10 +24,13 @@ use std::{
     time::Duration,
 };
 
-/// Registers (`POST`) or takes out (`DELETE`) an instance of `payments`; those registered so do not beat, and stay for half a minute.
+/// Registers (`POST`) or takes out (`DELETE`) an instance of `payments`; nobody beats for it, and that is well for an hour.
 fn instance(registry: &Registry, method: &str, last: u8, more: &str) {
-    let path =
-        format!("/nacos/v1/ns/instance?serviceName=payments&ip=10.0.0.{last}&port=8080{more}");
+    let times = r#"{"preserved.heart.beat.timeout":"3600000","preserved.ip.delete.timeout":"3600000","version":"1.4"}"#;
+    let path = format!(
+        "/nacos/v1/ns/instance?serviceName=payments&ip=10.0.0.{last}&port=8080&metadata={}{more}",
+        form(times)
+    );
     until("the registry takes it", LONG, || {
         http(registry.port, method, &path, "").map(drop)
     });
@@ -116,7 +119,7 @@ fn a_file_follows_its_service(flags: &[&str]) {
     agent.write("hosts", "127.0.0.1 localhost\n");
     let _application = application(&agent);
     for last in [1, 2, 3] {
-        instance(&registry, "POST", last, "&weight=2&ephemeral=true");
+        instance(&registry, "POST", last, "&weight=2");
     }
     agent.start();
     until_servers(&agent, "payments.conf", &[1, 2, 3]);
@@ -255,12 +258,14 @@ fn once_writes_lists_too_and_waits_for_one_that_is_empty() {
         "{}",
         said(&output)
     );
-    instance(&registry, "POST", 1, "&cluster=east&metadata=version%3D1.4");
+    instance(&registry, "POST", 1, "&cluster=east");
     let output = agent.command(&["once"]).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let list: Value = serde_json::from_str(&agent.read("payments.json")).unwrap();
     assert_eq!(list["service"], "payments");
     assert_eq!(list["instances"][0]["ip"], "10.0.0.1");
+    assert_eq!(list["instances"][0]["cluster"], "east");
+    assert_eq!(list["instances"][0]["metadata"]["version"], "1.4");
 }
 
 #[test]
