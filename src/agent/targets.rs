@@ -600,6 +600,7 @@ impl Router {
             *before = services;
             changed
         });
+        self.count_held();
     }
 
     async fn let_go(&mut self, slot: Slot) {
@@ -860,6 +861,7 @@ impl Router {
                 let held = held.map(|held| self.in_words(&held));
                 let note = held.as_ref().map(|held| self.side_note(want, held));
                 self.board.list(want, |list| list.held = held);
+                self.count_held();
                 if let Some(job) = group.job(slot) {
                     let work = async move { job.mark(note).await };
                     group.tasks.spawn("mark a target", work);
@@ -881,6 +883,15 @@ impl Router {
                 group.tell(Event::Remembered { slot, content }).await;
             }
         }
+    }
+
+    fn count_held(&self) {
+        let views = self.board.shown.borrow();
+        let is_held =
+            |view: &&TargetView| view.list.as_ref().is_some_and(|list| list.held.is_some());
+        let count = views.iter().filter(is_held).count();
+        let gauge = &self.commands.metrics.lists_held;
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     fn in_words(&self, held: &Held) -> HeldView {

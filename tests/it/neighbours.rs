@@ -169,6 +169,12 @@ fn a_file_follows_its_service(flags: &[&str]) {
     assert_eq!(agent.read("payments.conf"), before);
     let registry = Registry::start_with(port, flags);
     let held = until_list(&agent, "payments.conf", "held");
+    until("the figure says so", LONG, || {
+        match agent.admin("GET", "/metrics")? {
+            text if text.contains("outrigger_lists_held 3") => Ok(()),
+            text => Err(text),
+        }
+    });
     assert_eq!(held["kept"], 3, "{held}");
     assert_eq!(held["listed"], 0, "{held}");
     assert_eq!(agent.read("payments.conf"), before);
