@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 /// The sidecar for services that have no Nacos SDK
 ///
 /// Registers the applications of this host in a Nacos registry, beats for them, watches their health,
-/// and turns their configurations into files. Try `outrigger demo`.
+/// and turns configurations and lists of instances into files. Try `outrigger demo`.
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
@@ -38,7 +38,7 @@ pub(super) enum Verb {
     DemoApp(demo::app::App),
     /// Say what is wrong with settings and descriptors: everything, with places
     Check(Files),
-    /// Fetch, validate and write every configuration and list once: for init containers and cron
+    /// Fetch, validate and write every file once: for init containers and cron
     Once {
         #[command(flatten)]
         files: Files,
@@ -75,7 +75,7 @@ pub(super) enum Verb {
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
         timeout: Duration,
     },
-    /// Let pass what the registry says now, where the guard of a list holds it
+    /// Take what the registry lists now, where the guard holds it
     Release {
         #[command(flatten)]
         files: Files,

@@ -115,8 +115,11 @@ fn the_help_of_every_command_is_what_it_was() {
         "explain",
         "explain service",
         "explain config",
+        "explain subscription",
         "explain address",
         "drain",
+        "release",
+        "release subscription",
         "completions",
     ] {
         let help = run(outrigger().args(words.split_whitespace()).arg("--help"));
