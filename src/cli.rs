@@ -9,11 +9,13 @@ mod once;
 mod run;
 mod table;
 mod text;
+mod users;
 
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
+use crate::registry;
 use crate::report;
 use crate::report::Problem;
 use args::{Args, Holding, Verb};
@@ -54,7 +56,11 @@ impl From<End> for ExitCode {
 pub fn main() -> ExitCode {
     let closed = ourselves::close_to_others();
     let inherited = Inherited::note();
-    std::panic::set_hook(Box::new(|panic| complain(&place_of(panic))));
+    std::panic::set_hook(Box::new(|panic| {
+        if std::thread::current().name() != Some(registry::LOOKER) {
+            complain(&place_of(panic));
+        }
+    }));
     if let Err(error) = closed {
         complain(&format!(
             "outrigger: cannot keep its memory to itself: {error}\n"

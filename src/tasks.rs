@@ -3,11 +3,14 @@
 //! A group ends in two steps: [`Tasks::stop`] asks, [`Tasks::finish`] waits until a deadline and says who did not come home.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -65,13 +68,16 @@ impl Tasks {
         name: &'static str,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
-        let handle = self.tracker.spawn(work);
         let panics = Arc::clone(&self.panics);
-        // The watcher is tracked as well, so `finish` cannot outrun the report of a panic.
+        // Seen in the task itself: a second one that watches it would cost as much again, and there are tasks by the thousand.
         self.tracker.spawn(async move {
-            if let Err(end) = handle.await
-                && end.is_panic()
-            {
+            let mut work = pin!(work);
+            let seen = poll_fn(|cx| {
+                let polled = catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx)));
+                // What panicked is not polled again.
+                polled.map_or(Poll::Ready(true), |ended| ended.map(|()| false))
+            });
+            if seen.await {
                 panics.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     task = name,

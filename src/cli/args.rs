@@ -25,7 +25,7 @@ pub(super) struct Args {
 pub(super) enum Verb {
     /// Be the agent, in the foreground
     Run(Files),
-    /// Be a Nacos registry for this machine, in memory; with --conf-dir the agent too
+    /// Be a Nacos registry for this machine; with --conf-dir the agent too
     Dev(Dev),
     /// Watch the whole job being done with real processes; needs nothing
     Demo {
@@ -107,15 +107,24 @@ pub(super) struct Dev {
     /// Listen beyond loopback, open to everybody who can reach it
     #[arg(long)]
     pub(super) open: bool,
+    /// Ask who somebody is: a file of users [env: OUTRIGGER_DEV_AUTH]
+    #[arg(long, value_name = "FILE")]
+    pub(super) auth: Option<PathBuf>,
     /// A further name this registry may be asked by; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(super) allow_host: Vec<String>,
     /// The Nacos it behaves like
     #[arg(long, value_enum, value_name = "NACOS", default_value_t)]
     pub(super) like: Generation,
+    /// Keep what outlives a restart in DIR; else all is in memory
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
     /// How long changes of a service wait for one gRPC push
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = time)]
     pub(super) push_delay: Duration,
+    /// Check the health of no persistent instance
+    #[arg(long)]
+    pub(super) no_checks: bool,
     /// Fail on request: POST /outrigger/faults, for tests of clients
     #[arg(long)]
     pub(super) faults: bool,

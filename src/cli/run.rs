@@ -1,11 +1,14 @@
 //! `outrigger run` and `outrigger dev`: the processes that stay.
 
 use super::args::{Dev, Generation};
+use super::users;
 use super::{End, complain, fail, print, refuse_settings, runtime};
 use crate::agent::supervisor;
 use crate::descriptor::{self, Flags, Surroundings};
+use crate::foreign;
 use crate::machine::Epoch;
 use crate::os::children;
+use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::os::signals::{Listener, Request};
 use crate::os::state;
@@ -15,10 +18,11 @@ use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::telemetry::Journal;
 use std::{
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// What the tasks of a registry may take to end.
 const FINISH: Duration = Duration::from_secs(3);
@@ -122,9 +126,44 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
         Ok(signals) => signals,
         Err(error) => return fail(End::Bug, &error),
     };
+    // Where nothing is kept nothing can go wrong that it could say; the agent beside it begins its own.
+    let mut journal = None;
+    if dev.data_dir.is_some() && dev.files.conf_dir.is_none() {
+        match telemetry::start("warn", false) {
+            Ok(started) => {
+                tasks.spawn("journal", started.clone().run());
+                journal = Some(started);
+            }
+            Err(error) => return fail(End::Bug, &error),
+        }
+    }
+    let kept = dev.data_dir.as_ref().map_or_else(
+        || "in memory".to_owned(),
+        |directory| {
+            format!(
+                "kept in {}",
+                foreign::harmless(&directory.to_string_lossy())
+            )
+        },
+    );
+    let source = match users::source(dev.auth, &mut around) {
+        Ok(source) => source,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
+    let users = match source.as_ref().map(users::Source::read).transpose() {
+        Ok(users) => users,
+        Err(told) => {
+            complain(&told);
+            return End::Settings;
+        }
+    };
     let options = registry::Options {
         listen: dev.listen,
         open: dev.open,
+        users,
         allow_hosts: dev.allow_host,
         like: match dev.like {
             Generation::V1_4 => registry::Like::V1_4,
@@ -132,16 +171,34 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             Generation::V3_0 => registry::Like::V3_0,
         },
         push_delay: dev.push_delay,
+        checks: (!dev.no_checks).then(registry::CheckRules::default),
         faults: dev.faults,
+        data_dir: match dev.data_dir.map(std::path::absolute).transpose() {
+            Ok(data_dir) => data_dir,
+            Err(error) => return fail(End::Usage, &error),
+        },
     };
+    // An agent beside it has commands, which would have the limit too.
+    if dev.files.conf_dir.is_none()
+        && let Err(error) = ourselves::raise_open_files(registry::FILES)
+    {
+        tracing::debug!(%error, "the limit to open files stays as it is");
+    }
     let running = match registry::start(options, &tasks, Epoch::start()).await {
         Ok(running) => running,
         Err(error @ registry::StartError::NotLoopback(_)) => return fail(End::Usage, &error),
+        Err(error @ registry::StartError::Store(_)) => return fail(End::Settings, &error),
         Err(error) => return fail(End::Unavailable, &error),
     };
     let at = running.address();
+    // Every address is no place to go to.
+    let mut page = at;
+    if at.ip().is_unspecified() {
+        page.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
     print(&format!(
-        "a Nacos registry for this machine, in memory: http://{at}/nacos\n\
+        "a Nacos registry for this machine, {kept}: http://{at}/nacos\n\
+         look at it in a browser:  http://{page}/\n\
          try  curl 'http://{at}/nacos/v1/ns/instance/list?serviceName=NAME'\n"
     ));
     if let Some(grpc) = running.grpc() {
@@ -154,7 +211,22 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             "faults on request:  curl -X POST 'http://{at}/outrigger/faults?delay=2s&times=3'\n"
         ));
     }
-    let end = if let Some(conf_dir) = dev.files.conf_dir {
+    let reread = Notify::new();
+    let alone = dev.files.conf_dir.is_none();
+    let told = async {
+        loop {
+            match signals.next().await {
+                Request::Reload => reread.notify_one(),
+                Request::Leave if alone => return,
+                // The agent hears it too, and leaves before the registry does.
+                Request::Leave => {}
+            }
+        }
+    };
+    let life = async {
+        let Some(conf_dir) = dev.files.conf_dir else {
+            return std::future::pending().await;
+        };
         let flags = Flags {
             config: dev.files.config,
             conf_dir: Some(conf_dir),
@@ -166,13 +238,19 @@ async fn registry_and_agent(dev: Dev, mut around: Surroundings, inherited: Inher
             },
             Err(error) => fail(End::Settings, &error),
         }
-    } else {
-        while signals.next().await != Request::Leave {}
-        End::Done
+    };
+    let end = tokio::select! {
+        biased;
+        end = life => end,
+        () = told => End::Done,
+        () = users::keep(source, &running, &reread) => End::Bug,
     };
     running.stop().await;
     if let Err(unfinished) = tasks.finish(FINISH).await {
         tracing::warn!(%unfinished, "leaving all the same");
+    }
+    if let Some(journal) = journal {
+        journal.close();
     }
     end
 }

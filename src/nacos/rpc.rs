@@ -8,7 +8,7 @@ use super::model::{self, Listed};
 use super::wire::{Host, null_is_default as nullable};
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// Path of the method for requests (`nacos_grpc_service.proto` has no package).
 pub const UNARY: &str = "/Request/request";
@@ -32,6 +32,7 @@ pub struct Payload {
 
 /// What a [`Payload`] is.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
+#[prost(skip_debug)]
 pub struct Metadata {
     /// Simple name of the Java class of the body.
     #[prost(string, tag = "3")]
@@ -42,6 +43,14 @@ pub struct Metadata {
     /// What the client says its address is; that of the setup decides who gets a beta content.
     #[prost(string, tag = "8")]
     pub client_ip: String,
+}
+
+/// Without the values of headers: one of them is a token.
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&String> = self.headers.keys().collect();
+        write!(f, "Metadata({} {names:?})", self.kind)
+    }
 }
 
 /// `google.protobuf.Any`; nobody reads the type.
@@ -105,6 +114,13 @@ impl Payload {
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.body.as_ref().map_or(&[], |body| &body.value)
+    }
+
+    /// The address that the client says it has; empty when it says none.
+    #[must_use]
+    pub fn client_ip(&self) -> &str {
+        let metadata = self.metadata.as_ref();
+        metadata.map_or("", |metadata| &metadata.client_ip)
     }
 
     /// A header of a request.

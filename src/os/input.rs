@@ -62,6 +62,14 @@ pub enum Error {
         /// Whose it is, or who can write to it.
         what: String,
     },
+    /// Others could read or change what only its owner should.
+    #[error("{}: others may read or change it (mode {mode:04o}); chmod 600 {}", path.display(), path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// A secret of no bytes is a file that is still being written, or the wrong one.
     #[error("{}: is empty; write the secret into it", path.display())]
     Empty {
@@ -81,12 +89,35 @@ pub enum Error {
 /// # Errors
 /// [`Error`].
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
+    read_with(path, limit, 0)
+}
+
+/// The same of a text that others must neither read nor change; its group may read it.
+///
+/// # Errors
+/// [`Error`].
+pub fn private(path: &Path, limit: u64) -> Result<String, Error> {
+    let text = String::from_utf8(read_with(path, limit, 0o027)?);
+    text.map_err(|_| Error::NotText {
+        path: path.to_owned(),
+    })
+}
+
+/// Reads a file whose mode has none of the bits of `closed`.
+fn read_with(path: &Path, limit: u64, closed: u32) -> Result<Vec<u8>, Error> {
     let unreadable = |errno: Errno| Error::Unreadable {
         path: path.to_owned(),
         source: errno.into(),
     };
     let file = open(path, FLAGS, Mode::empty()).map_err(unreadable)?;
     let stat = fstat(&file).map_err(unreadable)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_mode & closed != 0
+    {
+        return Err(Error::Exposed {
+            path: path.to_owned(),
+            mode: stat.st_mode & 0o7777,
+        });
+    }
     let bytes = rest(file, &stat, path, limit)?;
     if privileged() {
         let not_ours = |what| Error::NotOurs {
@@ -270,6 +301,33 @@ mod tests {
             said.contains("belongs to user 54321") && !said.contains("hunter2"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_text_that_others_may_read_or_change_is_not_read_as_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = file(folder.path(), b"ann:canary admin");
+        for (mode, read) in [
+            (0o600, true),
+            (0o640, true),
+            (0o400, true),
+            (0o644, false),
+            (0o660, false),
+            (0o602, false),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            match private(&path, 100) {
+                Ok(text) => assert!(read && text == "ann:canary admin", "{mode:o}"),
+                Err(error) => {
+                    assert!(!read && matches!(error, Error::Exposed { .. }), "{mode:o}");
+                    let said = error.to_string();
+                    assert!(
+                        said.contains("chmod 600") && !said.contains("canary"),
+                        "{said}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What this process shows of itself and hands on: nothing to others of its own user, no descriptor to its commands.
 //!
 //! Only what ends with `exec` is changed (whether our memory can be read, which descriptors we hold): umask, limits and
-//! privileges are as we were started with, because commands and the applications they restart have them too.
+//! privileges are as we were started with, because commands and the applications they restart have them too. A process that
+//! starts no commands may raise one limit, that of its open files ([`raise_open_files`]).
 
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use std::{fs, io};
 
 /// Closes `/proc/…/environ`, `root`, `fd` and our memory to processes of our own user, and keeps secrets out of core dumps.
@@ -12,6 +15,32 @@ use std::{fs, io};
 /// What the system says; it says it where a filter forbids the call.
 pub fn close_to_others() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Into::into)
+}
+
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |files| {
+        usize::try_from(files).unwrap_or(usize::MAX)
+    })
+}
+
+/// Raises that as far as it may be, `enough` at most. Not where commands are started: they would have it too, and some cannot bear it.
+///
+/// # Errors
+/// What the system says.
+pub fn raise_open_files(enough: u64) -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(enough, |most| most.min(enough));
+    if limit.current.is_none_or(|now| now >= most) {
+        return Ok(());
+    }
+    let raised = Rlimit {
+        current: Some(most),
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).map_err(Into::into)
 }
 
 /// Descriptors beyond standard error that whoever started us left open; every command would inherit them.

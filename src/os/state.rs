@@ -1,4 +1,4 @@
-//! The agent's own folder: ours, and of one agent at a time.
+//! A folder of our own, the agent's or the registry's: ours, and of one at a time.
 //!
 //! A privileged agent refuses a folder that anybody else can write to, because what lies in it is written into files of
 //! applications later. Without privileges a volume that somebody else made for us (an `emptyDir` is root's, and everybody's) is
@@ -9,7 +9,10 @@
 use super::way;
 use super::way::Directory;
 use rustix::{
-    fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, ftruncate, openat, statat},
+    fs::{
+        AtFlags, FileType, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, openat, renameat,
+        statat, unlinkat,
+    },
     io::{Errno, pwrite},
     process::geteuid,
 };
@@ -40,38 +43,51 @@ pub enum Error {
     #[error(transparent)]
     Way(way::Error),
     /// Somebody else could write what we would believe.
-    #[error("{}: {what}; give it to the agent's user alone, or name another one", path.display())]
+    #[error("{}: {what}; give it to the {tenant}'s user alone, or name another one", path.display())]
     Theirs {
         /// The folder, or what is in it.
         path: PathBuf,
         /// Whose, or what it is.
         what: String,
+        /// Whose it should be.
+        tenant: &'static str,
     },
-    /// Another agent lives in it.
-    #[error("{}: another agent uses it (process {by}); give each agent its own, or stop that one", path.display())]
+    /// Another one lives in it.
+    #[error("{}: another {tenant} uses it (process {by}); give each {tenant} its own, or stop that one", path.display())]
     Taken {
         /// The folder.
         path: PathBuf,
         /// Its process number, or `unknown`.
         by: String,
+        /// What it is.
+        tenant: &'static str,
     },
 }
 
 /// The folder, taken; dropping it lets another agent take it.
 #[derive(Debug)]
 pub struct StateDir {
+    directory: Directory,
     _lock: OwnedFd,
 }
 
 impl StateDir {
-    /// Makes the folder, 0700, with its parents, and takes it.
+    /// Makes the agent's folder, 0700, with its parents, and takes it.
     ///
     /// # Errors
     /// [`Error`].
     pub fn take(path: &Path) -> Result<Self, Error> {
-        let directory = make(path)?;
-        for name in [LOCK, SNAPSHOTS] {
-            is_ours_in(&directory, path, name)?;
+        Self::take_for(AGENT, path, &[SNAPSHOTS])
+    }
+
+    /// Makes a folder for a tenant of that name, who believes what lies in it under these names, and takes it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn take_for(tenant: &'static str, path: &Path, names: &[&str]) -> Result<Self, Error> {
+        let directory = make(tenant, path)?;
+        for name in [LOCK].iter().chain(names) {
+            is_ours_in(tenant, &directory, path, name)?;
         }
         let failed = |errno: Errno| Error::Make {
             path: path.join(LOCK),
@@ -90,6 +106,7 @@ impl StateDir {
                 return Err(Error::Taken {
                     path: path.to_owned(),
                     by: by.map_or_else(|| "unknown".to_owned(), |by| by.to_string()),
+                    tenant,
                 });
             }
             Err(errno) => return Err(failed(errno)),
@@ -97,10 +114,49 @@ impl StateDir {
         // The number only helps a person: on a full disk the lock holds without it.
         let number = format!("{}\n", std::process::id());
         _ = ftruncate(&lock, 0).and_then(|()| pwrite(&lock, number.as_bytes(), 0));
-        Ok(Self { _lock: lock })
+        Ok(Self {
+            directory,
+            _lock: lock,
+        })
+    }
+
+    /// Opens a file in it for reading and writing, closed to others; makes it if it must be `new`, else it must be there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open(&self, name: &str, new: bool) -> io::Result<File> {
+        let mut flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if new {
+            flags |= OFlags::CREATE | OFlags::EXCL;
+        }
+        let file = openat(&self.directory.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
+        Ok(File::from(file))
+    }
+
+    /// Takes a file out, if it is there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.directory.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Gives a file another name, for good.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let folder = &self.directory.fd;
+        renameat(folder, from, folder, to)?;
+        Ok(fsync(folder)?)
     }
 }
 
+/// Whose the folder is, in words.
+const AGENT: &str = "agent";
 /// The folder of snapshots in the state directory.
 pub const SNAPSHOTS: &str = "snapshots";
 
@@ -109,7 +165,7 @@ pub const SNAPSHOTS: &str = "snapshots";
 /// # Errors
 /// [`Error`].
 pub fn own_folder(path: &Path) -> Result<(), Error> {
-    let directory = make(path)?;
+    let directory = make(AGENT, path)?;
     let owner = directory.stat().st_uid;
     if owner == geteuid().as_raw() {
         Ok(())
@@ -117,11 +173,12 @@ pub fn own_folder(path: &Path) -> Result<(), Error> {
         Err(Error::Theirs {
             path: path.to_owned(),
             what: format!("belongs to user {owner}"),
+            tenant: AGENT,
         })
     }
 }
 
-fn make(path: &Path) -> Result<Directory, Error> {
+fn make(tenant: &'static str, path: &Path) -> Result<Directory, Error> {
     let failed = |source| Error::Make {
         path: path.to_owned(),
         source,
@@ -139,6 +196,7 @@ fn make(path: &Path) -> Result<Directory, Error> {
             return Err(Error::Theirs {
                 path: path.to_owned(),
                 what: format!("belongs to user {}", stat.st_uid),
+                tenant,
             });
         }
         directory.is_safe().map_err(Error::Way)?;
@@ -158,7 +216,12 @@ pub fn others_write() -> u32 {
 }
 
 /// What is called so is not there, or ours.
-fn is_ours_in(directory: &Directory, path: &Path, name: &str) -> Result<(), Error> {
+fn is_ours_in(
+    tenant: &'static str,
+    directory: &Directory,
+    path: &Path,
+    name: &str,
+) -> Result<(), Error> {
     let Ok(stat) = statat(&directory.fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
         return Ok(());
     };
@@ -175,6 +238,7 @@ fn is_ours_in(directory: &Directory, path: &Path, name: &str) -> Result<(), Erro
     Err(Error::Theirs {
         path: path.join(name),
         what,
+        tenant,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The calls of `/v3/`, which 3.0.3 alone has: which there are, how they are answered, and those about the server itself.
 //!
 //! Every answer is JSON with a code; only a code of 0 is a yes. 3.0.3 asks for a token under `/v3/admin` even when it asks for none
-//! elsewhere; here nothing does.
+//! elsewhere; here it is asked for everywhere or nowhere.
 
 use crate::registry::admin_config_calls;
 use crate::registry::admin_naming_calls;
@@ -12,6 +12,7 @@ use crate::registry::client_calls;
 use crate::registry::console_calls;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
+use crate::registry::namespaces;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::{Value, json};
@@ -34,9 +35,6 @@ const CORE: &[Row] = &[
         Ok(console_calls::node(state))
     }),
     ("GET", "/v3/admin/core/cluster/node/list", nodes),
-    ("GET", "/v3/admin/core/namespace/list", |state, _, _| {
-        Ok(json!([console_calls::public(state, "public")]))
-    }),
 ];
 
 /// Answers a call whose route begins with `/v3/`.
@@ -50,6 +48,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
     }
     let all = [
         CORE,
+        namespaces::V3_CALLS,
         client_calls::CALLS,
         admin_naming_calls::CALLS,
         admin_config_calls::CALLS,
@@ -91,6 +90,14 @@ impl Page {
         })
     }
 
+    /// The same, of at most so many things.
+    pub(crate) fn within(self, most: usize) -> Self {
+        Self {
+            size: self.size.min(most),
+            ..self
+        }
+    }
+
     /// The part of `all` that is on this page.
     pub(crate) fn of<T>(&self, all: Vec<T>) -> impl Iterator<Item = T> {
         let before = (self.number - 1).saturating_mul(self.size);
@@ -118,7 +125,7 @@ impl Page {
     }
 }
 
-fn nodes(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+pub(crate) fn nodes(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let params = &call.params;
     let up = match params.get("state").map(str::to_ascii_uppercase).as_deref() {
         None | Some("UP") => true,

@@ -6,7 +6,10 @@ use crate::registry::admin_calls::Page;
 use crate::registry::admin_calls::Row;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::catalog_calls;
+use crate::registry::checker;
 use crate::registry::client_calls;
+use crate::registry::clients;
 use crate::registry::console_calls;
 use crate::registry::forms;
 use crate::registry::forms::Params;
@@ -14,8 +17,10 @@ use crate::registry::listing;
 use crate::registry::naming::Address;
 use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
+use crate::registry::naming::Record;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::selector::Selector;
 use crate::registry::state::State;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -32,19 +37,11 @@ pub(crate) const CALLS: &[Row] = &[
     ("PUT", "/v3/admin/ns/instance/partial", patch),
     ("GET", "/v3/admin/ns/instance", detail),
     ("GET", "/v3/admin/ns/instance/list", list),
-    (
-        "PUT",
-        "/v3/admin/ns/instance/metadata/batch",
-        |state, time, call| batch(state, time, call, |there, said| there.extend(said)),
-    ),
+    ("PUT", "/v3/admin/ns/instance/metadata/batch", add_metadata),
     (
         "DELETE",
         "/v3/admin/ns/instance/metadata/batch",
-        |state, time, call| {
-            batch(state, time, call, |there, said| {
-                there.retain(|key, _| !said.contains_key(key));
-            })
-        },
+        take_metadata,
     ),
     ("POST", "/v3/admin/ns/service", create_service),
     ("PUT", "/v3/admin/ns/service", update_service),
@@ -68,11 +65,38 @@ pub(crate) const CALLS: &[Row] = &[
         },
     ),
     ("GET", "/v3/admin/ns/health/checkers", |_, _, _| {
-        Ok(json!({"NONE": {}}))
+        Ok(checker::kinds())
     }),
-    ("GET", "/v3/admin/ns/ops/switches", |_, _, _| Ok(switches())),
+    ("GET", "/v3/admin/ns/ops/switches", |state, _, _| {
+        Ok(state.switches.shown(state.like))
+    }),
+    ("PUT", "/v3/admin/ns/ops/switches", switch),
     ("GET", "/v3/admin/ns/ops/metrics", metrics),
-    ("GET", "/v3/admin/ns/client/list", clients),
+    ("GET", "/v3/admin/ns/service/selector/types", |_, _, _| {
+        Ok(json!(["label", "none"]))
+    }),
+    ("GET", "/v3/admin/ns/client/list", clients::list),
+    ("GET", "/v3/admin/ns/client", clients::detail),
+    (
+        "GET",
+        "/v3/admin/ns/client/publish/list",
+        clients::publishes,
+    ),
+    (
+        "GET",
+        "/v3/admin/ns/client/subscribe/list",
+        clients::subscribes,
+    ),
+    (
+        "GET",
+        "/v3/admin/ns/client/service/publisher/list",
+        clients::publishers,
+    ),
+    (
+        "GET",
+        "/v3/admin/ns/client/service/subscriber/list",
+        clients::subscribers,
+    ),
     ("GET", "/v3/admin/ns/client/distro", responsible),
 ];
 
@@ -106,11 +130,24 @@ fn detail(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
 /// All hosts of one cluster, disabled ones too, as healthy as they are.
 fn list(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
-    let cluster = call.params.cluster();
     let healthy_only = call.params.flag(&["healthyOnly"], false);
+    let hosts = hosts(state, &service, call.params.cluster())?;
+    Ok(hosts
+        .into_iter()
+        .filter(|(_, record)| record.healthy || !healthy_only)
+        .map(|(address, record)| json!(listing::host(&service, &address, record)))
+        .collect())
+}
+
+/// The hosts of one cluster, of which there must be one.
+pub(crate) fn hosts(
+    state: &mut State,
+    service: &ServiceKey,
+    cluster: &str,
+) -> Result<Vec<(Address, Record)>, Refusal> {
     let all = state
         .naming
-        .all(&service)
+        .all(service)
         .ok_or_else(|| Refusal::NotThere(format!("service {} is not found!", service.grouped())))?;
     let hosts: Vec<_> = all
         .filter(|(_, record)| &*record.cluster == cluster)
@@ -119,11 +156,7 @@ fn list(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
         let words = format!("cluster {cluster} is not found!");
         return Err(Refusal::NotThere(words));
     }
-    Ok(hosts
-        .into_iter()
-        .filter(|(_, record)| record.healthy || !healthy_only)
-        .map(|(address, record)| json!(listing::host(&service, &address, record)))
-        .collect())
+    Ok(hosts)
 }
 
 /// One of the `instances` of a batch.
@@ -144,7 +177,7 @@ fn yes() -> bool {
 }
 
 /// Which instances are named; none is all of the service.
-fn named(params: &Params) -> Result<Vec<(Address, Arc<str>, bool)>, Refusal> {
+pub(crate) fn named(params: &Params) -> Result<Vec<(Address, Arc<str>, bool)>, Refusal> {
     let Some(text) = params.get("instances") else {
         return Ok(Vec::new());
     };
@@ -164,6 +197,27 @@ fn named(params: &Params) -> Result<Vec<(Address, Arc<str>, bool)>, Refusal> {
             Ok((address, cluster.into(), named.ephemeral))
         })
         .collect()
+}
+
+/// Adds to the metadata of several instances.
+pub(crate) fn add_metadata(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
+    batch(state, time, call, |there, said| there.extend(said))
+}
+
+/// Takes keys from the metadata of several instances.
+pub(crate) fn take_metadata(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
+    batch(state, time, call, |there, said| {
+        there.retain(|key, _| !said.contains_key(key));
+    })
+}
+
+/// Changes a switch; a blank is nothing said.
+pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
+    for name in ["entry", "value"] {
+        call.params.required(name)?;
+    }
+    naming_calls::switch(state, time, call)?;
+    Ok("ok".into())
 }
 
 /// Changes what an operator set as metadata of several instances; those that are not there are passed over.
@@ -208,26 +262,30 @@ fn batch(
     Ok(json!({"updated": updated}))
 }
 
-fn create_service(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
+pub(crate) fn create_service(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
     let persistent = !call.params.flag(&["ephemeral"], false);
     naming_calls::create(state, time, call, persistent)?;
     Ok("ok".into())
 }
 
-fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
+pub(crate) fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let threshold = naming_calls::threshold(params)?.unwrap_or(0.0);
     let metadata = params.metadata()?;
-    naming_calls::check_selector(params)?;
+    let selector = Selector::read(params)?;
     state
         .naming
-        .update(time.now, &service, threshold, metadata)?;
+        .update(time.now, &service, threshold, metadata, selector)?;
     Ok("ok".into())
 }
 
 /// A service, and its hosts if so wanted.
-fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Value, Refusal> {
+pub(crate) fn describe(
+    state: &mut State,
+    service: &ServiceKey,
+    hosts: bool,
+) -> Result<Value, Refusal> {
     let (Some((settings, names)), Some(persistent)) = (
         state.naming.describe(service),
         state.naming.is_persistent(service),
@@ -240,13 +298,13 @@ fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Valu
     let mut clusters: Map<String, Value> = names
         .iter()
         .map(|name| {
-            let said = settings.unchecked.get(name);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             let cluster = json!({
                 "clusterName": &**name,
-                "healthChecker": {"type": if said.is_some() { "NONE" } else { "TCP" }},
-                "healthyCheckPort": said.map_or(80, |said| said.port),
-                "useInstancePortForCheck": said.is_none_or(|said| said.instance_port),
-                "metadata": said.map_or(&Metadata::new(), |said| &said.metadata),
+                "healthChecker": said.checker.shown(),
+                "healthyCheckPort": said.port,
+                "useInstancePortForCheck": said.instance_port,
+                "metadata": said.metadata,
                 "hosts": if hosts { json!([]) } else { Value::Null },
             });
             (name.to_string(), cluster)
@@ -266,7 +324,7 @@ fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Valu
         "clusterMap": clusters,
         "metadata": settings.metadata,
         "protectThreshold": naming_calls::shortest(settings.threshold),
-        "selector": {"type": "none", "contextType": "NONE"},
+        "selector": settings.selector.shown(state.like),
         "ephemeral": !persistent,
     }))
 }
@@ -275,12 +333,7 @@ fn describe(state: &mut State, service: &ServiceKey, hosts: bool) -> Result<Valu
 fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let params = &call.params;
     let page = Page::asked(params)?;
-    let name = params.get("serviceNameParam").unwrap_or_default();
-    let group = params.get("groupNameParam").unwrap_or_default();
-    let has_words = |key: &&ServiceKey| key.name.contains(name) && key.group.contains(group);
-    let namespace = params.namespace();
-    let all = state.naming.of(&namespace);
-    let mut all: Vec<ServiceKey> = all.filter(has_words).cloned().collect();
+    let mut all = found(state, params);
     let with_hosts = params.flag(&["withInstances"], false);
     if params.flag(&["ignoreEmptyService"], false) && !with_hosts {
         all.retain(|key| {
@@ -302,8 +355,18 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Value, Refus
     Ok(page.answer(count, page.available(count), items))
 }
 
+/// The services of a namespace whose name and group have the words somewhere.
+pub(crate) fn found(state: &State, params: &Params) -> Vec<ServiceKey> {
+    let name = params.get("serviceNameParam").unwrap_or_default();
+    let group = params.get("groupNameParam").unwrap_or_default();
+    let has_words = |key: &&ServiceKey| key.name.contains(name) && key.group.contains(group);
+    let namespace = params.namespace();
+    let all = state.naming.of(&namespace);
+    all.filter(has_words).cloned().collect()
+}
+
 /// A line of the list of services; `triggerFlag` says that too few are healthy.
-fn view(state: &mut State, key: &ServiceKey) -> Value {
+pub(crate) fn view(state: &mut State, key: &ServiceKey) -> Value {
     let threshold = state.naming.describe(key);
     let threshold = threshold.map_or(0.0, |(settings, _)| settings.threshold);
     let (mut clusters, mut count, mut healthy) = (BTreeSet::new(), 0_u32, 0_u32);
@@ -323,29 +386,23 @@ fn view(state: &mut State, key: &ServiceKey) -> Value {
     })
 }
 
-/// Who is pushed, which is nobody over HTTP. Of a connection its address is known, not what speaks over it; those of one address
-/// look alike, and are shown once unless `aggregation=false`.
+/// Who is pushed. Of a connection its address is known, not what speaks over it; those of one address look alike, and are shown
+/// once unless `aggregation=false`.
 fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
     let page = Page::asked(&call.params)?;
-    let links = state.subscribers.askers(&service);
-    let mut all: Vec<&str> = links
-        .filter_map(|link| state.links.id(link)?.split('_').nth(1))
-        .collect();
-    if call.params.flag(&["aggregation"], true) {
-        all.sort_unstable();
-        all.dedup();
-    }
+    let each = !call.params.flag(&["aggregation"], true);
+    let all = catalog_calls::told(state, &service, each);
     let count = all.len();
-    let items = page.of(all).map(|ip| {
+    let items = page.of(all).map(|told| {
         json!({
             "namespaceId": service.namespace.naming_id(),
             "groupName": &*service.group,
             "serviceName": &*service.name,
-            "ip": ip,
-            "port": 0,
-            "agent": null,
-            "appName": null,
+            "ip": told.ip,
+            "port": told.port,
+            "agent": told.agent,
+            "appName": told.app,
         })
     });
     Ok(page.answer(count, page.available(count), items.collect()))
@@ -353,84 +410,37 @@ fn subscribers(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
-    let (cluster, said) = naming_calls::unchecked(&call.params)?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    let (cluster, said) = naming_calls::cluster_said(&call.params)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok("ok".into())
 }
 
-fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+pub(crate) fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
+    let status = state.switches.status().name();
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(json!({"status": "UP"}));
+        return Ok(json!({"status": status}));
     }
     let counts = state.naming.counts();
-    let clients = state.naming.clients();
-    let persistent = clients.iter().filter(|(_, persistent)| *persistent).count();
+    let clients = clients::ids(state);
+    let persistent = clients.iter().filter(|id| id.ends_with("#false")).count();
     let connections = state.links.namers().count();
     Ok(json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": counts.ephemeral + counts.persistent,
-        "subscribeCount": state.subscribers.count(),
-        "clientCount": clients.len() + connections,
+        "subscribeCount": state.subscribers.count() + state.udp.count(),
+        "clientCount": clients.len(),
         "connectionBasedClientCount": connections,
-        "ephemeralIpPortClientCount": clients.len() - persistent,
+        "ephemeralIpPortClientCount": clients.len() - connections - persistent,
         "persistentIpPortClientCount": persistent,
-        "responsibleClientCount": clients.len() + connections,
+        "responsibleClientCount": clients.len(),
     }))
-}
-
-/// `ip:port#true` for whoever has ephemeral instances, `ip:port#false` for whoever has persistent ones; connections by their names.
-fn clients(state: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
-    let clients = state.naming.clients();
-    let id = |(address, persistent): &(&Address, bool)| {
-        format!("{}:{}#{}", address.ip, address.port, !persistent)
-    };
-    let connections = state.links.namers().map(str::to_owned);
-    Ok(clients.iter().map(id).chain(connections).collect())
 }
 
 /// The node that is responsible for a client: there is but one.
 fn responsible(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     naming_calls::address(&call.params)?;
     Ok(json!({"responsibleServer": console_calls::own_address(state)}))
-}
-
-/// The switches as 3.0.3 is delivered with them; nothing changes them here.
-fn switches() -> Value {
-    json!({
-        "masters": null,
-        "adWeightMap": {},
-        "defaultPushCacheMillis": 10_000,
-        "clientBeatInterval": listing::BEAT,
-        "defaultCacheMillis": 3_000,
-        "distroThreshold": 0.7,
-        "healthCheckEnabled": true,
-        "autoChangeHealthCheckEnabled": true,
-        "distroEnabled": true,
-        "enableStandalone": true,
-        "pushEnabled": true,
-        "checkTimes": 3,
-        "httpHealthParams": {"max": 5_000, "min": 500, "factor": 0.85},
-        "tcpHealthParams": {"max": 5_000, "min": 1_000, "factor": 0.75},
-        "mysqlHealthParams": {"max": 3_000, "min": 2_000, "factor": 0.65},
-        "incrementalList": [],
-        "serverStatusSynchronizationPeriodMillis": 2_000,
-        "serviceStatusSynchronizationPeriodMillis": 5_000,
-        "disableAddIP": false,
-        "sendBeatOnly": false,
-        "lightBeatEnabled": true,
-        "limitedUrlMap": {},
-        "distroServerExpiredMillis": 10_000,
-        "pushVersionOfGo": "0.1.0",
-        "pushVersionOfJava": "0.1.0",
-        "pushVersionOfPython": "0.4.3",
-        "pushVersionOfC": "1.0.12",
-        "pushVersionOfCsharp": "0.9.0",
-        "enableAuthentication": false,
-        "overriddenServerStatus": null,
-        "defaultInstanceEphemeral": true,
-        "healthCheckWhiteList": [],
-        "name": "00-00---000-NACOS_SWITCH_DOMAIN-000---00-00",
-        "checksum": null,
-    })
 }

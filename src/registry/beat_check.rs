@@ -2,7 +2,8 @@
 //!
 //! The original looks every 5 s, so its 15 s are 15 to 20; here each instance has its own deadline and nothing is periodic. A
 //! registration counts as a beat. The machine tells only changes: an instance that is unhealthy already is not told so again,
-//! and a beat heals at once.
+//! and a beat heals at once. There are many beats and few silences, so a beat only notes when it came: that a deadline is later than
+//! it was planned is seen when it comes.
 
 use crate::machine::{Machine, Moment};
 use std::{
@@ -59,6 +60,8 @@ struct Pulse {
     last: Moment,
     patience: Patience,
     healthy: bool,
+    /// Its one entry among those due, at or before its `next`.
+    planned: Moment,
 }
 
 impl Pulse {
@@ -76,7 +79,7 @@ impl Pulse {
 #[derive(Clone, Debug)]
 pub(crate) struct BeatCheck<K> {
     pulses: BTreeMap<K, Pulse>,
-    /// One entry for each pulse, at its `next`.
+    /// One entry for each pulse, at the moment it was planned for.
     due: BTreeSet<(Moment, K)>,
     effects: VecDeque<Effect<K>>,
 }
@@ -90,14 +93,20 @@ impl<K: Ord + Clone> BeatCheck<K> {
         }
     }
 
+    /// When an instance was heard last.
+    pub(crate) fn last(&self, who: &K) -> Option<Moment> {
+        self.pulses.get(who).map(|pulse| pulse.last)
+    }
+
     fn forget(&mut self, who: &K) -> Option<Pulse> {
         let pulse = self.pulses.remove(who)?;
-        self.due.remove(&(pulse.next(), who.clone()));
+        self.due.remove(&(pulse.planned, who.clone()));
         Some(pulse)
     }
 
-    fn plan(&mut self, who: K, pulse: Pulse) {
-        self.due.insert((pulse.next(), who.clone()));
+    fn plan(&mut self, who: K, mut pulse: Pulse) {
+        pulse.planned = pulse.next();
+        self.due.insert((pulse.planned, who.clone()));
         self.pulses.insert(who, pulse);
     }
 }
@@ -113,15 +122,25 @@ impl<K: Ord + Clone> Machine for BeatCheck<K> {
                 patience,
                 healthy,
             } => {
-                self.forget(&who);
-                self.plan(
-                    who,
-                    Pulse {
-                        last: now,
-                        patience,
-                        healthy,
-                    },
-                );
+                let pulse = Pulse {
+                    last: now,
+                    patience,
+                    healthy,
+                    planned: now,
+                };
+                match self.pulses.get_mut(&who) {
+                    // As before, and later than planned: it is a beat.
+                    Some(there) if pulse.next() >= there.planned => {
+                        *there = Pulse {
+                            planned: there.planned,
+                            ..pulse
+                        };
+                    }
+                    _ => {
+                        self.forget(&who);
+                        self.plan(who, pulse);
+                    }
+                }
             }
             Event::PatienceChanged { who, patience } => {
                 if let Some(pulse) = self.forget(&who) {
@@ -129,21 +148,21 @@ impl<K: Ord + Clone> Machine for BeatCheck<K> {
                 }
             }
             Event::Beat { who } => {
-                if let Some(pulse) = self.forget(&who) {
-                    if !pulse.healthy {
-                        self.effects.push_back(Effect::Tell {
-                            who: who.clone(),
-                            healthy: true,
-                        });
-                    }
-                    self.plan(
-                        who,
-                        Pulse {
-                            last: now,
-                            healthy: true,
-                            ..pulse
-                        },
-                    );
+                let Some(pulse) = self.pulses.get_mut(&who) else {
+                    return;
+                };
+                pulse.last = now;
+                if !pulse.healthy {
+                    pulse.healthy = true;
+                    self.effects.push_back(Effect::Tell {
+                        who: who.clone(),
+                        healthy: true,
+                    });
+                }
+                if pulse.next() < pulse.planned
+                    && let Some(pulse) = self.forget(&who)
+                {
+                    self.plan(who, pulse);
                 }
             }
             Event::Told { who, healthy } => {
@@ -166,7 +185,9 @@ impl<K: Ord + Clone> Machine for BeatCheck<K> {
                 self.due.remove(&(at, who));
                 continue;
             };
-            if pulse.last.saturating_add(pulse.patience.removed) <= now {
+            if pulse.next() > now {
+                self.plan(who, pulse);
+            } else if pulse.last.saturating_add(pulse.patience.removed) <= now {
                 self.effects.push_back(Effect::Remove { who });
             } else {
                 self.effects.push_back(Effect::Tell {
@@ -361,7 +382,8 @@ mod tests {
                 prop_assert!(seen.keys().eq(model.keys()));
                 prop_assert_eq!(check.due.len(), check.pulses.len());
                 for (at, who) in &check.due {
-                    prop_assert_eq!(check.pulses[who].next(), *at);
+                    prop_assert_eq!(check.pulses[who].planned, *at);
+                    prop_assert!(check.pulses[who].next() >= *at, "nobody is looked at too late");
                 }
             }
             // Left alone, everything ends removed and nothing is left to wake for.

@@ -1,6 +1,7 @@
 //! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
 use crate::machine::Moment;
+use crate::registry::config::Reader;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::refusal::Body;
@@ -9,11 +10,12 @@ use crate::registry::refusal::JSON;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
 use hyper::body::Bytes;
-use std::time::SystemTime;
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 /// A request as it came, its body read whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
+    from: Option<IpAddr>,
     method: String,
     path: String,
     query: String,
@@ -21,7 +23,21 @@ pub struct Request {
     body: Bytes,
 }
 
+/// Without query, headers and body, which may have a password in them.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({} {})", self.method, self.path)
+    }
+}
+
 impl Request {
+    /// The same, from this address; else it is one of this host.
+    #[must_use]
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.from = Some(address);
+        self
+    }
+
     /// A request for `target` (path, and query after `?`); a form is a body whose `Content-Type` says so.
     pub fn new<N: Into<String>, V: Into<String>>(
         method: impl Into<String>,
@@ -31,6 +47,7 @@ impl Request {
     ) -> Self {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         Self {
+            from: None,
             method: method.into(),
             path: path.to_owned(),
             query: query.to_owned(),
@@ -40,6 +57,11 @@ impl Request {
                 .collect(),
             body: body.into(),
         }
+    }
+
+    /// Its path, as it came.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
     fn is_form(&self) -> bool {
@@ -60,9 +82,9 @@ fn header<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// The path from `/v1/` or `/v3/` on, so that any context path will do; empty when there is none.
+/// The path from `/v1/`, `/v2/` or `/v3/` on, so that any context path will do; empty when there is none.
 pub(crate) fn route(path: &str) -> &str {
-    let from = ["/v1/", "/v3/"]
+    let from = ["/v1/", "/v2/", "/v3/"]
         .iter()
         .filter_map(|begins| path.find(begins))
         .min();
@@ -74,6 +96,8 @@ pub(crate) fn route(path: &str) -> &str {
 pub(crate) fn half(route: &str) -> Half {
     if route == "/v1/cs" || route.starts_with("/v1/cs/") {
         Half::Config
+    } else if route.starts_with("/v2/") {
+        Half::V2
     } else if route.starts_with("/v3/client/cs/") {
         Half::OpenConfig
     } else if route.starts_with("/v3/") {
@@ -84,17 +108,28 @@ pub(crate) fn half(route: &str) -> Half {
 }
 
 /// A request whose parameters have been read.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
+    /// Where it came from, if that is known.
+    pub(crate) from: Option<IpAddr>,
     /// As it came.
     pub(crate) method: String,
     /// The path as it came, context path and all.
     pub(crate) path: String,
+    /// Path and query as they came.
+    pub(crate) target: String,
     /// The path from `/v1/` on.
     pub(crate) route: String,
     /// Query and form.
     pub(crate) params: Params,
     headers: Vec<(String, String)>,
+}
+
+/// As that of a request.
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Call({})", self.what())
+    }
 }
 
 impl Call {
@@ -110,7 +145,9 @@ impl Call {
             params.add(&String::from_utf8_lossy(&request.body));
         }
         Self {
+            from: request.from,
             route,
+            target: format!("{}?{}", request.path, request.query),
             method: request.method,
             path: request.path,
             params,
@@ -123,18 +160,54 @@ impl Call {
         header(&self.headers, name)
     }
 
+    /// The address that the caller has or is said to have: the first one that a proxy names, else the connection's.
+    pub(crate) fn ip(&self) -> String {
+        let forwarded = self.header("X-Forwarded-For").map(|all| {
+            let (first, _) = all.split_once(',').unwrap_or((all, ""));
+            first.trim()
+        });
+        // What is longer is no address, and would be kept with what it publishes.
+        let said = [forwarded, self.header("X-Real-IP")];
+        let mut said = said.into_iter().flatten();
+        let said = said.find(|ip| !ip.trim().is_empty() && ip.len() <= 64);
+        match (said, self.from) {
+            (Some(ip), _) => ip.to_owned(),
+            (None, Some(peer)) => peer.to_canonical().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Who reads: his address, and the tag that he carries.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader::new(&self.ip(), self.header("Vipserver-Tag"))
+    }
+
     /// Method and path, for texts.
     pub(crate) fn what(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
 
+    /// What the client calls itself: `Client-Version` where `User-Agent` says nothing.
+    pub(crate) fn agent(&self) -> &str {
+        ["User-Agent", "Client-Version"]
+            .iter()
+            .filter_map(|name| self.header(name))
+            .find(|agent| !agent.is_empty())
+            .unwrap_or_default()
+    }
+
     /// Whether a Java client of 1.0 or later asks.
     pub(crate) fn is_java(&self) -> bool {
-        self.header("User-Agent")
-            .and_then(|agent| agent.strip_prefix("Nacos-Java-Client:v"))
-            .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
-            .is_some_and(|major| major >= 1)
+        self.header("User-Agent").is_some_and(is_java)
     }
+}
+
+/// Whether a Java client of 1.0 or later calls itself so.
+pub(crate) fn is_java(agent: &str) -> bool {
+    agent
+        .strip_prefix("Nacos-Java-Client:v")
+        .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
+        .is_some_and(|major| major >= 1)
 }
 
 /// When a call is answered, on both clocks.
@@ -221,6 +294,14 @@ impl Answer {
                     ..Self::text("caused: answer cannot be written;")
                 }
             }
+        }
+    }
+
+    /// 200 with JSON that is written already.
+    pub(crate) fn rendered(json: Bytes) -> Self {
+        Self {
+            content_type: Some(JSON),
+            ..Self::text(json)
         }
     }
 

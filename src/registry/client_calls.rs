@@ -5,6 +5,7 @@ use crate::registry::admin_calls::Row;
 use crate::registry::admin_config_calls;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::config::Reader;
 use crate::registry::listing;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
@@ -53,25 +54,28 @@ fn list(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     Ok(hosts.into_iter().map(host).collect())
 }
 
-/// A content as readers see it: one that is being modified is not there.
+/// A content as readers see it: one that is being modified is not there. Betas are seen, tags are not looked at.
 fn config(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let key = admin_config_calls::key(&call.params)?;
-    let seen = state.configs.get(&key);
-    let config = seen
+    let reader = Reader::new(&call.ip(), None);
+    let seen = state.configs.get(&key, &reader, None);
+    let seen = seen
         .filter(|_| !state.configs.is_busy(&key))
         .ok_or(Refusal::NoConfig)?;
+    let config = seen.config;
+    let data_key = seen.gray.is_none().then_some(&config.encrypted_data_key);
     Ok(json!({
         "resultCode": 200,
         "errorCode": 0,
         "message": null,
         "requestId": null,
         "content": String::from_utf8_lossy(&config.content),
-        "encryptedDataKey": config.encrypted_data_key,
-        "contentType": config.kind,
+        "encryptedDataKey": data_key,
+        "contentType": seen.kind,
         "md5": config.md5,
         "lastModified": dates::millis(config.modified),
         "tag": null,
-        "beta": false,
+        "beta": seen.gray.is_some(),
         "success": true,
     }))
 }

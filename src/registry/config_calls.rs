@@ -8,14 +8,16 @@ use crate::nacos::wire::WORD_SEPARATOR;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
-use crate::registry::config;
-use crate::registry::config::Config;
+use crate::registry::config::Author;
 use crate::registry::config::ConfigKey;
-use crate::registry::config::Publish;
+use crate::registry::config::Gray;
+use crate::registry::config::Seen;
+use crate::registry::config_console_calls;
+use crate::registry::config_parts;
+use crate::registry::config_parts::Aim;
+use crate::registry::config_parts::Names;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::like;
-use crate::registry::like::Cas;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::long_poll;
@@ -26,6 +28,9 @@ use crate::registry::refusal::TEXT;
 use crate::registry::state::State;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::time::Duration;
+
+/// Where contents are published: what is sent there may be large.
+pub(crate) const PUBLISHES: &[&str] = &["/v1/cs/configs", "/v2/cs/config", "/v3/admin/cs/config"];
 
 /// Configurations of one listener at most, as on 2.5.1.
 const KEYS: usize = 10_000;
@@ -48,14 +53,14 @@ pub(crate) enum Outcome {
 
 /// Answers a call whose route begins with `/v1/cs`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outcome, Refusal> {
+    if let Some(answer) = config_console_calls::answer(state, time, call) {
+        return answer.map(Outcome::Answer);
+    }
     let known = match call.route.as_str() {
         "/v1/cs/configs" => ["POST", "GET", "HEAD", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],
         _ => &[],
     };
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
-        return Err(Refusal::Gone(message));
-    }
     if known.is_empty() {
         return Err(Refusal::NoPath(call.what()));
     }
@@ -84,7 +89,11 @@ fn legal_in_1_4(value: &str) -> bool {
 }
 
 /// Which configuration is meant, to a call for which `public` may be the empty tenant; `params` have passed [`Params::check_config`].
-fn key(like: Like, params: &Params, public_is_empty: bool) -> Result<ConfigKey, Refusal> {
+pub(crate) fn key(
+    like: Like,
+    params: &Params,
+    public_is_empty: bool,
+) -> Result<ConfigKey, Refusal> {
     let (data_id, group) = (params.parameter("dataId")?, params.parameter("group")?);
     let tenant = params.get("tenant").unwrap_or_default();
     let checked = like.manners().parameter_check;
@@ -121,7 +130,6 @@ pub(crate) fn tenant_of(tenant: &str, public_is_empty: bool) -> &str {
 }
 
 fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    refuse_variants(call)?;
     let params = &call.params;
     // All three must be there before any is looked at.
     params.parameter("dataId")?;
@@ -135,97 +143,100 @@ fn publish(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal
     if content.trim().is_empty() {
         return Err(Refusal::BlankContent(content.to_owned()));
     }
-    put(state, time, call, key, content)?;
+    put(state, time, call, &config_parts::SNAKE, &key, content)?;
     Ok(yes())
 }
 
-/// No variant of a content is kept.
-pub(crate) fn refuse_variants(call: &Call) -> Result<(), Refusal> {
-    if call.params.get("tag").is_some() || call.header("betaIps").is_some_and(|ips| !ips.is_empty())
-    {
-        return Err(Refusal::NotOffered("variants for tags or beta addresses"));
-    }
-    Ok(())
-}
-
-/// Publishes a content as a call describes it, and tells who waits for it.
+/// Publishes a content as a call describes it in the words of its interface.
 pub(crate) fn put(
     state: &mut State,
     time: Time,
     call: &Call,
-    key: ConfigKey,
+    names: &Names,
+    key: &ConfigKey,
     content: &str,
 ) -> Result<(), Refusal> {
     let params = &call.params;
-    let compares = state.like.manners().cas == Cas::Refused;
-    let publish = Publish {
-        content: content.to_owned(),
-        kind: config::kind(params.get("type")),
-        encrypted_data_key: params
-            .get("encryptedDataKey")
-            .unwrap_or_default()
-            .to_owned(),
-        cas_md5: call
-            .header("casMd5")
-            .filter(|md5| !md5.trim().is_empty() && compares)
-            .map(str::to_owned),
-    };
-    state.configs.publish(time, &key, publish)?;
-    Ok(())
-}
-
-/// Deletes a configuration, and tells who waits for it.
-pub(crate) fn remove(state: &mut State, time: Time, key: &ConfigKey) {
-    state.configs.delete(time.now, key);
+    let tag = config_parts::tag(params.raw("tag"))?;
+    let aim = Aim::read(tag, call.header("betaIps"));
+    let like = state.like;
+    let said = |name: &str| params.raw(name);
+    let publish = config_parts::read(like, names, content, call.ip(), said)?;
+    let cas_md5 = call.header("casMd5");
+    config_parts::put(&mut state.configs, like, time, key, &aim, cas_md5, publish)
 }
 
 fn get(state: &State, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let manners = state.like.manners();
-    let show = params.get("show").is_some();
-    if show || params.get("search").is_some() {
-        return Err(match like::gone_search(state.like, show) {
-            Some(message) => Refusal::Gone(message),
-            None => Refusal::NotOffered("what the console asks of configurations"),
-        });
-    }
     let key = key(state.like, params, manners.public_is_empty.get)?;
-    // No variant is kept, so one that is asked for by parameter is missing; the header falls back to the formal content.
-    if params.get("tag").is_some() {
-        return Err(Refusal::NoConfig);
-    }
+    let tag = config_parts::tag(params.raw("tag"))?;
     if state.configs.is_busy(&key) {
         return Err(Refusal::BeingModified);
     }
-    state
-        .configs
-        .get(&key)
-        .cloned()
-        .map(|config| shown(manners, config))
-        .ok_or(Refusal::NoConfig)
+    if let Some(seen) = state.configs.get(&key, &call.reader(), tag) {
+        return Ok(shown(manners, seen, tag.is_some()));
+    }
+    match state.configs.kind(&key) {
+        // 1.4.8 has begun to write the answer when it finds out.
+        Some(kind) if manners.typed_content => Ok(Answer {
+            status: 404,
+            content_type: Some(content_type(manners, kind)),
+            headers: vec![("Config-Type", kind.to_owned())],
+            ..Answer::text("config data not exist\n")
+        }),
+        _ => Err(Refusal::NoConfig),
+    }
 }
 
-fn shown(manners: &Manners, config: Config) -> Answer {
+/// A content to a reader; `asked` is whether he asked for a tag himself.
+fn shown(manners: &Manners, seen: Seen<'_>, asked: bool) -> Answer {
+    Answer {
+        status: 200,
+        content_type: Some(content_type(manners, seen.kind)),
+        headers: headers(manners, seen, asked),
+        body: seen.config.content.clone(),
+    }
+}
+
+/// What goes with a content.
+pub(crate) fn headers(
+    manners: &Manners,
+    seen: Seen<'_>,
+    asked: bool,
+) -> Vec<(&'static str, String)> {
+    let config = seen.config;
     let mut headers = vec![
-        ("Config-Type", config.kind.to_owned()),
-        ("Content-MD5", config.md5),
+        ("Config-Type", seen.kind.to_owned()),
+        ("Content-MD5", config.md5.clone()),
         ("Last-Modified", dates::http(config.modified)),
     ];
-    if manners.encrypted_data_key {
-        headers.push(("Encrypted-Data-Key", config.encrypted_data_key));
+    match seen.gray {
+        // The key of a variant is kept for its history alone.
+        None if manners.encrypted_data_key => {
+            headers.push(("Encrypted-Data-Key", config.encrypted_data_key.clone()));
+        }
+        None => {}
+        Some(Gray::Beta) => headers.push(("isBeta", "true".to_owned())),
+        Some(Gray::Tag(tag)) => {
+            let tag = url_encoded(tag);
+            if !manners.typed_content {
+                headers.push(("tag", tag));
+            } else if !asked {
+                headers.push(("Vipserver-Tag", tag));
+            }
+        }
     }
     headers.extend(not_cached());
-    let content_type = match config.kind {
+    headers
+}
+
+fn content_type(manners: &Manners, kind: &str) -> &'static str {
+    match kind {
         "json" if manners.typed_content => CONFIG,
         "xml" if manners.typed_content => "application/xml;charset=UTF-8",
         "html" if manners.typed_content => "text/html;charset=UTF-8",
         _ => TEXT,
-    };
-    Answer {
-        status: 200,
-        content_type: Some(content_type),
-        headers,
-        body: config.content,
     }
 }
 
@@ -239,23 +250,42 @@ fn not_cached() -> [(&'static str, String); 3] {
 
 fn delete(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
-    if params.get("delType").is_some() || params.flag(&["beta"], false) {
-        return Err(Refusal::NotOffered(
-            "what the console asks of configurations",
-        ));
-    }
     let public_is_empty = state.like.manners().public_is_empty.delete;
     let key = key(state.like, params, public_is_empty)?;
-    if params.get("tag").is_some() {
-        // There is no such variant, and the formal content must stay.
-        return Ok(yes());
-    }
-    remove(state, time, &key);
+    let tag = config_parts::tag(params.raw("tag"))?;
+    remove(state, time, &key, tag, author(call, None));
     Ok(yes())
 }
 
+/// Who calls, and as which user he says to do it.
+pub(crate) fn author(call: &Call, user: Option<&str>) -> Author {
+    Author {
+        user: user.map(str::to_owned),
+        ip: call.ip(),
+    }
+}
+
+/// Deletes a configuration, or its variant for a tag.
+pub(crate) fn remove(
+    state: &mut State,
+    time: Time,
+    key: &ConfigKey,
+    tag: Option<&str>,
+    by: Author,
+) {
+    let Some(tag) = tag else {
+        state.configs.delete(time, key, by);
+        return;
+    };
+    for gray in config_parts::grays(tag).into_iter().flatten() {
+        if state.configs.delete_variant(time, key, &gray, by.clone()) {
+            return;
+        }
+    }
+}
+
 /// What a listener asks about: the form's value is decoded once more, as the original does.
-fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
+pub(crate) fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
     let text = params
         .get("Listening-Configs")
         .ok_or(Refusal::NothingListened)?;
@@ -284,6 +314,7 @@ fn asked(like: Like, params: &Params) -> Result<Vec<Listening>, Refusal> {
 
 fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
     let public_is_empty = state.like.manners().public_is_empty.listen;
+    let reader = call.reader();
     let keys: Vec<_> = asked(state.like, &call.params)?
         .into_iter()
         .map(|entry| {
@@ -295,7 +326,7 @@ fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
                 data_id: entry.data_id,
             };
             Watched {
-                differs: state.configs.md5(&key) != entry.md5,
+                differs: state.configs.md5(&key, &reader) != entry.md5,
                 named,
                 key,
             }
@@ -305,21 +336,22 @@ fn listen(state: &State, call: &Call) -> Result<Outcome, Refusal> {
         return Ok(Outcome::Listen {
             keys,
             hold: None,
-            write: short,
+            write: if reads_headers(call) { short } else { unread },
         });
     };
+    let number = timeout.trim().parse::<i64>();
+    let number = number.map_err(|_| Refusal::NotANumber(timeout.to_owned()));
+    if state.like.manners().hold_first {
+        number.clone()?;
+    }
     let hang_up = call
         .header("Long-Pulling-Timeout-No-Hangup")
         .is_some_and(|said| said.eq_ignore_ascii_case("true"));
-    // Only who is to be held is asked how long: a negative time is the shortest hold.
+    // Only who is to be held is asked how long, but by 1.4: a negative time is the shortest hold.
     let hold = if hang_up || keys.iter().any(|watched| watched.differs) {
         None
     } else {
-        let millis: i64 = timeout
-            .trim()
-            .parse()
-            .map_err(|_| Refusal::NotANumber(timeout.to_owned()))?;
-        let millis = Duration::from_millis(millis.try_into().unwrap_or(0));
+        let millis = Duration::from_millis(number?.try_into().unwrap_or(0));
         Some(long_poll::hold(millis))
     };
     Ok(Outcome::Listen {
@@ -343,6 +375,24 @@ fn long(changed: &[ConfigKey]) -> Answer {
         content_type: Some(CONFIG),
         headers: not_cached().into(),
         ..Answer::text(body)
+    }
+}
+
+/// Whether a short poll is answered in headers, as to clients whose version says that they are older than 2.0.4, or says nothing.
+fn reads_headers(call: &Call) -> bool {
+    let version = call.header("Client-Version").unwrap_or_default();
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok);
+    let version = (next(), next(), next());
+    version < (Some(2), Some(0), Some(4))
+}
+
+/// The short poll of newer clients: the original puts what changed where nothing reads it.
+fn unread(_: &[ConfigKey]) -> Answer {
+    Answer {
+        content_type: Some(CONFIG),
+        headers: not_cached().into(),
+        ..Answer::text("")
     }
 }
 
@@ -382,5 +432,10 @@ fn encoded(changed: &[ConfigKey]) -> String {
         }
         .write_changed(&mut text);
     }
-    percent_encoding::utf8_percent_encode(&text, URL_ENCODED).to_string()
+    url_encoded(&text)
+}
+
+/// As `URLEncoder.encode` writes what has no blanks.
+pub(crate) fn url_encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, URL_ENCODED).to_string()
 }

@@ -1,20 +1,24 @@
 //! The few calls outside naming and configuration that clients make: login, version, health, namespaces, nodes.
 
 use crate::nacos::wire;
+use crate::registry::access::Token;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::like;
+use crate::registry::call::Time;
+use crate::registry::gone;
 use crate::registry::like::Like;
+use crate::registry::namespaces;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use std::time::Duration;
 
-/// What every login is given: the registry asks for no token, so this opens nothing. The word 3.x uses with authentication off.
+/// What every login is given where the registry asks for no token: it opens nothing. The word 3.x uses with authentication off.
 const TOKEN: &str = "AUTH_DISABLED";
 
 /// Answers a call whose route is neither of naming nor of configuration.
-pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
     match (call.method.as_str(), call.route.as_str()) {
@@ -23,7 +27,7 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
         ("GET", "/v1/console/health/liveness" | "/v1/console/health/readiness") => {
             Ok(Answer::text("OK"))
         }
-        ("GET", "/v1/console/namespaces") => Ok(namespaces(state)),
+        (_, "/v1/console/namespaces") => namespaces::v1(state, time, call),
         ("GET", "/v1/core/cluster/nodes") if state.like == Like::V2_5 => Ok(Answer::json(
             &json!({"code": 200, "message": null, "data": [node(state)]}),
         )),
@@ -33,8 +37,7 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
             | "/v1/auth/users/login"
             | "/v1/console/server/state"
             | "/v1/console/health/liveness"
-            | "/v1/console/health/readiness"
-            | "/v1/console/namespaces",
+            | "/v1/console/health/readiness",
         ) => Err(Refusal::Method(method.to_owned())),
         _ => Err(Refusal::NoPath(call.what())),
     }
@@ -43,16 +46,25 @@ pub(crate) fn answer(state: &State, call: &Call) -> Result<Answer, Refusal> {
 pub(crate) fn login(call: &Call) -> Result<Answer, Refusal> {
     let username = call.params.parameter("username")?;
     call.params.parameter("password")?;
+    let token = Token {
+        text: TOKEN.to_owned(),
+        ttl: Duration::from_secs(18_000),
+        administrator: true,
+    };
+    Ok(logged_in(username, token))
+}
+
+/// The answer to who has logged in.
+pub(crate) fn logged_in(username: &str, token: Token) -> Answer {
+    let header = format!("Bearer {}", token.text);
     let mut answer = Answer::json(&wire::Login {
-        access_token: TOKEN.to_owned(),
-        token_ttl: 18_000,
-        global_admin: true,
+        access_token: token.text,
+        token_ttl: i64::try_from(token.ttl.as_secs()).unwrap_or(i64::MAX),
+        global_admin: token.administrator,
         username: Some(username.to_owned()),
     });
+    answer.headers.push(("Authorization", header));
     answer
-        .headers
-        .push(("Authorization", format!("Bearer {TOKEN}")));
-    Ok(answer)
 }
 
 /// What the registry says it is.
@@ -69,7 +81,7 @@ pub(crate) fn server_state(state: &State) -> Value {
         "version": version,
         "startup_mode": "standalone",
         "function_mode": null,
-        "auth_enabled": "false",
+        "auth_enabled": state.access.is_some().to_string(),
         "auth_system_type": "nacos",
         "auth_admin_request": "false",
         "login_page_enabled": "false",
@@ -77,25 +89,6 @@ pub(crate) fn server_state(state: &State) -> Value {
         "server_port": state.port.to_string(),
         "maxContent": super::config::CONTENT.to_string(),
     })
-}
-
-fn namespaces(state: &State) -> Answer {
-    let public = public(state, "");
-    Answer::json(&json!({"code": 200, "message": null, "data": [public]}))
-}
-
-/// The one namespace that is listed, under the id that a call knows it by.
-pub(crate) fn public(state: &State, id: &str) -> Map<String, Value> {
-    let mut public = Map::new();
-    public.insert("namespace".into(), id.into());
-    public.insert("namespaceShowName".into(), "public".into());
-    if state.like != Like::V1_4 {
-        public.insert("namespaceDesc".into(), "Default Namespace".into());
-    }
-    public.insert("quota".into(), 200.into());
-    public.insert("configCount".into(), state.configs.count("").into());
-    public.insert("type".into(), 0.into());
-    public
 }
 
 /// Where the registry says it is, for whoever asks which node to talk to.

@@ -12,6 +12,12 @@ use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::rpc;
 use crate::nacos::rpc::Payload;
+use crate::registry::access;
+use crate::registry::access::Access;
+use crate::registry::access::Aside;
+use crate::registry::access::Denial;
+use crate::registry::access::Ready;
+use crate::registry::access::Verdict;
 use crate::registry::admin_calls;
 use crate::registry::beat_check;
 use crate::registry::beat_check::BeatCheck;
@@ -20,14 +26,26 @@ use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Request;
 use crate::registry::call::Time;
+use crate::registry::checks;
+use crate::registry::checks::CheckRules;
+use crate::registry::checks::Checks;
+use crate::registry::config::Changed;
 use crate::registry::config::ConfigKey;
+use crate::registry::config::Reader;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
 use crate::registry::console_calls;
+use crate::registry::gate;
+use crate::registry::kept;
+use crate::registry::kept::Before;
+use crate::registry::kept::Rows;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
+use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
+use crate::registry::page_calls;
+use crate::registry::page_wait;
 use crate::registry::pushes;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
@@ -37,12 +55,23 @@ use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
 use crate::registry::state;
 use crate::registry::state::State;
+use crate::registry::token::Key;
+use crate::registry::udp;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
+use crate::registry::v2_calls;
+use crate::registry::v2_config_calls;
+use hyper::body::Bytes;
 use std::{
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use crate::registry::checks::By;
+pub use crate::registry::checks::Checked;
+pub use crate::registry::checks::Probe;
+pub use crate::registry::kept::Change;
 pub use crate::registry::links::Link;
 pub use crate::registry::links::Stream;
 
@@ -104,6 +133,31 @@ pub enum Event {
     },
     /// A connection is gone, and with it what it published.
     Unlinked(Link),
+    /// A password has been looked at, as [`Effect::Check`] wanted.
+    Checked {
+        /// Whose call waits for that.
+        ticket: Ticket,
+        /// Whether it was the user's.
+        right: bool,
+    },
+    /// There are other users from now on.
+    UsersChanged(Users),
+    /// A probe has ended.
+    Probed {
+        /// Which.
+        number: u64,
+        /// How.
+        outcome: Checked,
+    },
+    /// These changes could not be kept, nor any after the first of them: all that they changed is again what it was.
+    NotKept(Vec<Change>),
+    /// A datagram came.
+    Datagram {
+        /// From where.
+        from: SocketAddr,
+        /// What.
+        bytes: Bytes,
+    },
     /// The registry does something wrong from now on.
     Faulted(Fault),
     /// The registry stops: held listeners are let go, streams are ended, and none is held or begun from now on.
@@ -126,11 +180,12 @@ pub enum Fault {
     /// It comes back as a standalone server does, once: with configurations, persistent instances and checkers, without ephemeral
     /// instances, and on 2.x and 3.x with the health of no instance; gRPC connections are cut.
     Restart,
-    /// Everything is forgotten, once; gRPC connections are cut.
+    /// Everything is forgotten, once, also what is kept; gRPC connections are cut.
     Amnesia,
     /// For so long every gRPC request is told that the server starts, and no connection can be set up.
     Starting(Duration),
-    /// For so long nothing goes out over the streams of gRPC connections, and nothing that comes over them is heard; they stay open.
+    /// For so long nothing goes out over the streams of gRPC connections and over UDP, and nothing that comes over them is heard;
+    /// the streams stay open.
     Mute(Duration),
     /// So many gRPC connections are clients at most; those that are there stay.
     Clients(usize),
@@ -146,10 +201,15 @@ pub enum Fault {
 /// What the desk wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Keep these changes for the time after a restart; what comes after it must go nowhere before they are kept. Comes only from
+    /// a desk that is [`Desk::keeping`].
+    Keep(Vec<Change>),
     /// Give this to who holds the ticket.
     Answer(Ticket, Answer),
     /// Give this to who called over gRPC with this ticket.
     Reply(Ticket, Payload),
+    /// Look at a password, and say with [`Event::Checked`] whether it is right. The next one is wanted after that.
+    Check(Ticket, Check),
     /// Send this over a stream.
     Push(Link, Stream, Payload),
     /// End a stream.
@@ -158,6 +218,15 @@ pub enum Effect {
     GoAway(Link),
     /// Close a connection at once.
     Cut(Link),
+    /// Ask an instance whether it is well, and tell how it ended, within a second or two.
+    Probe {
+        /// What the end is told with.
+        number: u64,
+        /// What to ask.
+        probe: Probe,
+    },
+    /// Send this over UDP.
+    Datagram(SocketAddr, Bytes),
 }
 
 /// A listener who has not been answered yet.
@@ -172,6 +241,10 @@ struct Listener {
 pub struct Desk {
     state: State,
     listeners: BTreeMap<Ticket, Listener>,
+    /// Pages that wait, and what they show.
+    onlookers: BTreeMap<Ticket, Call>,
+    /// Something happened that a page may show.
+    news: bool,
     effects: VecDeque<Effect>,
     /// What the wall clock showed when it was seen last, for what is said without being asked.
     clock: Time,
@@ -182,6 +255,8 @@ pub struct Desk {
     stopping: bool,
     /// The number of the next request to a client that is no push.
     next: u64,
+    /// Until when everything that was due has happened.
+    settled: Moment,
 }
 
 impl Desk {
@@ -191,6 +266,8 @@ impl Desk {
         Self {
             state: State::new(like),
             listeners: BTreeMap::new(),
+            onlookers: BTreeMap::new(),
+            news: false,
             effects: VecDeque::new(),
             clock: Time {
                 now: Moment::ZERO,
@@ -200,6 +277,7 @@ impl Desk {
             muted: Moment::ZERO,
             stopping: false,
             next: pushes::STEP,
+            settled: Moment::ZERO,
         }
     }
 
@@ -207,7 +285,112 @@ impl Desk {
     #[must_use]
     pub fn pushing_after(mut self, delay: Duration) -> Self {
         self.state.subscribers = state::subscribers(delay);
+        self.state.udp = state::subscribers_over_udp(self.state.like, delay);
         self
+    }
+
+    /// The same, which checks the health of persistent instances by these rules; without, nobody does.
+    #[must_use]
+    pub fn checking(mut self, rules: CheckRules) -> Self {
+        self.state.checks = Checks::by(rules);
+        self.state.switches.take_check_rules(&rules);
+        self.state.delivered = self.state.switches.clone();
+        self
+    }
+
+    /// The same, knowing what was kept ([`Effect::Keep`]), and telling what has to be kept; and what has become of rows that are
+    /// not the same any more, because another generation wrote them.
+    pub(crate) fn keeping(mut self, rows: Rows) -> Result<(Self, Vec<Change>), Refusal> {
+        self.state.take_in(Moment::ZERO, &rows)?;
+        self.state.note_changes();
+        let changes = self.state.differs_from(rows);
+        Ok((self, changes))
+    }
+
+    /// All rows.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> Rows {
+        self.state.rows()
+    }
+
+    /// Says what has changed and has to be kept before what is done about it, the effects from there on.
+    fn keep(&mut self, from: usize) {
+        let changes = self.state.take_written();
+        if !changes.is_empty() {
+            // Who left took some of them with him.
+            let from = from.min(self.effects.len());
+            self.effects.insert(from, Effect::Keep(changes));
+        }
+    }
+
+    /// Undoes what could not be kept.
+    fn take_back(&mut self, now: Moment, changes: Vec<Change>) {
+        let mut before = Before::new();
+        for Change { key, was, .. } in changes {
+            before.entry(key).or_insert(was);
+        }
+        if let Err(refusal) = self.state.take_back(now, before) {
+            tracing::error!(
+                ?refusal,
+                "a row cannot become what it was; this is a bug of ours"
+            );
+        }
+        // That is what is kept.
+        self.state.take_written();
+    }
+
+    /// The no to a request whose changes could not be kept.
+    pub(crate) fn not_kept(&self, path: &str, at: SystemTime, why: &str) -> Answer {
+        let refusal = Refusal::NotKept(why.to_owned());
+        let half = call::half(call::route(path));
+        Answer::refused(&refusal, self.state.like, half, path, at)
+    }
+
+    /// The same over gRPC.
+    pub(crate) fn not_kept_over_grpc(why: &str) -> Payload {
+        rpc_calls::refused(&Refusal::NotKept(why.to_owned()))
+    }
+
+    /// The no to a request that would wait for the store behind too many others.
+    pub(crate) fn full(&self, path: &str, at: SystemTime) -> Answer {
+        let refusal = Refusal::Full(gate::WAITING, gate::HELD);
+        let half = call::half(call::route(path));
+        Answer::refused(&refusal, self.state.like, half, path, at)
+    }
+
+    /// The same over gRPC.
+    pub(crate) fn full_over_grpc() -> Payload {
+        rpc_calls::refused(&Refusal::Full(gate::WAITING, gate::HELD))
+    }
+
+    /// The same, which asks who somebody is: one of these users. Their tokens are signed with `key` unless they say another.
+    #[must_use]
+    pub fn asking(mut self, users: Users, key: Key) -> Self {
+        self.state.access = Some(Access::new(users, key));
+        self
+    }
+
+    /// Lets in who may do everything, which his token says; for what is no call of Nacos.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`].
+    pub(crate) fn admit(&self, at: SystemTime, request: Request) -> Result<(), Refusal> {
+        let Some(access) = &self.state.access else {
+            return Ok(());
+        };
+        let call = Call::read(request, self.state.like);
+        let admitted = access.admit(self.state.like, &call, at);
+        admitted.map_err(Refusal::Denied)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn like(&self) -> Like {
+        self.state.like
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.state.access.as_ref().is_none_or(Access::is_idle)
     }
 
     /// The same, reached at another port than 8848.
@@ -218,46 +401,205 @@ impl Desk {
     }
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
+        let call = Call::read(request, self.state.like);
+        if self.state.access.is_none() {
+            return self.carry_out(ticket, time, &call);
+        }
+        let (half, path) = (call::half(&call.route), call.path.clone());
+        match self.let_in(ticket, time, call) {
+            Ok(Some(call)) => self.carry_out(ticket, time, &call),
+            Ok(None) => {}
+            Err(refusal) => self.refuse(ticket, half, &path, &refusal, time.at),
+        }
+    }
+
+    /// The call, if it goes on now; nothing when it has to wait.
+    fn let_in(&mut self, ticket: Ticket, time: Time, call: Call) -> Result<Option<Call>, Refusal> {
         let like = self.state.like;
-        let call = Call::read(request, like);
-        let state = &mut self.state;
-        let outcome = if call.route.starts_with("/v1/ns/") {
-            naming_calls::answer(state, time, &call).map(Outcome::Answer)
-        } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(state, time, &call)
-        } else if call.route.starts_with("/v3/") {
-            admin_calls::answer(state, time, &call).map(Outcome::Answer)
+        let Some(access) = &mut self.state.access else {
+            return Ok(Some(call));
+        };
+        let waits = if access::is_login(like, &call) {
+            access.login(time.now, ticket, call)
         } else {
-            console_calls::answer(state, &call).map(Outcome::Answer)
+            match access.judge_call(like, &call, time.at) {
+                Verdict::Passes => return Ok(Some(call)),
+                Verdict::Denied(denial) => return Err(Refusal::Denied(denial)),
+                Verdict::Waits(user, password) => {
+                    let aside = Aside::Call(call);
+                    access.wait(time.now, ticket, user, password, aside)
+                }
+            }
+        };
+        waits.map(|()| None)
+    }
+
+    fn refuse(
+        &mut self,
+        ticket: Ticket,
+        half: Half,
+        path: &str,
+        refusal: &Refusal,
+        at: SystemTime,
+    ) {
+        let answer = Answer::refused(refusal, self.state.like, half, path, at);
+        self.effects.push_back(Effect::Answer(ticket, answer));
+    }
+
+    /// Answers a call that may be made.
+    fn carry_out(&mut self, ticket: Ticket, time: Time, call: &Call) {
+        let state = &mut self.state;
+        self.news |= page_calls::is_news(call);
+        let outcome = if page_calls::is_here(&call.path) {
+            match page_calls::answer(call) {
+                Ok(page_calls::Outcome::Answer(answer)) => Ok(Outcome::Answer(answer)),
+                Ok(page_calls::Outcome::Look { seen, hold }) => {
+                    let page = ticket.0;
+                    self.onlookers.insert(ticket, call.clone());
+                    let event = page_wait::Event::Asked { page, seen, hold };
+                    state.pages.handle(time.now, event);
+                    return;
+                }
+                Err(refusal) => Err(refusal),
+            }
+        } else if call.route.starts_with("/v1/ns/") {
+            naming_calls::answer(state, time, call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v1/cs/") {
+            config_calls::answer(state, time, call)
+        } else if call.route.starts_with("/v2/cs/") {
+            v2_config_calls::answer(state, time, call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v2/") {
+            v2_calls::answer(state, time, call).map(Outcome::Answer)
+        } else if call.route.starts_with("/v3/") {
+            admin_calls::answer(state, time, call).map(Outcome::Answer)
+        } else {
+            console_calls::answer(state, time, call).map(Outcome::Answer)
         };
         let answer = match outcome {
             Ok(Outcome::Answer(answer)) => answer,
             Ok(Outcome::Listen { keys, hold, write }) => {
                 let asked = time.at;
                 self.listeners.insert(ticket, Listener { asked, write });
-                let poll = ticket.0;
-                let event = long_poll::Event::Asked { poll, keys, hold };
+                let event = long_poll::Event::Asked {
+                    poll: ticket.0,
+                    keys,
+                    hold,
+                    reader: call.reader(),
+                };
                 self.state.polls.handle(time.now, event);
                 return;
             }
             Err(refusal) => {
                 let half = call::half(&call.route);
-                Answer::refused(&refusal, like, half, &call.path, time.at)
+                return self.refuse(ticket, half, &call.path, &refusal, time.at);
             }
         };
         self.effects.push_back(Effect::Answer(ticket, answer));
     }
 
+    /// Goes on with a call that waited until its password was looked at.
+    fn go_on(&mut self, now: Moment, ready: Ready) {
+        let like = self.state.like;
+        let Some(access) = &self.state.access else {
+            return;
+        };
+        let Ready {
+            ticket,
+            aside,
+            user,
+        } = ready;
+        let at = self.clock.at + now.saturating_sub(self.clock.now);
+        let time = Time { now, at };
+        match aside {
+            Aside::Login(call) => {
+                match user.and_then(|user| Some((access.token(&user, at)?, user))) {
+                    Some((token, user)) => {
+                        let answer = console_calls::logged_in(&user, token);
+                        self.effects.push_back(Effect::Answer(ticket, answer));
+                    }
+                    None => {
+                        let half = call::half(&call.route);
+                        self.refuse(ticket, half, &call.path, &Refusal::LoginFailed, at);
+                    }
+                }
+            }
+            Aside::Call(call) => match user {
+                Some(user) if access.may_call(&user, like, &call) => {
+                    self.carry_out(ticket, time, &call)
+                }
+                user => {
+                    let refusal = Refusal::Denied(Denial::of(user));
+                    let half = call::half(&call.route);
+                    self.refuse(ticket, half, &call.path, &refusal, at);
+                }
+            },
+            Aside::Payload(link, payload) => {
+                let Some(class) = access::class(&payload) else {
+                    return;
+                };
+                let answer = match user {
+                    Some(user) if access.may_ask(&user, &class.need) => {
+                        self.reply_to(Caller { link, time }, &payload)
+                    }
+                    user => class.no(Denial::of(user), like),
+                };
+                self.effects.push_back(Effect::Reply(ticket, answer));
+            }
+        }
+    }
+
     /// Answers what came over gRPC.
     fn reply(&mut self, time: Time, link: Link, ticket: Ticket, payload: &Payload) {
-        let state = &mut self.state;
+        let caller = Caller { link, time };
         let answer = if time.now < self.starting {
-            rpc_calls::starting()
+            Some(rpc_calls::starting())
         } else {
-            state.links.handle(time.now, links::Event::Heard(link));
-            rpc_calls::answer(state, Caller { link, time }, payload)
+            let event = links::Event::Heard(link);
+            self.state.links.handle(time.now, event);
+            self.ask_or_reply(caller, ticket, payload)
         };
-        self.effects.push_back(Effect::Reply(ticket, answer));
+        let answer = answer.map(|answer| Effect::Reply(ticket, answer));
+        self.effects.extend(answer);
+    }
+
+    /// The answer to a request over gRPC, unless it has to wait.
+    fn ask_or_reply(
+        &mut self,
+        caller: Caller,
+        ticket: Ticket,
+        payload: &Payload,
+    ) -> Option<Payload> {
+        let like = self.state.like;
+        if self.state.access.is_none() {
+            return Some(self.reply_to(caller, payload));
+        }
+        if let Err(answer) = rpc_calls::handler(&self.state, caller, payload) {
+            return Some(*answer);
+        }
+        let Some(class) = access::class(payload) else {
+            return Some(rpc_calls::garbled());
+        };
+        let Caller { link, time } = caller;
+        let access = self.state.access.as_mut()?;
+        match access.judge_payload(&class.need, payload, time.at) {
+            Verdict::Passes => Some(self.reply_to(caller, payload)),
+            Verdict::Denied(denial) => Some(class.no(denial, like)),
+            Verdict::Waits(user, password) => {
+                let aside = Aside::Payload(link, payload.clone());
+                let waits = access.wait(time.now, ticket, user, password, aside);
+                waits.err().map(|refusal| class.refused(&refusal))
+            }
+        }
+    }
+
+    /// The answer to a request over gRPC that may be made.
+    fn reply_to(&mut self, caller: Caller, payload: &Payload) -> Payload {
+        match rpc_calls::handler(&self.state, caller, payload) {
+            Ok(run) => {
+                run(&mut self.state, caller, payload).unwrap_or_else(|_| rpc_calls::garbled())
+            }
+            Err(answer) => *answer,
+        }
     }
 
     /// Takes note of what came over a stream: a setup, or an answer, which counts by its number whatever it is called.
@@ -281,6 +623,12 @@ impl Desk {
                 naming,
             };
             links.handle(now, event);
+            let tag = setup.labels.get("app_Vipserver-Tag");
+            let reader = Reader::new(payload.client_ip(), tag.map(String::as_str));
+            if links.stream(link) == Some(stream) {
+                self.state.readers.insert(link, reader);
+            }
+            let links = &self.state.links;
             if links.stream(link) == Some(stream) && setup.ability_table.is_some() {
                 let abilities = [(rpc::PERSISTENT_BY_GRPC.to_owned(), true)];
                 let ack = Payload::new(&rpc::SetupAckRequest {
@@ -330,17 +678,27 @@ impl Desk {
 
     fn fault(&mut self, now: Moment, fault: Fault) {
         let state = &mut self.state;
+        // A fault may change what readers see without a change of services.
+        state.rendered.forget_all();
         match fault {
             Fault::Lag(lag) => state.naming.set_lag(lag),
             Fault::ConfigLag { lag, busy } => state.configs.set_lag(lag, busy),
             Fault::Restart => {
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
+                state.udp.forget();
                 state.naming.restart(now);
                 self.cut_all(now);
             }
             Fault::Amnesia => {
                 state.naming.forget();
+                state.touch(kept::Key::Namespaces);
+                state.touch(kept::Key::Switches);
+                state.namespaces = Namespaces::default();
+                state.switches = state.delivered.clone();
+                state.udp.forget();
                 state.beats = BeatCheck::new();
+                state.checks.handle(now, checks::Event::AllLeft);
                 state.configs.forget();
                 self.cut_all(now);
             }
@@ -386,15 +744,32 @@ impl Desk {
     /// Lets happen what is due, one moment after the other, and carries out what the machines want.
     fn settle(&mut self, now: Moment) {
         while let Some(due) = self.deadline().filter(|due| *due < now) {
-            self.settle_at(due);
+            // What a switch held back happens when it lets go, not when it was due.
+            self.settle_at(due.max(self.settled));
         }
         self.settle_at(now);
     }
 
+    /// Whether silence has consequences.
+    fn checks_beats(&self) -> bool {
+        self.state.switches.health_check_enabled
+    }
+
+    /// Whether subscribers of services are told; 1.4 goes on with those who have subscribed.
+    fn tells_subscribers(&self) -> bool {
+        self.state.switches.push_enabled || !self.state.like.manners().switch_holds_pushes
+    }
+
     fn settle_at(&mut self, now: Moment) {
+        self.settle_access(now);
+        self.settled = now;
+        let checks = self.checks_beats();
         let state = &mut self.state;
-        state.beats.wake(now);
+        if checks {
+            state.beats.wake(now);
+        }
         while let Some(effect) = state.beats.effect() {
+            self.news = true;
             match effect {
                 beat_check::Effect::Tell { who, healthy } => {
                     state.naming.tell(now, &who.0, &who.1, healthy);
@@ -405,16 +780,19 @@ impl Desk {
             }
         }
         self.settle_links(now);
+        self.settle_checks(now);
         let state = &mut self.state;
         state.naming.wake(now);
         for key in state.naming.take_changed() {
+            state.rendered.forget(&key);
+            state.udp.handle(now, udp::Event::Changed(key.clone()));
+            self.news = true;
             state.subscribers.handle(now, pushes::Event::Changed(key));
         }
         state.configs.wake(now);
-        for key in state.configs.take_changed() {
-            let event = long_poll::Event::Changed(key.clone());
-            state.polls.handle(now, event);
-            state.listeners.handle(now, pushes::Event::Changed(key));
+        for changed in state.configs.take_changed() {
+            self.news = true;
+            self.tell_of_config(now, changed);
         }
         self.settle_pushes(now);
         let state = &mut self.state;
@@ -435,11 +813,111 @@ impl Desk {
             };
             self.effects.push_back(Effect::Answer(Ticket(poll), answer));
         }
+        self.settle_pages(now);
+    }
+
+    fn settle_pages(&mut self, now: Moment) {
+        let time = Time {
+            now,
+            at: self.clock.at + now.saturating_sub(self.clock.now),
+        };
+        let state = &mut self.state;
+        if std::mem::take(&mut self.news) {
+            state.pages.handle(now, page_wait::Event::Happened);
+        }
+        state.pages.wake(now);
+        while let Some(effect) = state.pages.effect() {
+            let (page_wait::Effect::Show(page) | page_wait::Effect::Refuse(page)) = effect;
+            // Who has left looks on no more.
+            let Some(call) = self.onlookers.remove(&Ticket(page)) else {
+                continue;
+            };
+            let answer = match effect {
+                page_wait::Effect::Show(_) => page_calls::show(state, time, &call),
+                page_wait::Effect::Refuse(_) => {
+                    Err(Refusal::Full("pages that wait for news", page_wait::PAGES))
+                }
+            };
+            let answer = answer.unwrap_or_else(|refusal| {
+                Answer::refused(&refusal, state.like, Half::Naming, &call.path, time.at)
+            });
+            self.effects.push_back(Effect::Answer(Ticket(page), answer));
+        }
+    }
+
+    /// Tells those listeners of a configuration who see another content of it than before.
+    fn tell_of_config(&mut self, now: Moment, changed: Changed) {
+        let state = &mut self.state;
+        let concerns = |reader: &Reader| state.configs.concerns(&changed, reader);
+        let polls = state.polls.watching(&changed.key);
+        let polls = polls.filter(|poll| state.polls.reader(*poll).is_some_and(concerns));
+        let polls = polls.collect();
+        let anybody = Reader::default();
+        let links = state.listeners.askers(&changed.key).filter(|link| {
+            let reader = state.readers.get(link);
+            concerns(reader.unwrap_or(&anybody))
+        });
+        let links: Vec<Link> = links.collect();
+        let key = changed.key;
+        for link in links {
+            let key = key.clone();
+            let event = pushes::Event::ChangedFor { link, key };
+            state.listeners.handle(now, event);
+        }
+        let event = long_poll::Event::Changed { key, polls };
+        state.polls.handle(now, event);
+    }
+
+    fn settle_access(&mut self, now: Moment) {
+        let Some(access) = &mut self.state.access else {
+            return;
+        };
+        access.wake(now);
+        if let Some((ticket, check)) = access.next_check() {
+            self.effects.push_back(Effect::Check(ticket, check));
+        }
+        while let Some(ready) = self.state.access.as_mut().and_then(Access::ready) {
+            self.go_on(now, ready);
+        }
+    }
+
+    fn settle_checks(&mut self, now: Moment) {
+        let state = &mut self.state;
+        for who in state.naming.take_stirred() {
+            let event = match state.naming.check(&who.0, &who.1) {
+                Some((probe, healthy)) => checks::Event::Registered {
+                    who,
+                    kind: probe.by.kind(),
+                    healthy,
+                },
+                None => checks::Event::Left { who },
+            };
+            state.checks.handle(now, event);
+        }
+        state.checks.wake(now);
+        while let Some(effect) = state.checks.effect() {
+            match effect {
+                checks::Effect::Tell { who, healthy } => {
+                    state.naming.tell(now, &who.0, &who.1, healthy);
+                }
+                checks::Effect::Probe { number, who } => {
+                    if let Some((probe, _)) = state.naming.check(&who.0, &who.1) {
+                        self.effects.push_back(Effect::Probe { number, probe });
+                    } else {
+                        // Cannot be: who is not checked was told to have left.
+                        let outcome = Checked::Unable;
+                        let event = checks::Event::Ended { number, outcome };
+                        state.checks.handle(now, event);
+                    }
+                }
+            }
+        }
     }
 
     fn settle_links(&mut self, now: Moment) {
         self.state.links.wake(now);
         while let Some(effect) = self.state.links.effect() {
+            self.news = true;
             match effect {
                 links::Effect::Detect(link, stream) => {
                     let detect = Payload::new(&rpc::ClientDetectionRequest {
@@ -452,6 +930,7 @@ impl Desk {
                 links::Effect::Forget(link) => {
                     let state = &mut self.state;
                     state.naming.unpublish(now, link, None);
+                    state.readers.remove(&link);
                     state.subscribers.handle(now, pushes::Event::Left(link));
                     state.listeners.handle(now, pushes::Event::Left(link));
                 }
@@ -468,9 +947,43 @@ impl Desk {
             now,
             at: self.clock.at + now.saturating_sub(self.clock.now),
         };
+        let tells = self.tells_subscribers();
         let state = &mut self.state;
-        state.subscribers.wake(now);
+        if tells {
+            state.subscribers.wake(now);
+        }
         state.listeners.wake(now);
+        state.udp.held = !tells;
+        state.udp.wake(now);
+        // What several are told under one number is written once.
+        let mut written: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
+        while let Some(effect) = self.state.udp.effect() {
+            let udp::Effect::Push {
+                peer,
+                wish,
+                number,
+                at,
+            } = effect;
+            // Once more is the same, so it is of when it was told first.
+            let first = Time {
+                now: at,
+                at: time.wall(at),
+            };
+            let state = &mut self.state;
+            let bytes = written
+                .entry(number)
+                .or_insert_with(|| naming_calls::datagram(state, first, &wish, number));
+            match bytes {
+                Some(bytes) if now >= self.muted => {
+                    let datagram = Effect::Datagram(peer, bytes.clone());
+                    self.effects.push_back(datagram);
+                }
+                Some(_) => {}
+                None => {
+                    tracing::debug!(%peer, service = %wish.service.grouped(), "no datagram holds the list; the client looks by itself")
+                }
+            }
+        }
         let mut given_up = Vec::new();
         while let Some(effect) = self.state.subscribers.effect() {
             match effect {
@@ -524,7 +1037,10 @@ impl Machine for Desk {
     type Effect = Effect;
 
     fn handle(&mut self, now: Moment, event: Event) {
+        let from = self.effects.len();
         self.settle(now);
+        // Of requests over HTTP it depends on which; whoever left, waited only.
+        self.news |= !matches!(event, Event::Asked { .. } | Event::Left(_));
         match event {
             Event::Asked {
                 ticket,
@@ -536,6 +1052,9 @@ impl Machine for Desk {
             }
             Event::Linked { link, peer, at } => {
                 self.clock = Time { now, at };
+                if let Some(access) = &mut self.state.access {
+                    access.linked(link, peer.ip());
+                }
                 let id = called(peer, at).into();
                 let event = links::Event::Came { link, id };
                 self.state.links.handle(now, event);
@@ -560,43 +1079,88 @@ impl Machine for Desk {
             }
             Event::StreamEnded { link, stream } => self.stream_ended(now, link, stream),
             Event::Unlinked(link) => {
+                if let Some(access) = &mut self.state.access {
+                    access.unlinked(link);
+                }
                 let event = links::Event::Closed(link);
                 self.state.links.handle(now, event);
             }
+            Event::Datagram { from, bytes } => {
+                let number = udp::acknowledged(&bytes).filter(|_| now >= self.muted);
+                if let Some(number) = number {
+                    let peer = SocketAddr::new(from.ip().to_canonical(), from.port());
+                    let event = udp::Event::Acknowledged { peer, number };
+                    self.state.udp.handle(now, event);
+                }
+            }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
+                if let Some(access) = &mut self.state.access {
+                    access.left(ticket);
+                }
                 self.state
                     .polls
                     .handle(now, long_poll::Event::Left(ticket.0));
+                self.onlookers.remove(&ticket);
+                self.state
+                    .pages
+                    .handle(now, page_wait::Event::Left(ticket.0));
                 self.effects.retain(|effect| match effect {
                     Effect::Answer(answered, _) | Effect::Reply(answered, _) => *answered != ticket,
                     _ => true,
                 });
             }
+            Event::Checked { ticket, right } => {
+                if let Some(access) = &mut self.state.access {
+                    access.checked(now, ticket, right);
+                }
+            }
+            Event::UsersChanged(users) => {
+                if let Some(access) = &mut self.state.access {
+                    access.replace(users);
+                }
+            }
+            Event::Probed { number, outcome } => {
+                let event = checks::Event::Ended { number, outcome };
+                self.state.checks.handle(now, event);
+            }
+            Event::NotKept(changes) => self.take_back(now, changes),
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
+                if let Some(access) = &mut self.state.access {
+                    access.stop(now);
+                }
                 self.stopping = true;
+                self.state.checks.handle(now, checks::Event::Stopping);
                 self.state.polls.handle(now, long_poll::Event::Stopping);
+                self.state.pages.handle(now, page_wait::Event::Stopping);
                 self.state.links.handle(now, links::Event::AllEnded);
             }
         }
         self.settle(now);
+        self.keep(from);
     }
 
     fn wake(&mut self, now: Moment) {
+        let from = self.effects.len();
         self.settle(now);
+        self.keep(from);
     }
 
     fn deadline(&self) -> Option<Moment> {
         let state = &self.state;
         [
             state.naming.deadline(),
-            state.beats.deadline(),
+            state.beats.deadline().filter(|_| self.checks_beats()),
+            state.checks.deadline(),
             state.configs.deadline(),
             state.polls.deadline(),
+            state.pages.deadline(),
             state.links.deadline(),
-            state.subscribers.deadline(),
+            (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
+            state.access.as_ref().and_then(Access::deadline),
+            state.udp.deadline(),
         ]
         .into_iter()
         .flatten()
@@ -837,6 +1401,7 @@ mod tests {
         Register(u8),
         Publish(u8, u64),
         Listen(u8),
+        Look(bool),
         Nonsense,
         Leave(u64),
         Fault(Fault),
@@ -864,6 +1429,7 @@ mod tests {
             2 => (0..3_u8).prop_map(Step::Register),
             2 => (0..3_u8, 0..3_u64).prop_map(|(id, content)| Step::Publish(id, content)),
             4 => (0..3_u8).prop_map(Step::Listen),
+            2 => any::<bool>().prop_map(Step::Look),
             1 => Just(Step::Nonsense),
             2 => (0..40_u64).prop_map(Step::Leave),
             1 => faults().prop_map(Step::Fault),
@@ -968,7 +1534,12 @@ mod tests {
                         let place = self.place(link).expect("cuts who is there");
                         self.unlink(place);
                     }
-                    Effect::GoAway(_) | Effect::Answer(..) => {}
+                    Effect::GoAway(_)
+                    | Effect::Answer(..)
+                    | Effect::Check(..)
+                    | Effect::Datagram(..)
+                    | Effect::Keep(_)
+                    | Effect::Probe { .. } => {}
                 }
             }
         }
@@ -1109,6 +1680,10 @@ mod tests {
                     Step::Register(host) => plain("POST", &format!("/v1/ns/instance?serviceName=s&ip=10.0.0.{host}&port=1")),
                     Step::Publish(id, content) => publish(id, content),
                     Step::Listen(id) => listen(id),
+                    Step::Look(news) => {
+                        let seen = desk.state.pages.number() + u64::from(news);
+                        plain("GET", &format!("/outrigger/page?seen={seen}"))
+                    }
                     Step::Nonsense => plain("GET", "/nothing/here"),
                 };
                 open.insert(next);
@@ -1125,7 +1700,7 @@ mod tests {
                 prop_assert!(open.remove(&ticket), "{ticket} is answered twice or has left");
             }
             prop_assert!(open.is_empty(), "never answered: {open:?}");
-            prop_assert!(desk.listeners.is_empty());
+            prop_assert!(desk.listeners.is_empty() && desk.onlookers.is_empty());
         }
     }
 }

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 
 /// The parameters of one request.
-#[derive(Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Params(BTreeMap<String, String>);
 
 impl Params {
@@ -25,6 +25,17 @@ impl Params {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             self.0.entry(decode(name)).or_insert_with(|| decode(value));
         }
+    }
+
+    /// Leaves some out.
+    pub(crate) fn forget(&mut self, names: &[&str]) {
+        self.0.retain(|name, _| !names.contains(&name.as_str()));
+    }
+
+    /// How many bytes they have.
+    pub(crate) fn bytes(&self) -> usize {
+        let all = self.0.iter();
+        all.map(|(name, value)| name.len() + value.len()).sum()
     }
 
     /// The names of all.
@@ -67,6 +78,12 @@ impl Params {
                 .iter()
                 .any(|yes| value.eq_ignore_ascii_case(yes))
         })
+    }
+
+    /// A flag that only one word sets.
+    pub(crate) fn is_true(&self, name: &str) -> bool {
+        self.get(name)
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 
     /// A whole number; absent is `default`.
@@ -211,6 +228,9 @@ impl Params {
 
 /// One name or value of a form, decoded once.
 pub(crate) fn decode(text: &str) -> String {
+    if !text.contains('+') {
+        return percent_decode_str(text).decode_utf8_lossy().into_owned();
+    }
     let text = text.replace('+', " ");
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }

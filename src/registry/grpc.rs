@@ -10,17 +10,18 @@ use crate::nacos::rpc::MESSAGE_LIMIT;
 use crate::nacos::rpc::Payload;
 use crate::nacos::rpc::STREAM;
 use crate::nacos::rpc::UNARY;
+use crate::registry::crowd;
+use crate::registry::crowd::Came;
+use crate::registry::crowd::Places;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::faults::Harm;
-use crate::registry::http::BODIES_KIB;
 use crate::registry::http::BODY;
 use crate::registry::http::Door;
 use crate::registry::http::Harmed;
 use crate::registry::http::Impatient;
 use crate::registry::http::LEAVE;
 use crate::registry::http::Lost;
-use crate::registry::http::accept;
 use crate::registry::keeper::Ends;
 use crate::registry::keeper::Keeper;
 use crate::registry::keeper::Queued;
@@ -59,10 +60,13 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// Connections at most, a few more than may be clients; more wait in the system's queue.
+/// Connections at most, a few more than may be clients, if the limit to open files allows so many.
 const CONNECTIONS: usize = super::links::CLIENTS + 200;
 /// Requests and streams of one connection at one time.
 const STREAMS: u32 = 128;
+/// Requests that were reset before they were looked at, and errors of the other side that reset a stream: so many at most, then the
+/// connection is ended.
+const RESETS: (usize, usize) = (20, 256);
 /// Bytes of a request's headers at most.
 const HEADERS: u32 = 16 * 1024;
 /// Bytes of one message on a stream at most: a setup and acknowledgements are all that clients send there.
@@ -81,19 +85,28 @@ const YIELD: usize = 32 * 1024;
 /// Messages that are taken from a stream before others have their turn.
 const TURN: usize = 32;
 
+/// The places there are, out of so many files.
+pub(super) fn places(files: &Arc<Semaphore>) -> Places {
+    Places::new(files, CONNECTIONS, crowd::over_grpc)
+}
+
 /// Serves connections until the group stops.
-pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
+pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Tasks) {
     let stop = tasks.token();
     let (leave, cut) = (CancellationToken::new(), CancellationToken::new());
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
+        let came = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            came = places.accept(&listener) => came,
         };
-        let Some((place, stream, peer)) = accepted else {
-            break;
+        let (place, stream, peer) = match came {
+            Some(Came::In(place, stream, peer)) => (place, stream, peer),
+            Some(Came::Out(refused)) => {
+                tasks.spawn("registry gRPC connection without a place", refused.tell());
+                continue;
+            }
+            None => break,
         };
         let (door, group) = (Arc::clone(&door), tasks.clone());
         let (leave, cut) = (leave.clone(), cut.clone());
@@ -102,18 +115,14 @@ pub(super) async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) 
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
-                () = connection(stream, peer, door, leave, group) => {}
+                () = Box::pin(connection(stream, peer, door, leave, group)) => {}
             }
         });
     }
     drop(listener);
     door.keeper.release();
     leave.cancel();
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-    if time::timeout(LEAVE, places.acquire_many(all))
-        .await
-        .is_err()
-    {
+    if time::timeout(LEAVE, places.emptied()).await.is_err() {
         tracing::debug!("gRPC connections of the registry are cut");
     }
     cut.cancel();
@@ -160,17 +169,20 @@ async fn connection(
     };
     let service = service_fn(move |request: Request<Incoming>| {
         let caller = caller.clone();
-        async move { caller.answer(local.ip(), request).await }
+        // In a box: a stream that stays has no room for what it began with.
+        Box::pin(async move { caller.answer(local.ip(), request).await })
     });
     let served = http2::Builder::new(Spawner(tasks))
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
+        .max_pending_accept_reset_streams(RESETS.0)
+        .max_local_error_reset_streams(RESETS.1)
         .max_header_list_size(HEADERS)
         .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .serve_connection(TokioIo::new(Impatient::new(stream, harmed)), service);
-    let mut served = pin!(served);
+    let mut served = Box::pin(served);
     let mut leaves = false;
     loop {
         let leaving = async {
@@ -227,7 +239,7 @@ impl Caller {
                 .get(HOST)
                 .and_then(|host| host.to_str().ok()),
         };
-        if let Err(refusal) = self.door.guard(local, host, request.headers()) {
+        if let Err(refusal) = self.door.guard(local, host, request.headers(), true) {
             let (_, words) = refusal.over_grpc();
             return Ok(Status::permission_denied(words).into_http());
         }
@@ -317,9 +329,7 @@ impl Caller {
                     let words = format!("a message has {MESSAGE_LIMIT} bytes at most");
                     Status::resource_exhausted(words)
                 })?;
-                let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
-                // The semaphore is never closed.
-                share = self.door.bodies.acquire_many(kib).await.ok();
+                share = self.door.bodies.share(bytes).await;
                 length = Some(bytes);
             }
             if length.is_some_and(|length| read.len() > length + PREFIX) {

@@ -7,11 +7,17 @@
 use crate::authority;
 use crate::machine::Epoch;
 use crate::nacos::rpc::PORT_OFFSET;
+use crate::os::ourselves;
 use crate::registry::Options;
 use crate::registry::StartError;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::config_calls;
+use crate::registry::crowd;
+use crate::registry::crowd::Came;
+use crate::registry::crowd::Places;
+use crate::registry::datagrams;
 use crate::registry::desk::Desk;
 use crate::registry::faults::Faults;
 use crate::registry::faults::Harm;
@@ -19,24 +25,32 @@ use crate::registry::forms::Params;
 use crate::registry::grpc;
 use crate::registry::keeper::Keeper;
 use crate::registry::like::Like;
+use crate::registry::page_calls;
+use crate::registry::prober;
 use crate::registry::refusal::Refusal;
+use crate::registry::store::Store;
+use crate::registry::token::Key;
+use crate::registry::users::Users;
 use crate::tasks::Tasks;
 use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::{
-    Response,
+    Method, Response,
     body::{Body, Bytes, Frame, Incoming},
     header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN},
+    http::request::Parts,
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
 };
 use std::{
     convert::Infallible,
     io,
     net::{IpAddr, SocketAddr},
+    panic::resume_unwind,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -48,13 +62,13 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch},
-    time,
+    sync::{Semaphore, SemaphorePermit, watch},
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections at most; more wait in the system's queue.
-const CONNECTIONS: usize = 1_200;
+/// Connections at most, if the limit to open files allows so many.
+const CONNECTIONS: usize = 65_536;
 /// How long a connection may take over a request's head, or stay idle (the original: 20 s).
 const HEAD: Duration = Duration::from_secs(20);
 /// How long a body may take.
@@ -68,7 +82,11 @@ const BODY_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes of a publish at most: a content of the full size in ASCII, every character of it percent-encoded.
 const PUBLISH_BYTES: usize = 3 * super::config::CONTENT + 64 * 1024;
 /// Kibibytes of bodies that are read at one time, all connections together; who does not fit waits within [`BODY`].
-pub(super) const BODIES_KIB: u32 = 64 * 1024;
+const BODIES_KIB: u32 = 64 * 1024;
+/// The same for those that are small, which have room of their own: whoever announces large ones and is slow holds up no beat.
+const SMALL_KIB: u32 = 16 * 1024;
+/// Bytes of a body that is small.
+const SMALL: usize = 64 * 1024;
 /// Where faults are asked for.
 const FAULTS: &str = "/outrigger/faults";
 /// What a fault sends in place of an answer.
@@ -77,14 +95,13 @@ const GARBAGE: &[u8] = b"\x16\x03\x01\x00\x00this is no HTTP\r\n\r\n";
 pub(super) const LEAVE: Duration = Duration::from_secs(2);
 /// How often a pair of free ports is looked for.
 const PAIRS: usize = 64;
-/// After an error of accept (out of descriptors): not at once again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A registry that runs. Dropping it does not stop it; [`Running::stop`] or the end of its [`Tasks`] does.
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
     grpc: Option<SocketAddr>,
+    keeper: Arc<Keeper>,
     tasks: Tasks,
     ended: watch::Receiver<bool>,
 }
@@ -102,6 +119,11 @@ impl Running {
         self.grpc
     }
 
+    /// From now on there are these users, where there were any. Tokens stay good, unless they are signed with another key now.
+    pub fn replace_users(&self, users: Users) {
+        self.keeper.replace_users(users);
+    }
+
     /// Stops in order, within about two seconds: held polls are answered, answers under way are finished.
     pub async fn stop(mut self) {
         self.tasks.stop();
@@ -110,13 +132,14 @@ impl Running {
     }
 }
 
-/// Starts a registry, empty.
+/// Starts a registry, empty or with what is kept in its data directory.
 ///
 /// # Errors
-/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::open`]; [`StartError::Bind`] and
-/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC.
+/// [`StartError::NotLoopback`] for an address beyond loopback without [`Options::users`] and without [`Options::open`]; [`StartError::Bind`] and
+/// [`StartError::BindGrpc`] when an address cannot be listened on, [`StartError::NoGrpcPort`] when there is none for gRPC;
+/// [`StartError::Store`] when the data directory cannot be used.
 pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Running, StartError> {
-    if !options.listen.ip().is_loopback() && !options.open {
+    if !options.listen.ip().is_loopback() && !options.open && options.users.is_none() {
         return Err(StartError::NotLoopback(options.listen));
     }
     let (listener, grpc) = listen(options.listen, options.like).await?;
@@ -127,36 +150,97 @@ pub async fn start(options: Options, tasks: &Tasks, epoch: Epoch) -> Result<Runn
     let address = listener.local_addr().map_err(bind)?;
     let grpc_address = grpc.as_ref().and_then(|grpc| grpc.local_addr().ok());
     let tasks = tasks.child();
-    let desk = Desk::new(options.like)
+    let mut desk = Desk::new(options.like)
         .at_port(address.port())
         .pushing_after(options.push_delay);
-    let keeper = Arc::new(Keeper::new(desk, epoch));
+    if let Some(users) = options.users {
+        let key = Key::random().map_err(StartError::NoKey)?;
+        desk = desk.asking(users, key);
+    }
+    if let Some(rules) = options.checks {
+        desk = desk.checking(rules);
+    }
+    let mut store = None;
+    if let Some(directory) = options.data_dir {
+        (store, desk) = remember(directory, desk).await?;
+    }
+    let (wanted, probes) = prober::queue();
+    let mut keeper = Keeper::new(desk, epoch).probing(wanted);
+    if store.is_some() {
+        keeper = keeper.gated();
+    }
+    let keeper = Arc::new(keeper);
+    let probing = prober::run(Arc::clone(&keeper), probes, tasks.clone());
+    tasks.spawn("health checks", probing);
     let door = Arc::new(Door {
         keeper: Arc::clone(&keeper),
         address,
         allow_hosts: options.allow_hosts,
         like: options.like,
-        bodies: Semaphore::new(BODIES_KIB as usize),
+        bodies: Bodies::new(),
         faults: options.faults.then(Mutex::default),
     });
+    let datagrams = datagrams::open(address.ip()).await.map_err(bind)?;
     let (end, ended) = watch::channel(false);
-    tasks.spawn("registry deadlines", async move { keeper.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry deadlines", async move { kept.keep().await });
+    let kept = Arc::clone(&keeper);
+    tasks.spawn("registry passwords", async move {
+        kept.look_at_passwords().await;
+    });
+    let told = Arc::clone(&keeper);
+    tasks.spawn("registry datagrams", async move {
+        datagrams::serve(datagrams, &told).await;
+    });
+    let files = Arc::new(Semaphore::new(crowd::of_files(ourselves::open_files())));
+    let like = options.like;
+    let places = Places::new(&files, CONNECTIONS, |most| crowd::over_http(like, most));
+    let grpc = grpc.map(|grpc| (grpc, grpc::places(&files)));
     let group = tasks.clone();
     tasks.spawn_to_end("registry", async move {
         let over_grpc = async {
-            if let Some(grpc) = grpc {
-                grpc::serve(grpc, Arc::clone(&door), group.clone()).await;
+            if let Some((grpc, places)) = grpc {
+                grpc::serve(grpc, Arc::clone(&door), places, group.clone()).await;
             }
         };
-        tokio::join!(over_grpc, serve(listener, Arc::clone(&door), group.clone()));
+        let over_http = serve(listener, Arc::clone(&door), places, group.clone());
+        let closed = CancellationToken::new();
+        let served = async {
+            tokio::join!(over_grpc, over_http);
+            closed.cancel();
+        };
+        let kept = async {
+            if let Some(store) = store {
+                door.keeper.keep_rows(store, closed.clone()).await;
+            }
+        };
+        tokio::join!(served, kept);
         end.send_replace(true);
     });
     Ok(Running {
         address,
         grpc: grpc_address,
+        keeper,
         tasks,
         ended,
     })
+}
+
+/// Opens the data directory, and lets the desk know what is kept there.
+async fn remember(directory: PathBuf, desk: Desk) -> Result<(Option<Store>, Desk), StartError> {
+    let opened = task::spawn_blocking(move || Store::open(&directory)).await;
+    let (mut store, rows) = opened.unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    let (desk, changes) = desk
+        .keeping(rows)
+        .map_err(|refusal| store.refused(&refusal))?;
+    if changes.is_empty() {
+        return Ok((Some(store), desk));
+    }
+    let work = task::spawn_blocking(move || store.commit(changes).map(|()| store));
+    let store = work
+        .await
+        .unwrap_or_else(|end| resume_unwind(end.into_panic()))?;
+    Ok((Some(store), desk))
 }
 
 /// Listens at `at` and, but for 1.4, at the gRPC port that belongs to it. Port 0 is any pair of free ones.
@@ -194,44 +278,41 @@ async fn listen(
     }
 }
 
-/// The next connection, with its place among them; errors of the system are waited out. `None` never comes.
-pub(super) async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => return Some((place, stream, peer)),
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                time::sleep(ACCEPT_AGAIN).await;
-            }
-        }
-    }
-}
-
-async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
+async fn serve(listener: TcpListener, door: Arc<Door>, places: Places, tasks: Tasks) {
     let stop = tasks.token();
     let cut = CancellationToken::new();
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
+        let came = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            came = places.accept(&listener) => came,
         };
-        let Some((place, stream, _)) = accepted else {
-            break;
+        let (place, stream, peer) = match came {
+            Some(Came::In(place, stream, peer)) => (place, stream, peer.ip()),
+            Some(Came::Out(refused)) => {
+                tasks.spawn("registry connection without a place", refused.tell());
+                continue;
+            }
+            None => break,
         };
-        let Some(served) = connection(stream, &door, &graceful) else {
-            continue;
-        };
-        let cut = cut.clone();
+        let (door, watcher) = (Arc::clone(&door), graceful.watcher());
+        let (stop, cut) = (stop.clone(), cut.clone());
         tasks.spawn_to_end("registry connection", async move {
             let _place = place;
+            // Who has said nothing yet costs a place, and what that would be read into is made when there is something to read.
+            let mut first = [0];
+            let spoken = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                spoken = time::timeout(HEAD, stream.peek(&mut first)) => spoken,
+            };
+            if !matches!(spoken, Ok(Ok(1))) {
+                return;
+            }
+            let Some(served) = connection(stream, peer, door, watcher) else {
+                return;
+            };
             tokio::select! {
                 biased;
                 () = cut.cancelled() => {}
@@ -247,35 +328,42 @@ async fn serve(listener: TcpListener, door: Arc<Door>, tasks: Tasks) {
     cut.cancel();
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
 /// One connection, to its end.
 fn connection(
     stream: TcpStream,
-    door: &Arc<Door>,
-    graceful: &GracefulShutdown,
-) -> Option<impl Future<Output = ()> + Send + 'static> {
+    peer: IpAddr,
+    door: Arc<Door>,
+    watcher: Watcher,
+) -> Option<Pin<Box<impl Future<Output = ()> + Send + 'static>>> {
     // A peer that went away between accept and here.
     let local = stream.local_addr().ok()?;
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let door = Arc::clone(door);
     let harmed = Arc::new(Harmed::default());
     let stream = Impatient::new(stream, Arc::clone(&harmed));
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         let (door, harmed) = (Arc::clone(&door), Arc::clone(&harmed));
-        async move { door.answer(local.ip(), &harmed, request).await }
+        // In a box: a connection without a request has no room for one.
+        Box::pin(async move { door.answer(local.ip(), &harmed, request).await })
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
-    let served = graceful.watch(served);
-    Some(async move {
+    let served = watcher.watch(served);
+    // In a box, because whatever awaits it would have room for it twice.
+    Some(Box::pin(async move {
         if let Err(error) = served.await {
             tracing::debug!(%error, "a connection to the registry broke");
         }
-    })
+    }))
 }
 
 /// What a fault asked for did to a connection.
@@ -311,15 +399,50 @@ impl Body for Endless {
     }
 }
 
+/// The memory for bodies that are being read.
+#[derive(Debug)]
+pub(super) struct Bodies {
+    small: Semaphore,
+    large: Semaphore,
+}
+
+impl Bodies {
+    fn new() -> Self {
+        Self {
+            small: Semaphore::new(SMALL_KIB as usize),
+            large: Semaphore::new(BODIES_KIB as usize),
+        }
+    }
+
+    /// Room for a body of so many bytes, as soon as there is; `None` never comes, because the semaphores are never closed.
+    pub(super) async fn share(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
+        let of = if bytes <= SMALL {
+            &self.small
+        } else {
+            &self.large
+        };
+        of.acquire_many(kib.min(BODIES_KIB)).await.ok()
+    }
+}
+
 /// What every request needs.
 pub(super) struct Door {
     pub(super) keeper: Arc<Keeper>,
     address: SocketAddr,
     allow_hosts: Vec<String>,
     like: Like,
-    pub(super) bodies: Semaphore,
+    pub(super) bodies: Bodies,
     /// Only where faults may be asked for.
     faults: Option<Mutex<Faults>>,
+}
+
+/// How far a request has come.
+enum Begun<A> {
+    /// It is answered.
+    Answered(Answered),
+    /// The desk has it, and will answer.
+    Asked(A),
 }
 
 impl Door {
@@ -329,22 +452,53 @@ impl Door {
         harmed: &Harmed,
         request: hyper::Request<Incoming>,
     ) -> Result<Answered, Lost> {
+        // What reading a request takes is in a box that is gone while its answer is waited for: there may be thousands who wait.
+        match Box::pin(self.begin(local, harmed, request)).await? {
+            Begun::Answered(answered) => Ok(answered),
+            Begun::Asked(answer) => Ok(write(&match answer.await {
+                Some(answer) => answer,
+                None => self.refused("", &Refusal::Unanswered),
+            })),
+        }
+    }
+
+    async fn begin(
+        &self,
+        local: IpAddr,
+        harmed: &Harmed,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Begun<impl Future<Output = Option<Answer>>>, Lost> {
         let path = request.uri().path().to_owned();
         let host = request.headers().get(HOST);
         let host = host.and_then(|host| host.to_str().ok());
-        if let Err(refusal) = self.guard(local, host, request.headers()) {
-            return Ok(write(&self.refused(&path, &refusal)));
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if let Err(refusal) = self.guard(local, host, request.headers(), !reads) {
+            return Ok(Begun::Answered(write(&self.refused(&path, &refusal))));
         }
-        match &self.faults {
-            Some(faults) if path.trim_end_matches('/') == FAULTS => {
-                Ok(write(&self.order(faults, &path, request).await))
+        if let Some(faults) = &self.faults {
+            if path.trim_end_matches('/') == FAULTS {
+                let answer = self.order(faults, &path, request).await;
+                return Ok(Begun::Answered(write(&answer)));
             }
-            Some(_) => {
-                let harm = self.strike(&path, call::route(&path));
-                self.harmed(harm, harmed, &path, request).await
+            // Who looks on wants to see what the faults do to others.
+            let strikes = !page_calls::is_here(&path);
+            let harm = strikes
+                .then(|| self.strike(&path, call::route(&path)))
+                .flatten();
+            if matches!(harm, Some(Harm::Drop)) {
+                if let Ok(answer) = self.ask(request).await {
+                    answer.await;
+                }
+                return Err(Lost);
             }
-            None => Ok(write(&self.whole(&path, request).await)),
+            if let Some(answered) = Self::harmed(harm, harmed).await? {
+                return Ok(Begun::Answered(answered));
+            }
         }
+        Ok(match self.ask(request).await {
+            Ok(answer) => Begun::Asked(answer),
+            Err(refusal) => Begun::Answered(write(&self.refused(&path, &refusal))),
+        })
     }
 
     /// Whether faults may be asked for.
@@ -361,12 +515,6 @@ impl Door {
         faults.strike(now, path, route)
     }
 
-    /// The answer as it is without a fault.
-    async fn whole(&self, path: &str, request: hyper::Request<Incoming>) -> Answer {
-        let answer = self.ask(request).await;
-        answer.unwrap_or_else(|refusal| self.refused(path, &refusal))
-    }
-
     fn refused(&self, path: &str, refusal: &Refusal) -> Answer {
         let half = call::half(call::route(path));
         let epoch = self.keeper.epoch();
@@ -374,23 +522,19 @@ impl Door {
         Answer::refused(refusal, self.like, half, path, at)
     }
 
-    /// The answer with a fault.
-    async fn harmed(
-        &self,
-        harm: Option<Harm>,
-        harmed: &Harmed,
-        path: &str,
-        request: hyper::Request<Incoming>,
-    ) -> Result<Answered, Lost> {
-        match harm {
-            None => {}
-            Some(Harm::Delay(delay)) => time::sleep(delay).await,
-            Some(Harm::Status(status, body)) => {
-                return Ok(write(&Answer {
-                    status,
-                    ..Answer::text(body)
-                }));
+    /// What a fault answers in place of the registry, if it does.
+    async fn harmed(harm: Option<Harm>, harmed: &Harmed) -> Result<Option<Answered>, Lost> {
+        Ok(match harm {
+            // A request that is carried out and not answered is told apart before.
+            None | Some(Harm::Drop) => None,
+            Some(Harm::Delay(delay)) => {
+                time::sleep(delay).await;
+                None
             }
+            Some(Harm::Status(status, body)) => Some(write(&Answer {
+                status,
+                ..Answer::text(body)
+            })),
             Some(Harm::Hang) => std::future::pending().await,
             Some(Harm::Reset) => {
                 harmed.reset.store(true, Ordering::Relaxed);
@@ -401,15 +545,10 @@ impl Door {
                 let mut last = write(&Answer::ok());
                 let close = HeaderValue::from_static("close");
                 last.headers_mut().insert(CONNECTION, close);
-                return Ok(last);
+                Some(last)
             }
-            Some(Harm::Drop) => {
-                self.whole(path, request).await;
-                return Err(Lost);
-            }
-            Some(Harm::Big) => return Ok(Response::new(Either::Right(Endless))),
-        }
-        Ok(write(&self.whole(path, request).await))
+            Some(Harm::Big) => Some(Response::new(Either::Right(Endless))),
+        })
     }
 
     /// Switches faults on and off, and shows them.
@@ -422,10 +561,18 @@ impl Door {
         let (head, body) = request.into_parts();
         let mut params = Params::default();
         params.add(head.uri.query().unwrap_or_default());
-        match self.body(body, BODY_BYTES).await {
-            Ok((form, _)) => params.add(&String::from_utf8_lossy(&form)),
-            Err(refusal) => return self.refused(path, &refusal),
+        let admitted = match self.body(body, BODY_BYTES).await {
+            Ok((form, _)) => {
+                params.add(&String::from_utf8_lossy(&form));
+                self.keeper.admit(request_of(&head, form))
+            }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = admitted {
+            return self.refused(path, &refusal);
         }
+        // What shows who asks is no fault.
+        params.forget(&["accessToken", "username", "password"]);
         let now = self.keeper.epoch().now();
         let mut faults = faults.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match head.method.as_str() {
@@ -445,25 +592,20 @@ impl Door {
         }
     }
 
-    async fn ask(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
+    /// Puts a request before the desk, which has looked at it when this returns.
+    async fn ask(
+        &self,
+        request: hyper::Request<Incoming>,
+    ) -> Result<impl Future<Output = Option<Answer>>, Refusal> {
         let (head, body) = request.into_parts();
-        let publishes = head.method == "POST" && call::route(head.uri.path()) == "/v1/cs/configs";
+        let route = call::route(head.uri.path());
+        let publishes = head.method == "POST" && config_calls::PUBLISHES.contains(&route);
         let most = if publishes { PUBLISH_BYTES } else { BODY_BYTES };
         let (body, share) = self.body(body, most).await?;
-        let target = head
-            .uri
-            .path_and_query()
-            .map_or("", |target| target.as_str());
-        let headers = head.headers.iter().filter_map(|(name, value)| {
-            // What is no text is nothing that a call looks at.
-            Some((name.as_str(), value.to_str().ok()?))
-        });
-        let answer = self
-            .keeper
-            .ask(Request::new(head.method.as_str(), target, headers, body));
+        let request = request_of(&head, body);
         // The desk has read the body when it was asked, so a held listener has no share of the memory for bodies.
         drop(share);
-        answer.await.ok_or(Refusal::Unanswered)
+        Ok(self.keeper.ask(request))
     }
 
     /// The body, if it is not over `most` bytes and comes in time; and its share of the memory for bodies.
@@ -479,10 +621,8 @@ impl Door {
         if bytes > most {
             return Err(Refusal::BodyTooLarge(most));
         }
-        let share = u32::try_from(bytes.div_ceil(1024)).unwrap_or(BODIES_KIB);
         let read = async {
-            // The semaphore is never closed.
-            let share = self.bodies.acquire_many(share.min(BODIES_KIB)).await.ok();
+            let share = self.bodies.share(bytes).await;
             (Limited::new(body, most).collect().await, share)
         };
         match time::timeout(BODY, read).await {
@@ -494,35 +634,72 @@ impl Door {
         }
     }
 
-    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own.
+    /// Lets in who asks for a name of ours: a page whose name was rebound to us asks for its own. A web page of another origin
+    /// may not ask at all, except that a link leads here; one of another port of this host may not write, because what listens
+    /// there is somebody else's.
+    ///
+    /// A form sent from elsewhere needs nobody's leave and may come without an `Origin`, so what the browser says of the site
+    /// counts too. Browsers say it to loopback and over TLS only: without it, who writes with an `Origin` must have come from here.
     pub(super) fn guard(
         &self,
         local: IpAddr,
         host: Option<&str>,
         headers: &HeaderMap,
+        writes: bool,
     ) -> Result<(), Refusal> {
-        if !host.is_some_and(|host| self.ours(local, host)) {
+        let Some(host) = host.filter(|host| self.ours(local, host)) else {
             return Err(Refusal::Host);
-        }
-        match headers.get(ORIGIN).map(HeaderValue::to_str) {
-            None => Ok(()),
-            Some(Ok(origin))
-                if authority::of_origin(origin).is_some_and(|host| self.ours(local, host)) =>
-            {
-                Ok(())
-            }
-            Some(_) => Err(Refusal::Origin),
-        }
+        };
+        let origin = match headers.get(ORIGIN).map(HeaderValue::to_str) {
+            None => None,
+            Some(Ok(origin)) => match authority::of_origin(origin) {
+                Some(origin) if self.ours(local, origin) => Some(origin),
+                _ => return Err(Refusal::Origin),
+            },
+            Some(Err(_)) => return Err(Refusal::Origin),
+        };
+        let says = |name, what: &str| headers.get(name).is_some_and(|said| said == what);
+        let lets = match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+            Some(b"same-origin" | b"none") => true,
+            Some(b"same-site") => !writes,
+            Some(_) => !writes && says("sec-fetch-mode", "navigate"),
+            // What stands before us may have put its own name for ours into `Host`.
+            None => origin.is_none_or(|origin| {
+                !writes || origin.eq_ignore_ascii_case(host) || self.allows(origin)
+            }),
+        };
+        if lets { Ok(()) } else { Err(Refusal::Origin) }
     }
 
     /// Whether `authority` (host, perhaps with port) is loopback, the address listened on, or allowed by name.
     fn ours(&self, local: IpAddr, authority: &str) -> bool {
         let host = authority::host(authority);
         authority::is_this_host(host, |ip| ip == local || ip == self.address.ip())
-            || self
-                .allow_hosts
-                .iter()
-                .any(|allowed| host.eq_ignore_ascii_case(allowed))
+            || self.allows(authority)
+    }
+
+    /// Whether the host of `authority` is allowed by name.
+    fn allows(&self, authority: &str) -> bool {
+        let host = authority::host(authority);
+        let mut allowed = self.allow_hosts.iter();
+        allowed.any(|allowed| host.eq_ignore_ascii_case(allowed))
+    }
+}
+
+/// A request freed from HTTP.
+fn request_of(head: &Parts, body: Bytes) -> Request {
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("", |target| target.as_str());
+    let headers = head.headers.iter().filter_map(|(name, value)| {
+        // What is no text is nothing that a call looks at.
+        Some((name.as_str(), value.to_str().ok()?))
+    });
+    let request = Request::new(head.method.as_str(), target, headers, body);
+    match head.extensions.get::<Peer>() {
+        Some(Peer(peer)) => request.from(*peer),
+        None => request,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::machine::Moment;
 use crate::nacos::rpc::Payload;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::desk::Checked;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
@@ -18,15 +19,25 @@ use crate::registry::desk::Fault;
 use crate::registry::desk::Link;
 use crate::registry::desk::Stream;
 use crate::registry::desk::Ticket;
+use crate::registry::gate::Batch;
+use crate::registry::gate::Gate;
+use crate::registry::gate::Passed;
+use crate::registry::prober::Wanted;
+use crate::registry::refusal::Refusal;
+use crate::registry::store;
+use crate::registry::store::Store;
+use crate::registry::users::Check;
+use crate::registry::users::Users;
+use hyper::body::Bytes;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, mpsc::error::TrySendError, oneshot},
-    time,
+    task, time,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +49,15 @@ const STREAM_KIB: u32 = 8 * 1024;
 pub(crate) const STREAMS: usize = 8;
 /// How long nothing may leave a queue that is full.
 const STUCK: Duration = Duration::from_secs(30);
+/// How long until it is tried again whether something can be kept.
+const MEND: Duration = Duration::from_secs(1);
+/// How long until it is said in the log again that nothing can.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Kibibytes that wait to go out over all streams together.
 const QUEUED_KIB: usize = 64 * 1024;
+
+/// Datagrams that wait to go out at most; most are below a kibibyte.
+const DATAGRAMS: usize = 1024;
 
 /// What waits to go out over a stream, and its shares of the memory for that: the stream's and everybody's.
 pub(crate) type Queued = Box<(Payload, [OwnedSemaphorePermit; 2])>;
@@ -99,19 +117,37 @@ struct Wire {
     ends: Ends,
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    /// For which path, and since when; for the gate, where there is one.
+    asked: Option<(String, SystemTime)>,
+}
+
 /// The desk, and who waits before it.
 #[derive(Debug)]
 struct Inside {
     desk: Desk,
     /// An entry leaves with its answer or with its client.
-    waiting: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    waiting: BTreeMap<Ticket, Waiting>,
     /// The same over gRPC.
     calling: BTreeMap<Ticket, oneshot::Sender<Payload>>,
     /// An entry leaves with its connection.
     wires: BTreeMap<Link, Wire>,
+    /// Passwords to look at; the desk wants one at a time.
+    checks: VecDeque<(Ticket, Check)>,
     /// Memory for what waits to go out.
     room: Arc<Semaphore>,
+    /// Who carries out health checks.
+    prober: Option<mpsc::Sender<Wanted>>,
+    /// The way out over UDP, once there is one.
+    datagrams: Option<mpsc::Sender<(SocketAddr, Bytes)>>,
     next: u64,
+    /// What waits until it is kept, where something is.
+    gate: Option<Gate>,
+    /// When it was last said in the log that nothing can be kept.
+    said: Option<Moment>,
 }
 
 impl Inside {
@@ -120,12 +156,102 @@ impl Inside {
         self.next
     }
 
+    /// Does what the desk wants done, unless it has to wait until it is kept; whether there is something to commit.
+    fn let_out(&mut self, now: Moment) -> bool {
+        let mut commits = false;
+        if self.gate.is_none() {
+            while let Some(effect) = self.desk.effect() {
+                self.carry_out(now, effect);
+            }
+            return commits;
+        }
+        loop {
+            let batch = Batch::new(std::iter::from_fn(|| self.desk.effect()));
+            if batch.effects.is_empty() && batch.changes.is_empty() {
+                return commits;
+            }
+            let Some(gate) = &mut self.gate else {
+                return commits;
+            };
+            match gate.pass(batch) {
+                Passed::Held(changes) => commits |= changes,
+                Passed::Out(batch) => {
+                    for effect in batch.effects {
+                        self.carry_out(now, effect);
+                    }
+                }
+                Passed::Refused(batch, why) => self.refuse(now, vec![batch], &why),
+            }
+        }
+    }
+
+    /// Takes back what could not be kept, and says no to who asked, be it for that or for what showed it. Who waited for a change is
+    /// told and looks again; lists that never were the truth go nowhere, the truth is pushed.
+    fn refuse(&mut self, now: Moment, mut batches: Vec<Batch>, why: &str) {
+        let changes = batches.iter_mut().map(|it| std::mem::take(&mut it.changes));
+        let changes: Vec<_> = changes.flatten().collect();
+        self.desk.handle(now, Event::NotKept(changes));
+        for batch in batches {
+            for effect in batch.effects {
+                let effect = match effect {
+                    Effect::Answer(ticket, answer) => {
+                        let asked = self.waiting.get(&ticket).and_then(|it| it.asked.as_ref());
+                        let refused = asked
+                            .filter(|(path, _)| !path.ends_with("/listener"))
+                            .map(|(path, at)| self.desk.not_kept(path, *at, why));
+                        Effect::Answer(ticket, refused.unwrap_or(answer))
+                    }
+                    Effect::Reply(ticket, _) => {
+                        Effect::Reply(ticket, Desk::not_kept_over_grpc(why))
+                    }
+                    Effect::Push(_, _, payload) if payload.kind() == "NotifySubscriberRequest" => {
+                        continue;
+                    }
+                    Effect::Datagram(..) => continue,
+                    effect => effect,
+                };
+                self.carry_out(now, effect);
+            }
+        }
+    }
+
+    /// A commit has ended.
+    fn committed(&mut self, now: Moment, done: Result<(), store::Error>) {
+        let Some(gate) = &mut self.gate else {
+            return;
+        };
+        let Err(error) = done else {
+            for effect in gate.kept().into_iter().flat_map(|batch| batch.effects) {
+                self.carry_out(now, effect);
+            }
+            return;
+        };
+        // Clients need not know where it is.
+        let why = match &error {
+            store::Error::System { what, .. } => what.clone(),
+            other => other.to_string(),
+        };
+        let batches = gate.fail(why.clone());
+        if self
+            .said
+            .is_none_or(|at| at.saturating_add(SAY_AGAIN) <= now)
+        {
+            self.said = Some(now);
+            tracing::warn!(
+                "cannot keep what is changed, and refuses changes until it can: {error}. It is tried again every second"
+            );
+        }
+        self.refuse(now, batches, &why);
+    }
+
     fn carry_out(&mut self, now: Moment, effect: Effect) {
         match effect {
+            // Only the gate knows what is kept.
+            Effect::Keep(_) => {}
             // Who does not listen any more is leaving, and his guard finds nothing to do.
             Effect::Answer(ticket, answer) => {
                 if let Some(waiting) = self.waiting.remove(&ticket) {
-                    _ = waiting.send(answer);
+                    _ = waiting.answer.send(answer);
                 }
             }
             Effect::Reply(ticket, payload) => {
@@ -133,6 +259,7 @@ impl Inside {
                     _ = calling.send(payload);
                 }
             }
+            Effect::Check(ticket, check) => self.checks.push_back((ticket, check)),
             Effect::Push(link, stream, payload) => {
                 let Some(wire) = self.wires.get_mut(&link) else {
                     return;
@@ -149,6 +276,12 @@ impl Inside {
                     wire.ends.cut.cancel();
                 }
             }
+            Effect::Datagram(to, bytes) => {
+                // What finds no place is lost as on the way, and sent again.
+                if let Some(datagrams) = &self.datagrams {
+                    _ = datagrams.try_send((to, bytes));
+                }
+            }
             Effect::EndStream(link, stream) => {
                 if let Some(wire) = self.wires.get_mut(&link) {
                     wire.streams.retain(|out| out.stream != stream);
@@ -162,6 +295,15 @@ impl Inside {
             Effect::Cut(link) => {
                 if let Some(wire) = self.wires.get(&link) {
                     wire.ends.cut.cancel();
+                }
+            }
+            Effect::Probe { number, probe } => {
+                // The queue has room for all; without it, at the end, nobody asks.
+                let prober = self.prober.as_ref();
+                let sent = prober.is_some_and(|it| it.try_send((number, probe)).is_ok());
+                if !sent {
+                    let outcome = Checked::Unable;
+                    self.desk.handle(now, Event::Probed { number, outcome });
                 }
             }
         }
@@ -192,6 +334,10 @@ pub(crate) struct Keeper {
     epoch: Epoch,
     inside: Mutex<Inside>,
     sooner: Notify,
+    /// There is something to commit.
+    changed: Notify,
+    /// There is a password to look at.
+    check: Notify,
 }
 
 impl Keeper {
@@ -204,11 +350,80 @@ impl Keeper {
                 waiting: BTreeMap::new(),
                 calling: BTreeMap::new(),
                 wires: BTreeMap::new(),
+                checks: VecDeque::new(),
                 room: Arc::new(Semaphore::new(QUEUED_KIB)),
+                prober: None,
+                datagrams: None,
                 next: 0,
+                gate: None,
+                said: None,
             }),
             sooner: Notify::new(),
+            changed: Notify::new(),
+            check: Notify::new(),
         }
+    }
+
+    /// The same, whose health checks are wanted through a queue; their ends come by [`Keeper::probed`].
+    pub(crate) fn probing(mut self, prober: mpsc::Sender<Wanted>) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).prober = Some(prober);
+        self
+    }
+
+    /// The same, of whose changes nothing is told before [`Keeper::keep_rows`] has kept them.
+    pub(crate) fn gated(mut self) -> Self {
+        let inside = self.inside.get_mut();
+        inside.unwrap_or_else(PoisonError::into_inner).gate = Some(Gate::default());
+        self
+    }
+
+    /// Commits what changes, all that came meanwhile together, until it is `closed` and everything is kept.
+    pub(crate) async fn keep_rows(&self, mut store: Store, closed: CancellationToken) {
+        loop {
+            let (rows, shut) = self.with(|inside, _| {
+                let gate = inside.gate.as_mut();
+                gate.map_or((None, false), |gate| (gate.next(), gate.is_shut()))
+            });
+            let commits = rows.is_some();
+            if !commits {
+                tokio::select! {
+                    biased;
+                    () = self.changed.notified() => continue,
+                    () = closed.cancelled() => break,
+                    () = time::sleep(MEND), if shut => {}
+                }
+            }
+            let work = task::spawn_blocking(move || {
+                let done = match rows {
+                    Some(rows) => store.commit(rows),
+                    None => store.mend(),
+                };
+                (store, done)
+            });
+            // Only a runtime that ends does not carry it out.
+            let Ok((back, done)) = work.await else {
+                return;
+            };
+            store = back;
+            if commits {
+                self.with(|inside, now| inside.committed(now, done));
+            } else if done.is_ok() {
+                tracing::info!("what is changed can be kept again");
+                self.with(|inside, _| {
+                    if let Some(gate) = &mut inside.gate {
+                        gate.open();
+                    }
+                });
+            }
+        }
+        // Closing writes too.
+        _ = task::spawn_blocking(move || drop(store)).await;
+    }
+
+    /// A health check has ended.
+    pub(crate) fn probed(&self, number: u64, outcome: Checked) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Probed { number, outcome }));
     }
 
     /// Where moments are counted from.
@@ -223,11 +438,14 @@ impl Keeper {
         let now = self.epoch.now();
         let before = inside.desk.deadline();
         let done = work(&mut inside, now);
-        while let Some(effect) = inside.desk.effect() {
-            inside.carry_out(now, effect);
+        if inside.let_out(now) {
+            self.changed.notify_one();
         }
         if inside.desk.deadline() != before {
             self.sooner.notify_one();
+        }
+        if !inside.checks.is_empty() {
+            self.check.notify_one();
         }
         done
     }
@@ -235,28 +453,46 @@ impl Keeper {
     /// The desk's answer to `request`, which has been looked at when this returns; `None` only when there is a bug, because every
     /// ticket is answered.
     pub(crate) fn ask(&self, request: Request) -> impl Future<Output = Option<Answer>> + '_ {
-        let (answer, told) = oneshot::channel();
-        let ticket = self.with(|inside, now| {
+        let waits = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
-            inside.waiting.insert(ticket, answer);
             let at = self.epoch.wall(now);
-            inside.desk.handle(
-                now,
-                Event::Asked {
-                    ticket,
-                    at,
-                    request,
-                },
-            );
-            ticket
+            let gate = inside.gate.as_ref();
+            if gate.is_some_and(Gate::is_full) {
+                return Ok(inside.desk.full(request.path(), at));
+            }
+            let asked = gate.map(|_| (request.path().to_owned(), at));
+            let event = Event::Asked {
+                ticket,
+                at,
+                request,
+            };
+            inside.desk.handle(now, event);
+            // All but listeners are answered here, and need no channel, unless the answer has to wait for the disk.
+            while asked.is_none()
+                && let Some(effect) = inside.desk.effect()
+            {
+                match effect {
+                    Effect::Answer(answered, answer) if answered == ticket => return Ok(answer),
+                    other => inside.carry_out(now, other),
+                }
+            }
+            let (answer, told) = oneshot::channel();
+            inside.waiting.insert(ticket, Waiting { answer, asked });
+            Err((ticket, told))
         });
-        let guard = Guard {
+        let waits = waits.map_err(|(ticket, told)| (self.guard(ticket), told));
+        async move {
+            match waits {
+                Ok(answer) => Some(answer),
+                Err((_guard, told)) => told.await.ok(),
+            }
+        }
+    }
+
+    fn guard(&self, ticket: Ticket) -> Guard<'_> {
+        Guard {
             keeper: self,
             ticket,
-        };
-        async move {
-            let _guard = guard;
-            told.await.ok()
         }
     }
 
@@ -292,6 +528,10 @@ impl Keeper {
         let (answer, told) = oneshot::channel();
         let ticket = self.with(|inside, now| {
             let ticket = Ticket(inside.number());
+            if inside.gate.as_ref().is_some_and(Gate::is_full) {
+                _ = answer.send(Desk::full_over_grpc());
+                return ticket;
+            }
             inside.calling.insert(ticket, answer);
             let event = Event::Called {
                 link,
@@ -356,6 +596,18 @@ impl Keeper {
         });
     }
 
+    /// What goes out over UDP from now on comes through the queue.
+    pub(crate) fn datagrams(&self) -> mpsc::Receiver<(SocketAddr, Bytes)> {
+        let (queue, receive) = mpsc::channel(DATAGRAMS);
+        self.with(|inside, _| inside.datagrams = Some(queue));
+        receive
+    }
+
+    /// A datagram came.
+    pub(crate) fn datagram(&self, from: SocketAddr, bytes: Bytes) {
+        self.with(|inside, now| inside.desk.handle(now, Event::Datagram { from, bytes }));
+    }
+
     /// Makes the registry do things wrong.
     pub(crate) fn fault(&self, faults: Vec<Fault>) {
         self.with(|inside, now| {
@@ -363,6 +615,37 @@ impl Keeper {
                 inside.desk.handle(now, Event::Faulted(fault));
             }
         });
+    }
+
+    /// There are other users from now on.
+    pub(crate) fn replace_users(&self, users: Users) {
+        self.with(|inside, now| inside.desk.handle(now, Event::UsersChanged(users)));
+    }
+
+    /// Lets in an administrator, who shows what `request` says.
+    pub(crate) fn admit(&self, request: Request) -> Result<(), Refusal> {
+        self.with(|inside, now| inside.desk.admit(self.epoch.wall(now), request))
+    }
+
+    /// Looks at passwords, one after the other and on another thread, for ever: that is computing, and everybody else waits for
+    /// this one.
+    pub(crate) async fn look_at_passwords(&self) {
+        loop {
+            let next = self.with(|inside, _| inside.checks.pop_front());
+            let Some((ticket, check)) = next else {
+                self.check.notified().await;
+                continue;
+            };
+            let right = tokio::task::spawn_blocking(move || check.is_right()).await;
+            // A panic is a no: whoever waits is answered.
+            let right = right.unwrap_or_else(|error| {
+                tracing::error!(%error, "a password was not looked at; this is a bug of ours");
+                false
+            });
+            self.with(|inside, now| {
+                inside.desk.handle(now, Event::Checked { ticket, right });
+            });
+        }
     }
 
     /// Lets all held listeners go, and holds none from now on.

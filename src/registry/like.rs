@@ -3,6 +3,8 @@
 //! What a refusal says in each generation is in `refusal`, what a list looks like in `listing`; both ask for the generation
 //! alone. All else asks the table for a manner, by its name: no call knows a version.
 
+use std::time::Duration;
+
 /// A generation of Nacos, by the release that was listened to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Like {
@@ -69,18 +71,31 @@ pub(crate) struct Manners {
     pub(crate) beat_names_service: bool,
     /// A service with instances can be deleted, and its instances with it.
     pub(crate) delete_with_instances: bool,
+    /// While an operator has switched pushes off, they wait for him to switch them on.
+    pub(crate) switch_holds_pushes: bool,
     /// The masking of health.
     pub(crate) masks: Masks,
-    /// Milliseconds for which a list may be kept.
-    pub(crate) cache: i64,
+    /// A list may be kept longer by who is pushed; else by everybody as long.
+    pub(crate) cache_follows_push: bool,
+    /// Who asks to be pushed over UDP has a subscription of its own for each list, and hears of the next change first; else one of
+    /// each service, and hears at once.
+    pub(crate) subscribes_by_list: bool,
+    /// How long a subscription over UDP lives at least that is not asked for again.
+    pub(crate) subscribed: Duration,
     /// The comparison on publishing.
     pub(crate) cas: Cas,
     /// The public tenant.
     pub(crate) public_is_empty: PublicIsEmpty,
     /// A content is sent with the `Content-Type` of its type.
     pub(crate) typed_content: bool,
-    /// A content is sent with `Encrypted-Data-Key`.
+    /// The key of an encrypted content is kept, and sent with it as `Encrypted-Data-Key`.
     pub(crate) encrypted_data_key: bool,
+    /// A listener is asked how long he waits before it is known whether he has to.
+    pub(crate) hold_first: bool,
+    /// A publish says who publishes.
+    pub(crate) publisher_said: bool,
+    /// Variants of one configuration at most; 1.4.8 knows no bound.
+    pub(crate) variants: usize,
 }
 
 const V1_4: Manners = Manners {
@@ -96,8 +111,11 @@ const V1_4: Manners = Manners {
     null_metadata: false,
     beat_names_service: false,
     delete_with_instances: true,
+    switch_holds_pushes: false,
     masks: Masks::Every,
-    cache: 3_000,
+    cache_follows_push: true,
+    subscribes_by_list: true,
+    subscribed: Duration::ZERO,
     cas: Cas::Ignored,
     public_is_empty: PublicIsEmpty {
         publish: true,
@@ -107,6 +125,9 @@ const V1_4: Manners = Manners {
     },
     typed_content: true,
     encrypted_data_key: false,
+    hold_first: true,
+    publisher_said: false,
+    variants: 100,
 };
 
 const V2_5: Manners = Manners {
@@ -122,8 +143,11 @@ const V2_5: Manners = Manners {
     null_metadata: true,
     beat_names_service: true,
     delete_with_instances: false,
+    switch_holds_pushes: true,
     masks: Masks::Configured,
-    cache: 10_000,
+    cache_follows_push: false,
+    subscribes_by_list: false,
+    subscribed: Duration::from_secs(30),
     cas: Cas::Refused,
     public_is_empty: PublicIsEmpty {
         publish: true,
@@ -133,6 +157,9 @@ const V2_5: Manners = Manners {
     },
     typed_content: false,
     encrypted_data_key: true,
+    hold_first: false,
+    publisher_said: true,
+    variants: 10,
 };
 
 const V3_0: Manners = Manners {
@@ -155,148 +182,4 @@ impl Like {
             Self::V3_0 => &V3_0,
         }
     }
-}
-
-/// What 3.0.3 answers 410 to: method, route, what it recommends instead, and of which switch the call is.
-const GONE: &[(&str, &str, &str, &str)] = &[
-    (
-        "GET",
-        "/v1/ns/instance",
-        "GET /v3/admin/ns/instance",
-        "admin",
-    ),
-    (
-        "PUT",
-        "/v1/ns/instance",
-        "PUT /v3/admin/ns/instance",
-        "admin",
-    ),
-    (
-        "PATCH",
-        "/v1/ns/instance",
-        "PUT /v3/admin/ns/instance/partial",
-        "admin",
-    ),
-    (
-        "POST",
-        "/v1/ns/service",
-        "POST /v3/admin/ns/service",
-        "admin",
-    ),
-    ("GET", "/v1/ns/service", "GET /v3/admin/ns/service", "admin"),
-    ("PUT", "/v1/ns/service", "PUT /v3/admin/ns/service", "admin"),
-    (
-        "DELETE",
-        "/v1/ns/service",
-        "DELETE /v3/admin/ns/service",
-        "admin",
-    ),
-    (
-        "GET",
-        "/v1/ns/service/subscribers",
-        "GET /v3/admin/ns/service/subscribers",
-        "admin",
-    ),
-    (
-        "PUT",
-        "/v1/ns/cluster",
-        "PUT /v3/console/ns/service/cluster",
-        "console",
-    ),
-    // Recommended without the `/ns` that the path has.
-    (
-        "PUT",
-        "/v1/ns/health",
-        "PUT /v3/admin/health/instance",
-        "admin",
-    ),
-    (
-        "PUT",
-        "/v1/ns/health/instance",
-        "PUT /v3/admin/health/instance",
-        "admin",
-    ),
-    (
-        "GET",
-        "/v1/ns/health/checkers",
-        "GET /v3/admin/health/checkers",
-        "admin",
-    ),
-    (
-        "GET",
-        "/v1/ns/operator/switches",
-        "GET /v3/admin/ns/ops/switches",
-        "admin",
-    ),
-    (
-        "GET",
-        "/v1/cs/configs/listener",
-        "GET /v3/console/cs/config/listener",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/cs/history",
-        "GET /v3/console/cs/history/list",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/console/server/state",
-        "GET /v3/console/server/state",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/console/health/liveness",
-        "GET /v3/console/health/liveness",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/console/health/readiness",
-        "GET /v3/console/health/readiness",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/console/namespaces",
-        "GET /v3/console/core/namespace/list",
-        "console",
-    ),
-    (
-        "GET",
-        "/v1/core/cluster/nodes",
-        "GET /v3/admin/core/cluster/node/list",
-        "console",
-    ),
-];
-
-/// A call that a generation no longer takes: the `message` of the page that says so.
-pub(crate) fn gone(like: Like, method: &str, route: &str) -> Option<String> {
-    if like != Like::V3_0 {
-        return None;
-    }
-    let (_, _, instead, switch) = GONE
-        .iter()
-        .find(|(gone, path, ..)| *gone == method && *path == route)?;
-    let (verb, path) = instead.split_once(' ')?;
-    Some(gone_message(verb, path, switch))
-}
-
-/// A search of the console, which is the same path and method as reading a configuration.
-pub(crate) fn gone_search(like: Like, show: bool) -> Option<String> {
-    let path = if show {
-        "/v3/console/cs/config"
-    } else {
-        "/v3/console/cs/config/list"
-    };
-    (like == Like::V3_0).then(|| gone_message("GET", path, "console"))
-}
-
-fn gone_message(verb: &str, path: &str, switch: &str) -> String {
-    let message = format!(
-        "Current API will be deprecated, please use API(s) `{verb} ${{contextPath:nacos}}{path}` instead, or set `nacos.core.api.compatibility.{switch}.enabled=true` in application.properties."
-    );
-    serde_json::json!({"code": 40_000, "message": message}).to_string()
 }

@@ -148,10 +148,29 @@ impl Links {
         self.known.iter().filter_map(client)
     }
 
+    /// Which connection that names services is called so.
+    pub(crate) fn find(&self, id: &str) -> Option<Link> {
+        let named = |known: &Known| {
+            let client = known.client.as_ref();
+            client.is_some_and(|client| client.naming) && &*known.id == id
+        };
+        self.known
+            .iter()
+            .find(|(_, known)| named(known))
+            .map(|(link, _)| *link)
+    }
+
     /// What the clients that name services are called.
     pub(crate) fn namers(&self) -> impl Iterator<Item = &str> {
         let named = |known: &&Known| known.client.as_ref().is_some_and(|client| client.naming);
         self.known.values().filter(named).map(|known| &*known.id)
+    }
+
+    /// All connections: what each is called, when it was heard last, and whether it is a client.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (Link, &str, Moment, bool)> {
+        self.known
+            .iter()
+            .map(|(link, known)| (*link, &*known.id, known.heard, known.client.is_some()))
     }
 
     /// All connections.

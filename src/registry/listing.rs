@@ -14,6 +14,8 @@ use crate::registry::naming::INTERVAL;
 use crate::registry::naming::Listing;
 use crate::registry::naming::Record;
 use crate::registry::naming::TIMEOUT;
+use crate::registry::rendered;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// The interval that beats are answered with, and that hosts are listed with, unless their metadata say otherwise.
@@ -26,15 +28,57 @@ pub(crate) struct Asked<'a> {
     pub(crate) clusters: &'a str,
     /// Milliseconds for which the list may be kept.
     pub(crate) cache: i64,
+    /// What 1.4 repeats.
+    pub(crate) env: &'a str,
     /// A Java client of 1.0 or later, to whom 1.4 names services with their group.
     pub(crate) java: bool,
 }
 
-/// The answer to a list.
+/// The answer to a list; like 1.4 with a mark for the time of the request.
 pub(crate) fn answer(like: Like, time: Time, asked: &Asked<'_>, listing: Listing) -> Answer {
     if like == Like::V1_4 {
-        return Answer::json(&in_1_4(time, asked, &listing));
+        return Answer::json(&in_1_4(rendered::TIME, asked, &listing));
     }
+    Answer::json(&in_2_5(like, time, asked, listing))
+}
+
+/// A list in a datagram, where it has no group and does not tell that health is masked.
+pub(crate) fn datagram(
+    like: Like,
+    time: Time,
+    asked: &Asked<'_>,
+    mut listing: Listing,
+    number: u64,
+) -> Datagram {
+    let data = if like == Like::V1_4 {
+        in_1_4(dates::millis(time.at), asked, &listing)
+    } else {
+        listing.protected = false;
+        let mut list = in_2_5(like, time, asked, listing);
+        if let Some(list) = list.as_object_mut() {
+            list.remove("groupName");
+        }
+        list
+    };
+    Datagram {
+        kind: "dom",
+        data: data.to_string(),
+        last_ref_time: number,
+    }
+}
+
+/// What is pushed over UDP: JSON in JSON, under the number that an acknowledgement repeats.
+#[derive(Debug, Serialize)]
+pub(crate) struct Datagram {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    data: String,
+    #[serde(rename = "lastRefTime")]
+    last_ref_time: u64,
+}
+
+/// A list as 2.5 and 3.0 have it.
+pub(crate) fn in_2_5(like: Like, time: Time, asked: &Asked<'_>, listing: Listing) -> Value {
     let list = wire::ListAnswer {
         name: asked.service.grouped(),
         group_name: Some(asked.service.group.to_string()),
@@ -51,17 +95,15 @@ pub(crate) fn answer(like: Like, time: Time, asked: &Asked<'_>, listing: Listing
         reach_protection_threshold: listing.protected,
         valid: true,
     };
-    if like == Like::V2_5 {
-        return Answer::json(&list);
-    }
+    let mut list = json!(list);
     // 3.0 spells one key differently.
-    let mut list = serde_json::to_value(list).unwrap_or_default();
-    if let Some(list) = list.as_object_mut()
+    if like == Like::V3_0
+        && let Some(list) = list.as_object_mut()
         && let Some(all) = list.remove("allIPs")
     {
         list.insert("allIps".to_owned(), all);
     }
-    Answer::json(&list)
+    list
 }
 
 /// A list over gRPC, where the service is named without its group.
@@ -70,6 +112,7 @@ pub(crate) fn info(
     time: Time,
     service: &ServiceKey,
     clusters: &str,
+    cache: i64,
     listing: Listing,
 ) -> ServiceInfo {
     let all_ips = |is: Like| (like == is).then_some(false);
@@ -77,7 +120,7 @@ pub(crate) fn info(
         name: service.name.to_string(),
         group_name: service.group.to_string(),
         clusters: clusters.to_owned(),
-        cache_millis: like.manners().cache,
+        cache_millis: cache,
         last_ref_time: dates::millis(time.wall(listing.changed.unwrap_or(time.now))),
         hosts: listing
             .hosts
@@ -126,7 +169,7 @@ pub(crate) fn instance_id(service: &ServiceKey, address: &Address, cluster: &str
 }
 
 /// An unknown service has four keys only.
-fn in_1_4(time: Time, asked: &Asked<'_>, listing: &Listing) -> Value {
+fn in_1_4(millis: i64, asked: &Asked<'_>, listing: &Listing) -> Value {
     let (service, name) = (asked.service, asked.service.grouped());
     if listing.changed.is_none() {
         return json!({
@@ -163,11 +206,11 @@ fn in_1_4(time: Time, asked: &Asked<'_>, listing: &Listing) -> Value {
         "dom": called,
         "name": name,
         "cacheMillis": asked.cache,
-        "lastRefTime": dates::millis(time.at),
+        "lastRefTime": millis,
         "checksum": checksum,
         "useSpecifiedURL": false,
         "clusters": asked.clusters,
-        "env": "",
+        "env": asked.env,
         "metadata": listing.metadata,
     })
 }

@@ -6,15 +6,16 @@
 
 use crate::machine::{Machine, Moment};
 use crate::registry::config::ConfigKey;
+use crate::registry::config::Reader;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 /// Polls held at most.
-pub(crate) const POLLS: usize = 1_000;
+pub(crate) const POLLS: usize = 20_000;
 /// Configurations watched by all held polls together at most.
-pub(crate) const WATCHED: usize = 100_000;
+pub(crate) const WATCHED: usize = 200_000;
 /// A hold is never shorter.
 const SHORTEST: Duration = Duration::from_secs(10);
 /// A hold is never longer, whatever the client says.
@@ -58,9 +59,11 @@ pub(crate) enum Event {
         /// In the client's order.
         keys: Vec<Watched>,
         hold: Option<Duration>,
+        /// As whom he reads.
+        reader: Reader,
     },
-    /// A configuration got another MD5, or went.
-    Changed(ConfigKey),
+    /// A configuration got another MD5, or went, as these polls see it.
+    Changed { key: ConfigKey, polls: Vec<Poll> },
     /// The client went away.
     Left(Poll),
     /// The registry stops: nobody is held any more.
@@ -79,6 +82,7 @@ pub(crate) enum Effect {
 struct Held {
     until: Moment,
     keys: Vec<Watched>,
+    reader: Reader,
 }
 
 /// All held polls.
@@ -111,6 +115,22 @@ impl LongPoll {
         true
     }
 
+    /// The held polls that watch a configuration.
+    pub(crate) fn watching(&self, key: &ConfigKey) -> impl Iterator<Item = Poll> + '_ {
+        self.watchers.get(key).into_iter().flatten().copied()
+    }
+
+    /// As whom a held poll reads.
+    pub(crate) fn reader(&self, poll: Poll) -> Option<&Reader> {
+        self.held.get(&poll).map(|held| &held.reader)
+    }
+
+    /// What all held polls watch, and as whom they read.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (impl Iterator<Item = &ConfigKey>, &Reader)> {
+        let held = self.held.values();
+        held.map(|held| (held.keys.iter().map(|watched| &watched.key), &held.reader))
+    }
+
     fn answer(&mut self, poll: Poll, changed: Vec<ConfigKey>) {
         self.release(poll);
         self.effects.push_back(Effect::Answer { poll, changed });
@@ -123,7 +143,12 @@ impl Machine for LongPoll {
 
     fn handle(&mut self, now: Moment, event: Event) {
         match event {
-            Event::Asked { poll, keys, hold } => {
+            Event::Asked {
+                poll,
+                keys,
+                hold,
+                reader,
+            } => {
                 let differing: Vec<ConfigKey> = keys
                     .iter()
                     .filter(|watched| watched.differs)
@@ -145,14 +170,23 @@ impl Machine for LongPoll {
                 let until = now.saturating_add(hold);
                 self.watched += keys.len();
                 self.due.insert((until, poll));
-                self.held.insert(poll, Held { until, keys });
+                let held = Held {
+                    until,
+                    keys,
+                    reader,
+                };
+                self.held.insert(poll, held);
             }
-            Event::Changed(key) => {
-                for poll in self.watchers.get(&key).cloned().unwrap_or_default() {
-                    let held = self.held.get(&poll).map_or(&[][..], |held| &held.keys);
-                    let watched = held.iter().find(|watched| watched.key == key);
-                    let changed = watched.map(Watched::as_named).into_iter().collect();
-                    self.answer(poll, changed);
+            Event::Changed { key, polls } => {
+                for poll in polls {
+                    let Some(held) = self.held.get(&poll) else {
+                        continue;
+                    };
+                    let mut held = held.keys.iter();
+                    let watched = held.find(|watched| watched.key == key);
+                    if let Some(changed) = watched.map(Watched::as_named) {
+                        self.answer(poll, vec![changed]);
+                    }
                 }
             }
             Event::Left(poll) => {
@@ -213,11 +247,18 @@ mod tests {
                 })
                 .collect(),
             hold,
+            reader: Reader::default(),
         }
     }
 
     fn drain(polls: &mut LongPoll) -> Vec<Effect> {
         std::iter::from_fn(|| polls.effect()).collect()
+    }
+
+    fn change(polls: &mut LongPoll, now: Moment, id: u8) {
+        let key = key(id);
+        let all = polls.watching(&key).collect();
+        polls.handle(now, Event::Changed { key, polls: all });
     }
 
     fn answer(poll: Poll, changed: &[u8]) -> Effect {
@@ -254,7 +295,7 @@ mod tests {
         let mut polls = LongPoll::default();
         polls.handle(s(0), asked(1, &[(1, false), (2, false)], Some(s(10))));
         polls.handle(s(0), asked(2, &[(3, false)], Some(s(20))));
-        polls.handle(s(1), Event::Changed(key(2)));
+        change(&mut polls, s(1), 2);
         assert_eq!(drain(&mut polls), [answer(1, &[2])]);
         assert_eq!(polls.deadline(), Some(s(20)));
     }
@@ -276,10 +317,11 @@ mod tests {
                     poll,
                     keys: vec![named(differs)],
                     hold: Some(s(10)),
+                    reader: Reader::default(),
                 },
             );
         }
-        polls.handle(s(1), Event::Changed(key(1)));
+        change(&mut polls, s(1), 1);
         for poll in [1, 2] {
             let changed = vec![spelt.clone()];
             assert_eq!(polls.effect(), Some(Effect::Answer { poll, changed }));
@@ -352,7 +394,7 @@ mod tests {
                         next += 1;
                     }
                     Step::Change(id) => {
-                        polls.handle(now, Event::Changed(key(id)));
+                        change(&mut polls, now, id);
                         let woken: Vec<Effect> = out.extract_if(.., |_, (_, keys)| keys.contains(&id))
                             .map(|(poll, _)| answer(poll, &[id])).collect();
                         prop_assert_eq!(drain(&mut polls), woken);

@@ -12,17 +12,24 @@
 //! On 1.4.8 kinds and clusters have places of their own ([`Place`]), a registration wins over the operator but leaves health as it
 //! is, and every service is protected. Which rule holds is asked of [`Manners`].
 
+mod kept;
+
 use crate::foreign::Foreign;
 use crate::machine::Moment;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
+use crate::registry::checker::Checker;
+use crate::registry::checks::Probe;
+use crate::registry::clients::Published;
+use crate::registry::kept::Written;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::like::Masks;
 use crate::registry::links::Link;
 use crate::registry::refusal::Refusal;
+use crate::registry::selector::Selector;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -158,16 +165,30 @@ impl Override {
 pub(crate) struct Settings {
     pub(crate) threshold: f32,
     pub(crate) metadata: Metadata,
-    /// Clusters whose checker is NONE.
-    pub(crate) unchecked: BTreeMap<Arc<str>, Unchecked>,
+    pub(crate) selector: Selector,
+    /// Clusters of which something was said; all others are checked by TCP at the port of the instance.
+    pub(crate) clusters: BTreeMap<Arc<str>, Cluster>,
 }
 
-/// What was said of a cluster with the checker NONE; it is told again, and used for nothing.
-#[derive(Clone, Debug)]
-pub(crate) struct Unchecked {
+/// What was said of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    pub(crate) checker: Checker,
+    /// Where it is checked, unless that is the port of the instance.
     pub(crate) port: i32,
     pub(crate) instance_port: bool,
     pub(crate) metadata: Metadata,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            checker: Checker::default(),
+            port: 80,
+            instance_port: true,
+            metadata: Metadata::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -199,6 +220,16 @@ pub(crate) struct Listing {
     pub(crate) changed: Option<Moment>,
 }
 
+/// A service in one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Glance {
+    /// What it is as a whole.
+    pub(crate) persistent: bool,
+    pub(crate) threshold: f32,
+    pub(crate) instances: usize,
+    pub(crate) healthy: usize,
+}
+
 /// How many of what; for `/operator/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -217,6 +248,10 @@ pub(crate) struct Naming {
     published: BTreeMap<Link, BTreeMap<ServiceKey, BTreeSet<Place>>>,
     counts: Counts,
     due: BTreeSet<(Moment, Expiry)>,
+    /// Persistent instances that came, changed, left or are checked otherwise, since that was asked last.
+    stirred: BTreeSet<(ServiceKey, Place)>,
+    /// What outlives the process and has changed, since that was asked last.
+    written: Written,
 }
 
 impl Place {
@@ -226,6 +261,11 @@ impl Place {
             apart: apart.then(|| (cluster.into(), persistent)),
             owner: None,
         }
+    }
+
+    /// The connection whose it is.
+    pub(crate) fn owner(&self) -> Option<Link> {
+        self.owner
     }
 }
 
@@ -294,6 +334,8 @@ impl Naming {
             published: BTreeMap::new(),
             counts: Counts::default(),
             due: BTreeSet::new(),
+            stirred: BTreeSet::new(),
+            written: Written::default(),
         }
     }
 
@@ -417,6 +459,32 @@ impl Naming {
         Ok(())
     }
 
+    /// Persistent instances of which a check may have to know, since this was asked last.
+    pub(crate) fn take_stirred(&mut self) -> BTreeSet<(ServiceKey, Place)> {
+        std::mem::take(&mut self.stirred)
+    }
+
+    /// What is asked of an instance to know its health, and the health it has; `None` for one that is not there or not checked.
+    pub(crate) fn check(&self, key: &ServiceKey, place: &Place) -> Option<(Probe, bool)> {
+        let service = self.services.get(key)?;
+        let record = service.instances.get(place)?;
+        let by_default = Cluster::default();
+        let said = service
+            .settings
+            .as_ref()
+            .and_then(|settings| settings.clusters.get(&record.cluster))
+            .unwrap_or(&by_default);
+        let by = said.checker.by().filter(|_| record.persistent)?;
+        let port = if said.instance_port {
+            place.address.port
+        } else {
+            // No port at all refuses every connection.
+            u16::try_from(said.port).unwrap_or(0)
+        };
+        let ip = Arc::clone(&place.address.ip);
+        Some((Probe { ip, port, by }, record.healthy))
+    }
+
     /// Takes out what the connection has of the service; without one, of all.
     pub(crate) fn unpublish(&mut self, now: Moment, link: Link, key: Option<&ServiceKey>) {
         let Some(all) = self.published.get(&link) else {
@@ -452,10 +520,12 @@ impl Naming {
         if !manners.null_metadata {
             record.metadata.retain(|_, value| value.is_some());
         }
+        self.touch_for(key, &place, &record);
         let service = self.service(now, key, persistent)?;
         service.changed = now;
         let emptied = service.empty.take();
         let cluster = Arc::clone(&record.cluster);
+        let stirred = persistent.then(|| (key.clone(), place.clone()));
         let replaced = service.instances.insert(place, record);
         let attached = service
             .overrides
@@ -465,6 +535,7 @@ impl Naming {
             .as_ref()
             .map(|old| Arc::clone(&old.cluster))
             .filter(|old| *old != cluster);
+        self.stirred.extend(stirred);
         if let Some(since) = emptied {
             self.due
                 .remove(&(since.saturating_add(EMPTY), Expiry::Service(key.clone())));
@@ -526,6 +597,7 @@ impl Naming {
 
     /// Removes the instance at a place; whether there was one.
     pub(crate) fn leave(&mut self, now: Moment, key: &ServiceKey, place: &Place) -> bool {
+        self.touch_place(key, place);
         let Some(service) = self.services.get_mut(key) else {
             return false;
         };
@@ -539,6 +611,9 @@ impl Naming {
                 .insert((now.saturating_add(EMPTY), Expiry::Service(key.clone())));
         }
         *self.counts.of(gone.persistent) -= 1;
+        if gone.persistent {
+            self.stirred.insert((key.clone(), place.clone()));
+        }
         if let Some(link) = place.owner
             && let Some(all) = self.published.get_mut(&link)
             && let Some(places) = all.get_mut(key)
@@ -630,6 +705,7 @@ impl Naming {
 
     /// Changes an instance itself, where an operator's values do not lie over it.
     pub(crate) fn amend(&mut self, now: Moment, key: &ServiceKey, place: &Place, patch: Patch) {
+        self.touch_place(key, place);
         if let Some(service) = self.services.get_mut(key)
             && let Some(record) = service.instances.get_mut(place)
         {
@@ -638,6 +714,9 @@ impl Naming {
             record.healthy = patch.healthy.unwrap_or(record.healthy);
             if let Some(metadata) = patch.metadata {
                 record.metadata = metadata;
+            }
+            if record.persistent {
+                self.stirred.insert((key.clone(), place.clone()));
             }
             service.changed = now;
             self.late.changed(now, key);
@@ -664,6 +743,7 @@ impl Naming {
         patch: Patch,
         fresh: bool,
     ) -> Result<(), Refusal> {
+        self.touch_override(key, address, cluster);
         let service = self.services.get_mut(key).ok_or(Refusal::NoMatch)?;
         let place = (address.clone(), Arc::clone(cluster));
         let there = service
@@ -768,18 +848,21 @@ impl Naming {
         if self.knows(key) {
             return Err(Refusal::ServiceExists(key.grouped()));
         }
+        self.touch_settings(key);
         self.service(now, key, persistent)?.settings = Some(settings);
         Ok(())
     }
 
-    /// `PUT /service`: threshold and metadata; checkers stay.
+    /// `PUT /service`: threshold, metadata and selector; checkers stay.
     pub(crate) fn update(
         &mut self,
         now: Moment,
         key: &ServiceKey,
         threshold: f32,
         metadata: Metadata,
+        selector: Selector,
     ) -> Result<(), Refusal> {
+        self.touch_settings(key);
         let service = self
             .services
             .get_mut(key)
@@ -787,6 +870,7 @@ impl Naming {
         let settings = service.settings.get_or_insert_default();
         settings.threshold = threshold;
         settings.metadata = metadata;
+        settings.selector = selector;
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -812,12 +896,16 @@ impl Naming {
     }
 
     fn remove(&mut self, now: Moment, key: &ServiceKey) {
+        self.touch_all(key);
         let Some(service) = self.services.remove(key) else {
             return;
         };
         self.late.changed(now, key);
-        for record in service.instances.values() {
+        for (place, record) in &service.instances {
             *self.counts.of(record.persistent) -= 1;
+            if record.persistent {
+                self.stirred.insert((key.clone(), place.clone()));
+            }
         }
         if let Some(since) = service.empty {
             self.due
@@ -841,20 +929,21 @@ impl Naming {
             .instances
             .values()
             .map(|record| &record.cluster)
-            .chain(settings.unchecked.keys())
+            .chain(settings.clusters.keys())
             .cloned()
             .collect();
         Some((settings, clusters))
     }
 
-    /// `PUT /cluster` with checker NONE.
-    pub(crate) fn uncheck(
+    /// `PUT /cluster`.
+    pub(crate) fn set_cluster(
         &mut self,
         now: Moment,
         key: &ServiceKey,
         cluster: &str,
-        said: Unchecked,
+        said: Cluster,
     ) -> Result<(), Refusal> {
+        self.touch_settings(key);
         let service =
             self.services
                 .get_mut(key)
@@ -863,10 +952,16 @@ impl Naming {
                     name: key.name.to_string(),
                 })?;
         let settings = service.settings.get_or_insert_default();
-        if settings.unchecked.len() >= CLUSTERS && !settings.unchecked.contains_key(cluster) {
+        if settings.clusters.len() >= CLUSTERS && !settings.clusters.contains_key(cluster) {
             return Err(Refusal::Full("clusters with a checker", CLUSTERS));
         }
-        settings.unchecked.insert(cluster.into(), said);
+        settings.clusters.insert(cluster.into(), said);
+        let stirred = service
+            .instances
+            .iter()
+            .filter(|(_, record)| record.persistent && &*record.cluster == cluster);
+        self.stirred
+            .extend(stirred.map(|(place, _)| (key.clone(), place.clone())));
         service.changed = now;
         self.late.changed(now, key);
         Ok(())
@@ -887,8 +982,10 @@ impl Naming {
         if by_hand && service.is_none() {
             return Err(Refusal::Null(NO_SERVICE));
         }
-        let unchecked = service.and_then(|service| service.settings.as_ref());
-        if !unchecked.is_some_and(|settings| settings.unchecked.contains_key(cluster)) {
+        let said = service
+            .and_then(|service| service.settings.as_ref())
+            .and_then(|settings| settings.clusters.get(cluster));
+        if said.is_none_or(|said| said.checker != Checker::None) {
             let known = |service: &Service| {
                 let mut records = service.instances.values();
                 records.any(|record| &*record.cluster == cluster)
@@ -915,6 +1012,42 @@ impl Naming {
             });
         }
         Ok(None)
+    }
+
+    /// The namespaces that have services.
+    pub(crate) fn namespaces(&self) -> BTreeSet<&Namespace> {
+        self.services.keys().map(|key| &key.namespace).collect()
+    }
+
+    /// A service at a glance, as it is, whatever readers see of it.
+    pub(crate) fn glance(&self, key: &ServiceKey) -> Option<Glance> {
+        let service = self.services.get(key)?;
+        let settings = service.settings.as_ref();
+        let mut glance = Glance {
+            persistent: service.persistent,
+            threshold: settings.map_or(0.0, |settings| settings.threshold),
+            ..Glance::default()
+        };
+        for record in service.instances.values() {
+            glance.instances += 1;
+            glance.healthy += usize::from(record.healthy);
+        }
+        Some(glance)
+    }
+
+    /// The instances of a service as they are, equal ones as often as they were published, with where each stands.
+    pub(crate) fn placed(&self, key: &ServiceKey) -> impl Iterator<Item = (&Place, Record)> {
+        let service = self.services.get(key).into_iter();
+        service.flat_map(|service| {
+            let all = service.instances.iter();
+            all.map(|(place, record)| (place, service.seen(place, record)))
+        })
+    }
+
+    /// How many instances a connection published.
+    pub(crate) fn published_by(&self, link: Link) -> usize {
+        let all = self.published.get(&link).into_iter().flatten();
+        all.map(|(_, places)| places.len()).sum()
     }
 
     /// Names of the services of a group, in order.
@@ -947,6 +1080,25 @@ impl Naming {
             .filter(|(place, _)| place.owner.is_none())
             .map(|(place, record)| (&place.address, record.persistent))
             .collect()
+    }
+
+    /// All instances, or those of one service, and whose they are.
+    pub(crate) fn published(&self, key: Option<&ServiceKey>) -> Vec<Published> {
+        let services = self
+            .services
+            .iter()
+            .filter(|(there, _)| key.is_none_or(|key| *there == key));
+        let all = services.flat_map(|(key, service)| {
+            service.instances.iter().map(|(place, record)| Published {
+                service: key.clone(),
+                address: place.address.clone(),
+                cluster: record.cluster.to_string(),
+                persistent: record.persistent,
+                owner: place.owner,
+                changed: service.changed,
+            })
+        });
+        all.collect()
     }
 
     /// The metadata that an operator set for an instance.
@@ -984,43 +1136,21 @@ impl Naming {
         self.late.take_told()
     }
 
-    /// What a standalone server knows after a restart: instances that are kept, services with one of them or settings. 1.4 has
-    /// their health as it was registered, later ones have lost it.
-    pub(crate) fn restart(&mut self, now: Moment) {
-        self.late.start_again(self.late.lag());
-        let keys: Vec<ServiceKey> = self.services.keys().cloned().collect();
-        for key in keys {
-            let Some(service) = self.services.get_mut(&key) else {
-                continue;
-            };
-            let mut gone = Vec::new();
-            for (place, record) in &mut service.instances {
-                if record.persistent {
-                    record.healthy = record.said && self.manners.health_by_hand;
-                } else {
-                    gone.push(place.clone());
-                }
-            }
-            service.changed = now;
-            let kept = gone.len() < service.instances.len() || service.settings.is_some();
-            for place in gone {
-                self.leave(now, &key, &place);
-            }
-            if !kept {
-                self.remove(now, &key);
-            }
-        }
-    }
-
     /// Forgets all.
     pub(crate) fn forget(&mut self) {
         self.late.start_again(self.late.lag());
-        for key in std::mem::take(&mut self.services).into_keys() {
+        let known: Vec<ServiceKey> = self.services.keys().cloned().collect();
+        for key in &known {
+            self.touch_all(key);
+        }
+        self.services = BTreeMap::new();
+        for key in known {
             self.late.tell(key);
         }
         self.published = BTreeMap::new();
         self.counts = Counts::default();
         self.due = BTreeSet::new();
+        self.stirred = BTreeSet::new();
     }
 
     /// Lets go what has been empty or detached long enough, and shows readers what they lag behind.
@@ -1031,6 +1161,7 @@ impl Naming {
             match self.due.pop_first() {
                 Some((_, Expiry::Service(key))) => self.remove(now, &key),
                 Some((_, Expiry::Override(key, address, cluster))) => {
+                    self.touch_override(&key, &address, &cluster);
                     if let Some(service) = self.services.get_mut(&key) {
                         service.overrides.remove(&(address, cluster));
                         service.changed = now;
@@ -1080,11 +1211,10 @@ mod tests {
         }
     }
 
-    fn said() -> Unchecked {
-        Unchecked {
-            port: 80,
-            instance_port: true,
-            metadata: Metadata::new(),
+    fn said() -> Cluster {
+        Cluster {
+            checker: Checker::None,
+            ..Cluster::default()
         }
     }
 
@@ -1163,7 +1293,9 @@ mod tests {
     fn protection_masks_only_a_service_with_settings() {
         let mut naming = naming(Like::V2_5, &[true, false, false]);
         assert!(!naming.list(&key("s"), &[], false).protected);
-        naming.update(NOW, &key("s"), 0.6, Metadata::new()).unwrap();
+        naming
+            .update(NOW, &key("s"), 0.6, Metadata::new(), Selector::None)
+            .unwrap();
         let masked = naming.list(&key("s"), &[], false);
         assert!(masked.protected && masked.hosts.iter().all(|(_, r)| r.healthy));
         let healthy = naming.list(&key("s"), &[], true);
@@ -1180,7 +1312,7 @@ mod tests {
             assert!(masked.len() == 2 && masked.iter().all(|(_, record)| record.healthy));
         }
         naming
-            .update(NOW, &key("s"), -1.0, Metadata::new())
+            .update(NOW, &key("s"), -1.0, Metadata::new(), Selector::None)
             .unwrap();
         let truth = naming.list(&key("s"), &[], false).hosts;
         assert!(truth.iter().all(|(_, record)| !record.healthy));
@@ -1194,7 +1326,7 @@ mod tests {
             let mut naming = Naming::new(like);
             let s = key("s");
             naming.create(NOW, &s, true, Settings::default()).unwrap();
-            naming.uncheck(NOW, &s, "DEFAULT", said()).unwrap();
+            naming.set_cluster(NOW, &s, "DEFAULT", said()).unwrap();
             naming
                 .register(NOW, &s, &address(0), persistent(true))
                 .unwrap();
@@ -1315,7 +1447,9 @@ mod tests {
         naming
             .create(NOW, &key("s"), true, Settings::default())
             .unwrap();
-        naming.uncheck(NOW, &key("s"), "DEFAULT", said()).unwrap();
+        naming
+            .set_cluster(NOW, &key("s"), "DEFAULT", said())
+            .unwrap();
         assert_eq!(by_hand(&mut naming), Ok(None));
         naming
             .register(NOW, &key("s"), &address(0), persistent(true))

@@ -1,47 +1,68 @@
 //! The calls of `/v1/ns`: instances, beats, lists, services, clusters, health by hand, metrics.
 
+use crate::dates;
 use crate::foreign::Foreign;
 use crate::machine::Machine;
 use crate::machine::Moment;
 use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
-use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire;
+use crate::registry::admin_naming_calls;
 use crate::registry::beat_check::Event;
+use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Time;
+use crate::registry::catalog_calls;
+use crate::registry::checker;
+use crate::registry::checker::Checker;
+use crate::registry::checks;
+use crate::registry::clients;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::like;
+use crate::registry::gone;
+use crate::registry::kept::Key;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
 use crate::registry::listing::BEAT;
 use crate::registry::listing::instance_id;
 use crate::registry::naming::Address;
+use crate::registry::naming::Cluster;
 use crate::registry::naming::DELETE;
 use crate::registry::naming::INTERVAL;
-use crate::registry::naming::Metadata;
 use crate::registry::naming::Patch;
 use crate::registry::naming::Record;
 use crate::registry::naming::Settings;
 use crate::registry::naming::TIMEOUT;
-use crate::registry::naming::Unchecked;
 use crate::registry::refusal::Refusal;
+use crate::registry::rendered::Query;
+use crate::registry::rendered::Text;
+use crate::registry::selector::Selector;
 use crate::registry::state::State;
-use serde_json::json;
-use std::sync::Arc;
+use crate::registry::udp;
+use crate::registry::udp::Wish;
+use flate2::{Compression, write::GzEncoder};
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+use std::{io::Write as _, sync::Arc, time::Duration};
 
-/// Milliseconds for which who asks to be pushed may keep a list: that is not done here, and 1.4 tells so to whom it does not push.
-const CACHE_UNPUSHED: i64 = 3_000;
+/// From so many bytes on a datagram is compressed.
+const COMPRESSED: usize = 1024;
+/// From so many bytes on nothing makes a datagram of it.
+const HOPELESS: usize = 4 * 1024 * 1024;
+/// Bytes of a datagram at most, over IPv4.
+const DATAGRAM: usize = 65_507;
 
 /// Answers a call whose route begins with `/v1/ns`.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = like::gone(state.like, &call.method, &call.route) {
+    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
         return Err(Refusal::Gone(message));
     }
+    state
+        .switches
+        .admits(&call.method, &call.target, call.agent())?;
     let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
     let run: fn(&mut State, Time, &Call) -> Result<Answer, Refusal> =
         match (call.method.as_str(), call.route.as_str()) {
@@ -59,8 +80,19 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
             ("GET", "/v1/ns/service/list") => list_services,
             ("PUT", "/v1/ns/cluster") => update_cluster,
             ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
+            ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
             ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
-            _ => return Err(no_such_api()),
+            ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
+            ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
+            ("PUT", "/v1/ns/instance/metadata/batch") => {
+                |state, time, call| batch(state, time, call, true)
+            }
+            ("DELETE", "/v1/ns/instance/metadata/batch") => {
+                |state, time, call| batch(state, time, call, false)
+            }
+            (method, route) => {
+                catalog_calls::handler(state.like, method, route).ok_or_else(no_such_api)?
+            }
         };
     if state.like.manners().parameter_check {
         call.params.check()?;
@@ -79,12 +111,12 @@ pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
     })
 }
 
-/// An instance as POST and PUT describe it.
-fn instance(params: &Params) -> Result<(Address, Record), Refusal> {
+/// An instance as POST and PUT describe it, which is `ephemeral` unless it says what it is.
+fn instance(params: &Params, ephemeral: bool) -> Result<(Address, Record), Refusal> {
     let address = address(params)?;
     let healthy = params.flag(&["healthy"], true);
     let record = Record {
-        persistent: !params.flag(&["ephemeral"], true),
+        persistent: !params.flag(&["ephemeral"], ephemeral),
         cluster: params.cluster().into(),
         weight: params.weight()?.unwrap_or(1.0),
         healthy,
@@ -165,7 +197,7 @@ pub(crate) fn enroll(
     without_id: bool,
 ) -> Result<(), Refusal> {
     let service = call.params.service()?;
-    let (address, mut record) = instance(&call.params)?;
+    let (address, mut record) = instance(&call.params, state.switches.default_instance_ephemeral)?;
     record.without_id = without_id;
     check_record(state.like, &service, &record)?;
     take(state, time.now, &service, &address, record)
@@ -175,7 +207,7 @@ pub(crate) fn deregister(state: &mut State, time: Time, call: &Call) -> Result<A
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
-    let persistent = !params.flag(&["ephemeral"], true);
+    let persistent = !params.flag(&["ephemeral"], state.switches.default_instance_ephemeral);
     let gone = state
         .naming
         .deregister(time.now, &service, &address, params.cluster(), persistent);
@@ -216,7 +248,7 @@ pub(crate) fn overrule(
 pub(crate) fn update(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
-    let (address, record) = instance(params)?;
+    let (address, record) = instance(params, state.switches.default_instance_ephemeral)?;
     check_record(state.like, &service, &record)?;
     if !state.like.manners().operator_overrules {
         return update_as_registration(state, time, call, &service, &address, record);
@@ -280,7 +312,7 @@ fn update_as_registration(
     Ok(Answer::ok())
 }
 
-fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
@@ -312,6 +344,67 @@ fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> 
     Ok(Answer::ok())
 }
 
+/// Adds metadata to several instances, or takes their keys away: where an operator's values lie over all registrations, his; else
+/// the instances' own.
+fn batch(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Answer, Refusal> {
+    let change: fn(&mut State, Time, &Call) -> Result<Value, Refusal> =
+        match (state.like.manners().operator_overrules, add) {
+            (true, true) => admin_naming_calls::add_metadata,
+            (true, false) => admin_naming_calls::take_metadata,
+            (false, true) => |state, time, call| batch_of_own(state, time, call, true),
+            (false, false) => |state, time, call| batch_of_own(state, time, call, false),
+        };
+    Ok(Answer::json(&change(state, time, call)?))
+}
+
+/// 1.4 takes all of the kind that `consistencyType` says, else those that are named; what cannot be read names nobody.
+fn batch_of_own(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Value, Refusal> {
+    let params = &call.params;
+    let service = params.service()?;
+    params.required("metadata")?;
+    let said = params.metadata()?;
+    let kind = match params.get("consistencyType") {
+        Some("ephemeral") => Some(false),
+        Some("persist") => Some(true),
+        _ => None,
+    };
+    let those: Vec<(Address, Arc<str>, bool)> = match kind {
+        Some(persistent) => {
+            let all = state.naming.all(&service).into_iter().flatten();
+            all.filter(|(_, record)| record.persistent == persistent)
+                .map(|(address, record)| (address, record.cluster, persistent))
+                .collect()
+        }
+        None => admin_naming_calls::named(params)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(address, cluster, ephemeral)| (address, cluster, !ephemeral))
+            .collect(),
+    };
+    let mut updated = Vec::new();
+    for (address, cluster, persistent) in those {
+        let place = state.naming.place(&address, &cluster, persistent);
+        let Some(record) = state.naming.seen(&service, &place) else {
+            continue;
+        };
+        let mut metadata = record.metadata;
+        if add {
+            metadata.extend(said.clone());
+        } else {
+            metadata.retain(|key, _| !said.contains_key(key));
+        }
+        let patch = Patch {
+            metadata: Some(metadata),
+            ..Patch::default()
+        };
+        state.naming.amend(time.now, &service, &place, patch);
+        let kind = if persistent { "persist" } else { "ephemeral" };
+        let Address { ip, port } = &address;
+        updated.push(format!("{ip}:{port}:unknown:{cluster}:{kind}"));
+    }
+    Ok(json!({"updated": updated}))
+}
+
 fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
@@ -340,23 +433,104 @@ fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .split(',')
         .filter(|name| !name.is_empty())
         .collect();
-    let healthy_only = params
-        .get("healthyOnly")
-        .is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let asks_push = params.number("udpPort")?.is_some_and(|port| port > 0);
-    let cache = state.like.manners().cache;
+    let healthy_only = params.is_true("healthyOnly");
+    let port = params.number("udpPort")?;
+    let cache = subscribe(state, time.now, call, &service, clusters, port);
+    if state.like == Like::V1_4 && params.is_true("isCheck") {
+        return Ok(Answer::json(&json!({})));
+    }
+    let query = Query {
+        clusters: clusters.to_owned(),
+        healthy_only,
+        cache,
+        env: params.get("env").unwrap_or_default().to_owned(),
+        java: call.is_java(),
+    };
+    if let Some(text) = state.rendered.get(&service, &query) {
+        return Ok(Answer::rendered(text.at(dates::millis(time.at))));
+    }
     let listing = state.naming.list(&service, &among, healthy_only);
     let asked = Asked {
         service: &service,
         clusters,
-        cache: if asks_push {
-            cache.min(CACHE_UNPUSHED)
-        } else {
-            cache
-        },
-        java: call.is_java(),
+        cache,
+        env: &query.env,
+        java: query.java,
     };
-    Ok(listing::answer(state.like, time, &asked, listing))
+    if listing.changed.is_none() {
+        // Nobody would tell that it is there now.
+        return Ok(listing::answer(state.like, time, &asked, listing));
+    }
+    let text = Text::new(listing::answer(state.like, time, &asked, listing).body);
+    let body = text.at(dates::millis(time.at));
+    state.rendered.keep(&service, query, text);
+    Ok(Answer::rendered(body))
+}
+
+/// Has a client pushed over UDP that asks for it, at the address it asks from, whatever `clientIP` says; milliseconds for which it may
+/// keep the list.
+pub(crate) fn subscribe(
+    state: &mut State,
+    now: Moment,
+    call: &Call,
+    service: &ServiceKey,
+    clusters: &str,
+    port: Option<i64>,
+) -> i64 {
+    let (switches, manners) = (&state.switches, state.like.manners());
+    let pushed = switches.default_push_cache_millis;
+    let unpushed = switches.default_cache_millis;
+    let of_all = if manners.cache_follows_push {
+        unpushed
+    } else {
+        pushed
+    };
+    let agent = call.agent();
+    let Some(peer) = udp::peer(call.from, port).filter(|_| switches.pushes_to(agent)) else {
+        return of_all;
+    };
+    let wish = Wish {
+        service: service.clone(),
+        clusters: clusters.into(),
+        agent: agent.into(),
+        app: call.params.get("app").unwrap_or_default().into(),
+    };
+    if !state.udp.has_room(peer, &wish) {
+        // He has to look by himself.
+        return unpushed;
+    }
+    let millis = u64::try_from(pushed).unwrap_or(0);
+    let life = manners.subscribed.max(Duration::from_millis(millis));
+    let event = udp::Event::Asked { peer, wish, life };
+    state.udp.handle(now, event);
+    pushed
+}
+
+/// What a subscriber over UDP is told, compressed when it is long; `None` when no datagram can hold it.
+pub(crate) fn datagram(state: &mut State, time: Time, wish: &Wish, number: u64) -> Option<Bytes> {
+    let among: Vec<&str> = wish.clusters.split(',').collect();
+    let among: Vec<&str> = among.into_iter().filter(|name| !name.is_empty()).collect();
+    let listing = state.naming.list(&wish.service, &among, false);
+    let asked = Asked {
+        service: &wish.service,
+        clusters: &wish.clusters,
+        cache: state.switches.default_push_cache_millis,
+        env: "",
+        java: call::is_java(&wish.agent),
+    };
+    let datagram = listing::datagram(state.like, time, &asked, listing, number);
+    let plain = serde_json::to_vec(&datagram).ok()?;
+    if plain.len() < COMPRESSED {
+        return Some(plain.into());
+    }
+    if plain.len() > HOPELESS {
+        return None;
+    }
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    // Into memory nothing fails.
+    gzip.write_all(&plain).ok()?;
+    let gzip = gzip.finish().ok()?;
+    (gzip.len() <= DATAGRAM).then(|| gzip.into())
 }
 
 /// A full beat as far as it describes an instance.
@@ -405,7 +579,7 @@ fn beaten(
     Ok((address, record))
 }
 
-fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let full: Option<wire::Beat> = params
         .get("beat")
@@ -447,7 +621,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     };
     if state.naming.beaten(&service, &address, &cluster).is_none() {
         let Some(record) = record else {
-            return Ok(beat_answer(state.like, wire::BEAT_NOT_FOUND, BEAT));
+            return Ok(beat_answer(state, wire::BEAT_NOT_FOUND, None));
         };
         take(state, time.now, &service, &address, record)?;
     }
@@ -458,11 +632,7 @@ fn beat(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
         .naming
         .beaten(&service, &address, &cluster)
         .and_then(|place| state.naming.seen(&service, &place)?.millis(INTERVAL));
-    Ok(beat_answer(
-        state.like,
-        wire::BEAT_OK,
-        interval.unwrap_or(BEAT),
-    ))
+    Ok(beat_answer(state, wire::BEAT_OK, interval))
 }
 
 /// Tells the beat check that an instance is alive.
@@ -477,11 +647,15 @@ pub(crate) fn keep_alive(
     state.beats.handle(now, Event::Beat { who });
 }
 
-fn beat_answer(like: Like, code: i64, interval: u64) -> Answer {
+/// With the interval of the instance, else that of all.
+fn beat_answer(state: &State, code: i64, interval: Option<u64>) -> Answer {
+    let switches = &state.switches;
+    let own = interval.map(|millis| i64::try_from(millis).unwrap_or(i64::MAX));
+    let light = state.like != Like::V1_4 || code == wire::BEAT_OK;
     Answer::json(&wire::BeatAnswer {
-        client_beat_interval: i64::try_from(interval).unwrap_or(i64::MAX),
+        client_beat_interval: own.unwrap_or(switches.client_beat_interval),
         code,
-        light_beat_enabled: (like != Like::V1_4 || code == wire::BEAT_OK).then_some(true),
+        light_beat_enabled: light.then_some(switches.light_beat_enabled),
     })
 }
 
@@ -493,19 +667,8 @@ pub(crate) fn threshold(params: &Params) -> Result<Option<f32>, Refusal> {
     Ok(params.fraction("protectThreshold")?.map(|t| t as f32))
 }
 
-pub(crate) fn check_selector(params: &Params) -> Result<(), Refusal> {
-    let Some(text) = params.get("selector") else {
-        return Ok(());
-    };
-    serde_json::from_str::<serde_json::Value>(text)
-        .ok()
-        .filter(|selector| selector.get("type").is_some_and(|kind| kind == "none"))
-        .map(|_| ())
-        .ok_or(Refusal::Selector)
-}
-
 /// The service of the calls that demand the parameter itself, in words of their own.
-fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
+pub(crate) fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
     params
         .raw("serviceName")
         .ok_or(Refusal::Missing("serviceName"))?;
@@ -529,9 +692,9 @@ pub(crate) fn create(
     let settings = Settings {
         threshold: threshold(params)?.unwrap_or(0.0),
         metadata: params.metadata()?,
+        selector: Selector::read(params)?,
         ..Settings::default()
     };
-    check_selector(params)?;
     if !state.like.manners().parameter_check {
         forms::check_grouped(&service)?;
     }
@@ -545,10 +708,10 @@ fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, 
     let service = params.service()?;
     let threshold = threshold(params)?.ok_or(Refusal::Required("protectThreshold"))?;
     let metadata = params.metadata()?;
-    check_selector(params)?;
+    let selector = Selector::read(params)?;
     state
         .naming
-        .update(time.now, &service, threshold, metadata)?;
+        .update(time.now, &service, threshold, metadata, selector)?;
     Ok(Answer::ok())
 }
 
@@ -583,21 +746,15 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     let clusters: Vec<_> = clusters
         .iter()
         .map(|name| {
-            let unchecked = settings.unchecked.get(name);
-            let checker = if unchecked.is_some() { "NONE" } else { "TCP" };
-            let metadata = unchecked.map(|said| &said.metadata);
+            let said = settings.clusters.get(name).cloned().unwrap_or_default();
             json!({
                 "name": &**name,
-                "healthChecker": {"type": checker},
-                "metadata": metadata.unwrap_or(&Metadata::new()),
+                "healthChecker": said.checker.shown(),
+                "metadata": said.metadata,
             })
         })
         .collect();
-    let selector = if state.like == Like::V1_4 {
-        json!({"type": "none"})
-    } else {
-        json!({"type": "none", "contextType": "NONE"})
-    };
+    let selector = settings.selector.shown(state.like);
     Ok(Answer::json(&json!({
         "namespaceId": service.namespace.naming_id(),
         "groupName": &*service.group,
@@ -614,9 +771,7 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
     // What is no number is 0 to the original.
     let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
     let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
-    let namespace: Namespace = params.namespace();
-    let group = params.get("groupName").unwrap_or(DEFAULT_GROUP);
-    let names = state.naming.names(&namespace, group);
+    let names = catalog_calls::names(state, params);
     let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
     let size = usize::try_from(size).unwrap_or(0);
     let skip = usize::try_from(page.saturating_sub(1).max(0))
@@ -629,32 +784,33 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
 }
 
 fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    let (cluster, said) = unchecked(&call.params)?;
+    let (cluster, said) = cluster_said(&call.params)?;
     let service = call.params.service()?;
-    state.naming.uncheck(time.now, &service, cluster, said)?;
+    state
+        .naming
+        .set_cluster(time.now, &service, cluster, said)?;
     Ok(Answer::ok())
 }
 
-/// Which cluster is to have which checker, which can be NONE only.
-pub(crate) fn unchecked(params: &Params) -> Result<(&str, Unchecked), Refusal> {
+/// What is said of which cluster.
+pub(crate) fn cluster_said(params: &Params) -> Result<(&str, Cluster), Refusal> {
     let cluster = params.required("clusterName")?;
     let port = params.required("checkPort")?;
     params.required("useInstancePort4Check")?;
     let checker = params.required("healthChecker")?;
-    let kind = serde_json::from_str::<serde_json::Value>(checker)
-        .ok()
-        .and_then(|checker| Some(checker.get("type")?.as_str()?.to_owned()));
-    // The original takes every type it does not know for NONE.
-    if matches!(kind.as_deref(), Some("TCP" | "HTTP" | "MYSQL")) {
-        return Err(Refusal::NotOffered("health checkers other than NONE"));
-    }
-    let said = Unchecked {
+    let said = Cluster {
+        checker: Checker::read(checker)?,
         // What is no number is 0 to the original.
         port: port.parse().unwrap_or(0),
         instance_port: params.flag(&["useInstancePort4Check"], true),
         metadata: params.metadata()?,
     };
     Ok((cluster, said))
+}
+
+/// The kinds of health checkers, which 1.4 does not tell.
+fn checkers(_: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&checker::kinds()))
 }
 
 pub(crate) fn health_by_hand(
@@ -681,12 +837,31 @@ pub(crate) fn health_by_hand(
     Ok(Answer::ok())
 }
 
+fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
+    Ok(Answer::json(&state.switches.shown(state.like)))
+}
+
+/// Changes a switch. `debug` means this node alone, and there is no other.
+pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+    let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
+    let (entry, value) = (said("entry")?, said("value")?);
+    state.touch(Key::Switches);
+    state.switches.set(state.like, entry, value)?;
+    let rules = state.switches.check_rules(state.checks.rules());
+    if rules != state.checks.rules() {
+        let event = checks::Event::Ruled(rules);
+        state.checks.handle(time.now, event);
+    }
+    Ok(Answer::ok())
+}
+
 fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+    let status = state.switches.status().name();
     let counts = state.naming.counts();
     let instances = counts.ephemeral + counts.persistent;
     if state.like == Like::V1_4 {
         return Ok(Answer::json(&json!({
-            "status": "UP",
+            "status": status,
             "serviceCount": counts.services,
             "instanceCount": instances,
             "raftNotifyTaskCount": 0,
@@ -698,14 +873,21 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
         })));
     }
     if call.params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": "UP"})));
+        return Ok(Answer::json(&json!({"status": status})));
     }
+    let clients = clients::ids(state);
+    let connections = state.links.namers().count();
+    let persistent = clients.iter().filter(|id| id.ends_with("#false")).count();
     Ok(Answer::json(&json!({
-        "status": "UP",
+        "status": status,
         "serviceCount": counts.services,
         "instanceCount": instances,
         "responsibleInstanceCount": instances,
-        "subscribeCount": state.subscribers.count(),
-        "connectionBasedClientCount": state.links.namers().count(),
+        "subscribeCount": state.subscribers.count() + state.udp.count(),
+        "clientCount": clients.len(),
+        "connectionBasedClientCount": connections,
+        "ephemeralIpPortClientCount": clients.len() - connections - persistent,
+        "persistentIpPortClientCount": persistent,
+        "responsibleClientCount": clients.len(),
     })))
 }

@@ -44,6 +44,8 @@ pub(crate) enum Event<K> {
     Declined { link: Link, key: K },
     /// Something changed.
     Changed(K),
+    /// Something changed as this client sees it.
+    ChangedFor { link: Link, key: K },
     /// A push of this number was acknowledged.
     Acknowledged { link: Link, number: u64 },
     /// A client is gone, or cannot be pushed to.
@@ -111,6 +113,11 @@ impl<K: Ord + Clone> Pushes<K> {
     /// Who wants to be told of `key`.
     pub(crate) fn askers(&self, key: &K) -> impl Iterator<Item = Link> + '_ {
         self.askers.get(key).into_iter().flatten().copied()
+    }
+
+    /// What a client wants to be told of.
+    pub(crate) fn asked(&self, link: Link) -> impl Iterator<Item = &K> + '_ {
+        self.wishes.get(&link).into_iter().flat_map(BTreeMap::keys)
     }
 
     /// How many wishes there are.
@@ -198,6 +205,7 @@ impl<K: Ord + Clone> Machine for Pushes<K> {
                     self.tell(now, link, &key);
                 }
             }
+            Event::ChangedFor { link, key } => self.tell(now, link, &key),
             Event::Acknowledged { link, number } => {
                 if let Some(key) = self.sent.remove(&(link, number)) {
                     self.plan(link, &key, None);

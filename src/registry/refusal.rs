@@ -6,6 +6,7 @@
 //! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
+use crate::registry::access::Denial;
 use crate::registry::like::Like;
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -23,6 +24,8 @@ pub(crate) enum Half {
     Naming,
     /// `/v1/cs`.
     Config,
+    /// `/v2/`, of which 2.5.1 alone has something here.
+    V2,
     /// `/v3/`, of which 3.0.3 alone has something.
     V3,
     /// `/v3/client/cs`, the one corner of it that refuses in plain words.
@@ -36,6 +39,8 @@ pub(crate) enum Refusal {
     Required(&'static str),
     /// A configuration or login parameter is missing.
     RequiredParameter(&'static str),
+    /// The same of v2 and v3, where the original reads it without a form.
+    Unsaid(&'static str),
     /// A parameter that a service call demands is not there at all.
     Missing(&'static str),
     /// A number is none.
@@ -107,6 +112,28 @@ pub(crate) enum Refusal {
     NodeState(String),
     /// 3.0 alone: which instances are meant cannot be read.
     Instances(String),
+    /// A health checker that cannot be used; why.
+    Checker(String),
+    /// A selector of labels that cannot be read.
+    SelectorExpression,
+    /// v2: the name has to have its group.
+    IllegalName,
+    /// v2 and v3: there is no such client.
+    NoClient(String),
+    /// A form of a namespace lacks this.
+    Lacks(&'static str),
+    /// A namespace cannot be made so; the words.
+    Namespace(String),
+    /// There is no such namespace.
+    NoNamespace(String),
+    /// A switch that cannot be set so; the words.
+    Switch(String),
+    /// What the original fails at and has no handler for; the words of its exception.
+    Unhandled(String),
+    /// A path that an operator has limited: with which status.
+    Limited(u16),
+    /// An operator has said that the registry is in a status that does not admit this.
+    Status(&'static str),
     /// PUT health while the checker is not NONE, or the service unknown.
     StillChecking { service: String, cluster: String },
     /// 1.4 alone, PUT health of an unknown service or cluster: the words of its null pointer.
@@ -121,6 +148,26 @@ pub(crate) enum Refusal {
     ContentTooLong(usize),
     /// `casMd5` is not what is stored.
     Cas,
+    /// The same of a variant.
+    GrayCas,
+    /// So many variants of a configuration there are at most.
+    TooManyVariants(usize),
+    /// A part of a publish has more in it than it may; the words.
+    Part(String),
+    /// The tag of a variant is none; the words.
+    Tag(String),
+    /// A page that cannot be; of a search, what was searched for.
+    Pages(Option<(String, String)>),
+    /// A parameter is not what its type says: its name, the text, the type.
+    NotConverted(&'static str, String, &'static str),
+    /// A record is another configuration's.
+    OtherConfig,
+    /// 3.0 alone: there is no such record.
+    NoRecord,
+    /// 3.0 alone: there is no beta.
+    NoBeta,
+    /// 3.0 alone: there is no beta to stop.
+    NoBetaToStop,
     /// GET config.
     NoConfig,
     /// GET config just after a publish.
@@ -139,9 +186,15 @@ pub(crate) enum Refusal {
     ConfigMethod(String),
     /// 3.0 alone: a call that it no longer takes, with the page's message.
     Gone(String),
+    /// The caller may not make this call, or is nobody.
+    Denied(Denial),
+    /// A login with a wrong password, or of nobody: the two are told alike.
+    LoginFailed,
     // ---- our own ----
     /// Nothing more of this kind is kept; what, and how many there may be.
     Full(&'static str, usize),
+    /// It cannot be kept for the time after a restart, so nothing was changed; why.
+    NotKept(String),
     /// A body over so many bytes.
     BodyTooLarge(usize),
     /// The desk kept no answer for it, which is a bug of ours.
@@ -167,6 +220,8 @@ enum Dress {
     Caused(String),
     /// Bare everywhere.
     Bare(&'static str),
+    /// A filter's: as it is, with no content type.
+    Untyped(String),
     /// The parameter check's: CRLF at the end.
     Checked(String),
     /// With a line feed, as `println` leaves it.
@@ -199,7 +254,12 @@ impl Refusal {
     /// What `like` would answer in `half`.
     pub(crate) fn refused(&self, like: Like, half: Half) -> Refused {
         let (status, dress) = self.said(like, half);
-        if matches!(half, Half::V3 | Half::OpenConfig) {
+        if half == Half::V2
+            && let Some(refused) = self.in_v2()
+        {
+            return refused;
+        }
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig) {
             // The filter that checks parameters fails there before anything is written.
             if matches!(self, Self::Metadata(_)) {
                 return Refused {
@@ -208,9 +268,11 @@ impl Refusal {
                     body: Body::Text(String::new()),
                 };
             }
-            if !matches!(dress, Dress::Page(_) | Dress::Checked(_)) {
-                return self.coded(half, status, dress);
-            }
+        }
+        if matches!(half, Half::V2 | Half::V3 | Half::OpenConfig)
+            && !matches!(dress, Dress::Page(_) | Dress::Checked(_))
+        {
+            return self.coded(half, status, dress);
         }
         let config = half == Half::Config;
         // 3.0.3 answers all of configurations with the one type.
@@ -225,6 +287,7 @@ impl Refusal {
             Dress::Escaped(words) => (format!("caused: {};", escape(&words)), Some(text)),
             Dress::Caused(words) => (words, Some(text)),
             Dress::Bare(words) => (words.to_owned(), Some(text)),
+            Dress::Untyped(words) => (words, None),
             Dress::Checked(words) => (format!("{words}\r\n"), config.then_some(CONFIG)),
             Dress::Line(words) => (format!("{words}\n"), Some(CONFIG)),
             Dress::Page(message) => {
@@ -242,37 +305,97 @@ impl Refusal {
         }
     }
 
-    /// Under `/v3/`, where a status of 200 is no yes.
-    fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
-        let (status, code, message) = match self {
-            Self::Required(_) | Self::Missing(_) | Self::NameFormat => {
-                (400, 10_000, "parameter missing")
+    /// Where v2 has a shape of its own.
+    fn in_v2(&self) -> Option<Refused> {
+        Some(match self {
+            Self::Metadata(text) => Refused {
+                status: 500,
+                content_type: Some(JSON),
+                body: Body::Page(format!(
+                    "ErrCode:400, ErrMsg:metadata format incorrect:{text}"
+                )),
+            },
+            Self::Method(method) => {
+                let words = escape("Request method '").into_owned();
+                let message = format!("caused: {words}{method}&#39; not supported;");
+                let body = serde_json::json!({"code": 500, "message": message, "data": null});
+                Refused {
+                    status: 500,
+                    content_type: Some(JSON),
+                    body: Body::Text(body.to_string()),
+                }
             }
-            Self::NotPositive(..) | Self::Instances(_) | Self::ContentTooLong(_) => {
+            _ => return None,
+        })
+    }
+
+    /// Under `/v2/` and `/v3/`, where an answer has a code, and there a status of 200 is no yes.
+    fn coded(&self, half: Half, status: u16, dress: Dress) -> Refused {
+        if let (Self::ConfigMethod(_), Dress::Escaped(words)) = (self, &dress) {
+            let message = format!("caused: {};", escape(words));
+            let body = serde_json::json!({"code": 500, "message": message, "data": null});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
+        if let Some((status, message, data)) = self.bare_message() {
+            let body = serde_json::json!({"code": 30_000, "message": message, "data": data});
+            return Refused {
+                status,
+                content_type: Some(JSON),
+                body: Body::Text(body.to_string()),
+            };
+        }
+        let (status, code, message) = match self {
+            Self::Required(_)
+            | Self::Unsaid(_)
+            | Self::Missing(_)
+            | Self::NameFormat
+            | Self::Lacks(_)
+            | Self::RequiredParameter(_) => (400, 10_000, "parameter missing"),
+            Self::Namespace(_) => (400, 22_000, "illegal namespace"),
+            Self::NoNamespace(_) => (404, 22_001, "namespace not exist"),
+            Self::NoClient(_) => (404, 20_004, "resource not found"),
+            Self::NotANumber(_) | Self::IllegalName if half == Half::V2 => {
                 (400, 20_002, "parameter validate error")
             }
+            Self::NotPositive(..)
+            | Self::Instances(_)
+            | Self::ContentTooLong(_)
+            | Self::TooManyVariants(_)
+            | Self::Part(_)
+            | Self::Tag(_)
+            | Self::Pages(_)
+            | Self::NoRecord => (400, 20_002, "parameter validate error"),
+            Self::OtherConfig => (403, 10_001, "access denied"),
+            Self::NoBeta => (404, 20_004, "resource not found"),
             Self::NoConfig if half == Half::OpenConfig => (200, 20_004, "resource not found"),
             Self::NoConfig | Self::NoMatch | Self::NoInstances { .. } => {
                 (404, 20_004, "resource not found")
             }
-            Self::Cas => (500, 20_005, "resource conflict"),
+            Self::Cas | Self::GrayCas => (500, 20_005, "resource conflict"),
             Self::Weight => (400, 21_001, "weight error"),
             Self::NoInstance => (200, 21_003, "instance not found"),
             Self::BeatInterval | Self::ClusterName(_) | Self::UpdateOfUnknownService { .. } => {
                 (400, 21_004, "instance error")
             }
-            Self::Selector => (400, 21_006, "selector error"),
+            Self::Selector | Self::SelectorExpression => (400, 21_006, "selector error"),
             Self::ServiceExists(_) => (400, 21_007, "service already exist"),
             Self::ServiceNotFound { .. }
             | Self::ServiceUnknown(_)
             | Self::DeleteOfUnknownService(_) => (400, 21_008, "service not exist"),
             Self::ServiceNotEmpty(_) => (400, 21_009, "service delete failure"),
             Self::NodeState(_) => (400, 23_000, "illegal state"),
+            Self::Switch(_) => (500, 30_000, "server error"),
             _ => (status, 30_000, "server error"),
         };
         let data = match (self, dress) {
             (Self::NoInstance, _) => None,
             (Self::NoConfig, _) if half == Half::OpenConfig => None,
+            (Self::Unsaid(name), _) => Some(missing(name)),
+            (Self::NoConfig, _) if half == Half::V2 => Some("config data not exist".to_owned()),
             (Self::NoConfig, _) => {
                 Some("Config not exist, please publish Config first.".to_owned())
             }
@@ -287,6 +410,7 @@ impl Refusal {
                 Dress::Words(words)
                 | Dress::Escaped(words)
                 | Dress::Caused(words)
+                | Dress::Untyped(words)
                 | Dress::Checked(words)
                 | Dress::Page(words),
             ) => Some(words),
@@ -307,6 +431,20 @@ impl Refusal {
         }
     }
 
+    /// What is said in place of the words for a code, where the original finds none: status, message and data.
+    fn bare_message(&self) -> Option<(u16, String, serde_json::Value)> {
+        match self {
+            Self::NotConverted(name, text, kind) => {
+                let message = format!(
+                    "Method parameter '{name}': Failed to convert value of type 'java.lang.String' to required type '{kind}'; For input string: \"{text}\""
+                );
+                Some((500, message, serde_json::Value::Null))
+            }
+            Self::NoBetaToStop => Some((200, NO_BETA.to_owned(), false.into())),
+            _ => None,
+        }
+    }
+
     /// What is said over gRPC, where 2.5.1 and 3.0.3 have the same words: status and text.
     pub(crate) fn over_grpc(&self) -> (i64, String) {
         let (status, dress) = self.in_2_5();
@@ -314,6 +452,7 @@ impl Refusal {
             Dress::Words(words)
             | Dress::Escaped(words)
             | Dress::Caused(words)
+            | Dress::Untyped(words)
             | Dress::Checked(words)
             | Dress::Page(words) => words,
             Dress::Bare(words) | Dress::Line(words) => words.to_owned(),
@@ -322,6 +461,21 @@ impl Refusal {
     }
 
     fn said(&self, like: Like, half: Half) -> (u16, Dress) {
+        match (self, like, half) {
+            (Self::Denied(denial), ..) => {
+                return (403, Dress::Page(denial.words(like).to_owned()));
+            }
+            (Self::LoginFailed, Like::V1_4 | Like::V2_5, _) => {
+                return (403, Dress::Bare(Denial::Nobody.words(like)));
+            }
+            (Self::LoginFailed, Like::V3_0, Half::V3) => {
+                return (500, Dress::Page(NO_MESSAGE.to_owned()));
+            }
+            (Self::LoginFailed, Like::V3_0, _) => {
+                return (500, Dress::Page(COMPATIBILITY.to_owned()));
+            }
+            _ => {}
+        }
         match like {
             Like::V1_4 => self.in_1_4(),
             Like::V2_5 => self.in_2_5(),
@@ -331,7 +485,7 @@ impl Refusal {
 
     /// Where 1.4.8 has other words or another status than 2.5.1; everything is dressed in `caused: …;`.
     fn in_1_4(&self) -> (u16, Dress) {
-        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Words};
+        use Dress::{Bare, Caused, Checked, Escaped, Line, Page, Untyped, Words};
         let (status, words) = match self {
             Self::Missing(name) | Self::RequiredParameter(name) => (500, missing(name)),
             Self::NameWithoutGroup => (400, NO_GROUP.to_owned()),
@@ -370,7 +524,10 @@ impl Refusal {
                 format!("health check is still working, service: {service}"),
             ),
             Self::BadListening => (400, "invalid probeModify".to_owned()),
+            Self::SelectorExpression => (500, "parse expression failed!".to_owned()),
+            Self::NoNamespace(_) => (500, NO_TENANT.to_owned()),
             Self::Method(method) => (500, format!("Request method '{method}' not supported")),
+            Self::OtherConfig => return (403, Bare("Please check dataId and group.")),
             _ => {
                 let (status, dress) = self.in_2_5();
                 let status = match self {
@@ -381,16 +538,20 @@ impl Refusal {
                     | Self::ServiceUnknown(_)
                     | Self::ClusterOfUnknownService { .. }
                     | Self::Selector
+                    | Self::NotThere(_)
                     | Self::InvalidName(..)
                     | Self::BlankContent(_)
-                    | Self::ContentTooLong(_) => 500,
+                    | Self::ContentTooLong(_)
+                    | Self::NotConverted(..)
+                    | Self::Pages(Some(_))
+                    | Self::Part(_) => 500,
                     _ => status,
                 };
                 match dress {
                     Words(words) | Checked(words) | Escaped(words) | Caused(words) => {
                         (status, words)
                     }
-                    Bare(_) | Line(_) | Page(_) => return (status, dress),
+                    Bare(_) | Line(_) | Page(_) | Untyped(_) => return (status, dress),
                 }
             }
         };
@@ -408,12 +569,20 @@ impl Refusal {
             Self::RequiredParameter(_) => (
                 500,
                 Page(if half == Half::V3 {
-                    "No message available".to_owned()
+                    NO_MESSAGE.to_owned()
                 } else {
-                    "Handle API Compatibility failed, please see log for detail.".to_owned()
+                    COMPATIBILITY.to_owned()
                 }),
             ),
-            Self::Cas => (500, Bare("false")),
+            Self::Cas | Self::GrayCas => (500, Bare("false")),
+            Self::Part(_) | Self::TooManyVariants(_) if half == Half::Config => {
+                (400, Bare("false"))
+            }
+            Self::NoClient(id) => (404, Dress::Words(format!("Client id {id} not exist."))),
+            Self::Instances(why) => (
+                400,
+                Dress::Words(format!("Param 'instances' is illegal: {why}")),
+            ),
             Self::BadListening => (400, Page("caused: invalid probeModify;".to_owned())),
             Self::NoPath(what) => (404, Page(format!("No endpoint {what}."))),
             // Not listened to: the words of its framework.
@@ -427,13 +596,14 @@ impl Refusal {
 
     /// What 2.5.1 says, and to what is of 1.4 alone what 1.4.8 says.
     fn in_2_5(&self) -> (u16, Dress) {
-        use Dress::{Checked, Escaped, Line, Page, Words};
+        use Dress::{Checked, Escaped, Line, Page, Untyped, Words};
         match self {
             Self::Required(name) => (400, Words(format!("Param '{name}' is required."))),
             Self::RequiredParameter(name) => (
                 500,
                 Escaped(missing(name)),
             ),
+            Self::Unsaid(name) => (400, Words(missing(name))),
             Self::Missing(name) => (400, Words(format!("Parameter '{name}' is missing"))),
             Self::NotANumber(text) => (400, Words(format!("For input string: \"{text}\""))),
             Self::NameFormat => (400, Words(NAME_FORMAT.to_owned())),
@@ -557,6 +727,15 @@ impl Refusal {
                     "Service {service} is not empty, can't be delete. Please unregister instance first"
                 )),
             ),
+            Self::SelectorExpression => (
+                500,
+                Words("Selector parses failed: parse expression failed!".to_owned()),
+            ),
+            Self::IllegalName => (400, Words(NAME_FORMAT.to_owned())),
+            Self::NoClient(id) => (404, Words(format!("clientId [ {id} ] not exist"))),
+            Self::Lacks(name) => (400, Words(format!("required parameter '{name}' is missing"))),
+            Self::Namespace(words) => (400, Words(words.clone())),
+            Self::NoNamespace(id) => (500, Escaped(format!("namespaceId [ {id} ] not exist"))),
             Self::Selector => (400, Words("not match any type of selector!".to_owned())),
             Self::NoInstance => (404, Words("instance not found".to_owned())),
             Self::NotThere(words) => (404, Words(words.clone())),
@@ -566,8 +745,21 @@ impl Refusal {
                     "Required parameter '{name}' should be positive integer, current is {number}"
                 )),
             ),
+            Self::Switch(words) => (400, Words(words.clone())),
+            Self::Unhandled(words) => (500, Escaped(words.clone())),
+            Self::Limited(status) => (*status, Untyped(String::new())),
+            Self::Status(status) => (
+                503,
+                Untyped(format!("server is {status}now, please try again later!")),
+            ),
             Self::NodeState(state) => (400, Words(format!("Illegal state: {state}"))),
-            Self::Instances(why) => (400, Words(format!("Param 'instances' is illegal: {why}"))),
+            Self::Checker(why) => (400, Words(format!("Param 'healthChecker' is illegal: {why}"))),
+            Self::Instances(why) => (
+                500,
+                Page(format!(
+                    "Server failed, caused: errCode: 101, errMsg: Nacos deserialize for the instances failed, cause error[{why}].  ;caused: {why};"
+                )),
+            ),
             Self::StillChecking { service, cluster } => (
                 400,
                 Words(format!(
@@ -580,6 +772,35 @@ impl Refusal {
             Self::BlankContent(content) => (400, Words(format!("content is blank : {content}"))),
             Self::ContentTooLong(most) => (400, Words(format!("invalid content, over {most}"))),
             Self::Cas => (500, Words(CAS.to_owned())),
+            Self::GrayCas => (
+                500,
+                Words("Cas publish gray config fail, server md5 may have changed.".to_owned()),
+            ),
+            Self::TooManyVariants(most) => (
+                400,
+                Words(format!("gray config version is over max count :{most}")),
+            ),
+            Self::Part(words) | Self::Tag(words) => (400, Words(words.clone())),
+            Self::Pages(None) => (400, Words(PAGES.to_owned())),
+            Self::Pages(Some((data_id, group))) => (
+                400,
+                Words(format!(
+                    "serialize page error, dataId={data_id}, group={group};caused: {PAGES}"
+                )),
+            ),
+            Self::NotConverted(_, text, kind) => (
+                400,
+                Words(format!(
+                    "Failed to convert value of type 'java.lang.String' to required type '{kind}'; nested exception is java.lang.NumberFormatException: For input string: \"{text}\";caused: For input string: \"{text}\""
+                )),
+            ),
+            Self::OtherConfig => (
+                403,
+                Dress::Bare("Please check dataId, group or namespaceId."),
+            ),
+            Self::NoRecord => (400, Words("Source must not be null".to_owned())),
+            Self::NoBeta => (404, Words("Config is not in beta.".to_owned())),
+            Self::NoBetaToStop => (200, Words(NO_BETA.to_owned())),
             Self::NoConfig => (404, Line("config data not exist")),
             Self::BeingModified => (
                 409,
@@ -587,8 +808,10 @@ impl Refusal {
             ),
             Self::NothingListened => (400, Words("invalid probeModify".to_owned())),
             Self::BadListening => (500, Page("invalid probeModify".to_owned())),
+            Self::Denied(denial) => (403, Page(denial.words(Like::V2_5).to_owned())),
+            Self::LoginFailed => (403, Words(Denial::Nobody.words(Like::V2_5).to_owned())),
             Self::NoSuchApi(what) => (501, Page(format!("no such api:{what}"))),
-            Self::NoPath(_) => (404, Page("No message available".to_owned())),
+            Self::NoPath(_) => (404, Page(NO_MESSAGE.to_owned())),
             Self::Gone(message) => (410, Page(message.clone())),
             Self::Method(method) => (405, Page(format!("Request method '{method}' not supported"))),
             Self::ConfigMethod(method) => {
@@ -597,6 +820,12 @@ impl Refusal {
             Self::Full(what, most) => (
                 503,
                 Words(format!("this registry keeps at most {most} {what}")),
+            ),
+            Self::NotKept(why) => (
+                503,
+                Words(format!(
+                    "nothing was changed: this registry cannot write to its data directory: {why}"
+                )),
             ),
             Self::BodyTooLarge(most) => (413, Words(format!("the body is over {most} bytes"))),
             Self::BodyUnreadable => (408, Words("the body did not arrive whole".to_owned())),
@@ -614,14 +843,26 @@ impl Refusal {
     }
 }
 
+const NO_BETA: &str = "remove beta data error";
+const PAGES: &str = "pageNo and pageSize must be greater than zero";
+const NO_MESSAGE: &str = "No message available";
+const COMPATIBILITY: &str = "Handle API Compatibility failed, please see log for detail.";
 const CAS: &str = "Cas publish fail, server md5 may have changed.";
 const NAME_FORMAT: &str =
     "Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'";
+const NO_TENANT: &str = "Cannot invoke \"com.alibaba.nacos.config.server.model.TenantInfo.getTenantName()\" because \"tenantInfo\" is null";
 const NO_GROUP: &str = "Param 'serviceName' is illegal, groupName can't be empty";
 const NO_BEAT: &str = "Nacos deserialize for class [com.alibaba.nacos.naming.healthcheck.RsInfo]";
 
 fn missing(name: &str) -> String {
-    format!("Required request parameter '{name}' for method parameter type String is not present")
+    let kind = match name {
+        "pageNo" | "pageSize" => "int",
+        "nid" | "id" => "Long",
+        "ids" => "List",
+        "enabled" => "Boolean",
+        _ => "String",
+    };
+    format!("Required request parameter '{name}' for method parameter type {kind} is not present")
 }
 
 /// The same under `/v3/`, which names types as its forms have them.

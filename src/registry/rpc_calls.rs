@@ -76,37 +76,56 @@ pub(crate) fn error(code: i64, message: impl Into<String>) -> Payload {
     Payload::new(&ErrorResponse::with(Outcome::failed(code, message)))
 }
 
+/// A no of our own.
+pub(crate) fn refused(refusal: &Refusal) -> Payload {
+    let (status, words) = refusal.over_grpc();
+    error(status, words)
+}
+
 /// What is answered while the server says that it starts.
 pub(crate) fn starting() -> Payload {
     error(code::STARTING, "Server is starting,please try later.")
 }
 
-/// Answers a request.
-pub(crate) fn answer(state: &mut State, caller: Caller, payload: &Payload) -> Payload {
+/// What answers a request.
+///
+/// # Errors
+/// The answer of what needs none.
+pub(crate) fn handler(
+    state: &State,
+    caller: Caller,
+    payload: &Payload,
+) -> Result<Handler, Box<Payload>> {
     let kind = payload.kind();
     if kind == "ServerCheckRequest" {
         let id = state.links.id(caller.link).unwrap_or_default();
-        return Payload::new(&ServerCheckResponse {
+        let answer = Payload::new(&ServerCheckResponse {
             outcome: Outcome::ok(),
             connection_id: id.to_owned(),
             support_ability_negotiation: true,
         });
+        return Err(Box::new(answer));
     }
     let Some(run) = rpc_naming::handler(kind)
         .or_else(|| rpc_config::handler(kind))
         .or_else(|| (kind == "HealthCheckRequest").then_some(health_check as Handler))
     else {
-        return error(code::NO_HANDLER, "RequestHandler Not Found");
+        let answer = error(code::NO_HANDLER, "RequestHandler Not Found");
+        return Err(Box::new(answer));
     };
     if !state.links.is_client(caller.link) {
-        return error(code::UNREGISTERED, "Connection is unregistered.");
+        let answer = error(code::UNREGISTERED, "Connection is unregistered.");
+        return Err(Box::new(answer));
     }
-    run(state, caller, payload).unwrap_or_else(|Unread| {
-        error(
-            code::GARBLED,
-            "errCode: 101, errMsg: Nacos deserialize failed.  ",
-        )
-    })
+    Ok(run)
+}
+
+/// What is answered when a body cannot be read.
+pub(crate) fn garbled() -> Payload {
+    error(
+        code::GARBLED,
+        "errCode: 101, errMsg: Nacos deserialize failed.  ",
+    )
 }
 
 /// Answers one kind of request, unless its body cannot be read.

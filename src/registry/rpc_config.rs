@@ -16,10 +16,14 @@ use crate::nacos::rpc::ListenContext;
 use crate::nacos::rpc::Outcome;
 use crate::nacos::rpc::Payload;
 use crate::nacos::rpc::code;
-use crate::registry::config;
+use crate::registry::config::Author;
 use crate::registry::config::ConfigKey;
-use crate::registry::config::Publish;
+use crate::registry::config::Gray;
+use crate::registry::config::Reader;
+use crate::registry::config_calls;
 use crate::registry::config_calls::tenant_of;
+use crate::registry::config_parts;
+use crate::registry::config_parts::Aim;
 use crate::registry::forms;
 use crate::registry::pushes;
 use crate::registry::refusal::Refusal;
@@ -72,6 +76,13 @@ pub(crate) fn handler(kind: &str) -> Option<Handler> {
             )
         },
         "ConfigBatchListenRequest" => |state, caller, payload| {
+            // Who has no labels, as clients before 2.5, carries his tag in a header here.
+            if let (Some(tag), Some(reader)) = (
+                payload.header("Vipserver-Tag"),
+                state.readers.get_mut(&caller.link),
+            ) {
+                *reader = Reader::new(&reader.ip, Some(tag));
+            }
             run::<ConfigBatchListenRequest>(
                 state,
                 caller,
@@ -108,9 +119,14 @@ fn key(data_id: String, group: String, tenant: &str, public_is_empty: bool) -> C
     }
 }
 
+/// As whom a client reads and writes: as it said when it was set up.
+fn reader(state: &State, caller: Caller) -> Reader {
+    state.readers.get(&caller.link).cloned().unwrap_or_default()
+}
+
 fn query(
     state: &mut State,
-    _: Caller,
+    caller: Caller,
     request: ConfigQueryRequest,
 ) -> Result<ConfigQueryResponse, Thrown> {
     // Unlike over HTTP, `public` is the empty tenant on 2.5 too.
@@ -120,20 +136,28 @@ fn query(
         tag: tag.clone(),
         ..ConfigQueryResponse::with(Outcome::failed(code, refusal.over_grpc().1))
     };
-    // No variant is kept, so one that is asked for is missing.
-    let config = state.configs.get(&key).filter(|_| tag.is_none());
     if state.configs.is_busy(&key) {
         return Ok(no(code::CONFIG_BUSY, Refusal::BeingModified));
     }
-    let Some(config) = config else {
+    let seen = state
+        .configs
+        .get(&key, &reader(state, caller), tag.as_deref());
+    let Some(seen) = seen else {
         return Ok(no(code::NO_CONFIG, Refusal::NoConfig));
     };
+    let config = seen.config;
+    let data_key = seen.gray.is_none().then_some(&config.encrypted_data_key);
     Ok(ConfigQueryResponse {
         content: Some(String::from_utf8_lossy(&config.content).into_owned()),
-        encrypted_data_key: Some(config.encrypted_data_key.clone()),
-        content_type: Some(config.kind.to_owned()),
+        encrypted_data_key: data_key.cloned(),
+        content_type: Some(seen.kind.to_owned()),
         md5: Some(config.md5.clone()),
         last_modified: dates::millis(config.modified),
+        tag: match seen.gray {
+            Some(Gray::Tag(tag)) => Some(config_calls::url_encoded(tag)),
+            _ => None,
+        },
+        beta: seen.gray == Some(&Gray::Beta),
         ..ConfigQueryResponse::with(Outcome::ok())
     })
 }
@@ -152,13 +176,7 @@ fn try_publish(
     caller: Caller,
     request: ConfigPublishRequest,
 ) -> Result<ConfigPublishResponse, Refusal> {
-    let said = |name: &str| {
-        let value = request.addition_map.get(name)?.as_deref()?;
-        Some(value).filter(|value| !value.trim().is_empty())
-    };
-    if said("tag").is_some() || said("betaIps").is_some() {
-        return Err(Refusal::NotOffered("variants for tags or beta addresses"));
-    }
+    let said = |name: &str| request.addition_map.get(name)?.as_deref();
     for (name, value) in [("dataId", &request.data_id), ("group", &request.group)] {
         if value.trim().is_empty() {
             return Err(Refusal::InvalidName(name, value.clone()));
@@ -167,14 +185,13 @@ fn try_publish(
     if request.content.trim().is_empty() {
         return Err(Refusal::BlankContent(request.content));
     }
-    let publish = Publish {
-        kind: config::kind(said("type")),
-        encrypted_data_key: said("encryptedDataKey").unwrap_or_default().to_owned(),
-        content: request.content,
-        cas_md5: request.cas_md5.filter(|md5| !md5.trim().is_empty()),
-    };
+    let aim = Aim::read(config_parts::tag(said("tag"))?, said("betaIps"));
+    let (like, ip) = (state.like, reader(state, caller).ip);
+    let publish = config_parts::read(like, &config_parts::SNAKE, &request.content, ip, said)?;
+    let cas_md5 = request.cas_md5.as_deref();
     let key = key(request.data_id, request.group, &request.tenant, true);
-    state.configs.publish(caller.time, &key, publish)?;
+    let configs = &mut state.configs;
+    config_parts::put(configs, like, caller.time, &key, &aim, cas_md5, publish)?;
     Ok(ConfigPublishResponse::with(Outcome::ok()))
 }
 
@@ -183,12 +200,16 @@ fn remove(
     caller: Caller,
     request: ConfigRemoveRequest,
 ) -> Result<ConfigRemoveResponse, Thrown> {
-    let tag = request.tag.filter(|tag| !tag.trim().is_empty());
-    // There is no such variant, and the formal content must stay.
-    if tag.is_none() {
-        let key = key(request.data_id, request.group, &request.tenant, true);
-        state.configs.delete(caller.time.now, &key);
-    }
+    let tag = match config_parts::tag(request.tag.as_deref()) {
+        Ok(tag) => tag,
+        Err(refusal) => return Ok(caught(&refusal)),
+    };
+    let key = key(request.data_id, request.group, &request.tenant, true);
+    let by = Author {
+        user: None,
+        ip: reader(state, caller).ip,
+    };
+    config_calls::remove(state, caller.time, &key, tag, by);
     Ok(ConfigRemoveResponse::with(Outcome::ok()))
 }
 
@@ -204,6 +225,7 @@ fn listen(
     }
     // A listener of `public` hears nothing on 2.5: that is the name of no tenant there.
     let public_is_empty = state.like.manners().public_is_empty.listen;
+    let reader = reader(state, caller);
     let mut changed = Vec::new();
     for ListenContext {
         group,
@@ -218,7 +240,7 @@ fn listen(
             state.listeners.handle(time.now, event);
             continue;
         }
-        if state.configs.md5(&key) != md5 {
+        if state.configs.md5(&key, &reader) != md5 {
             changed.push(ChangedConfig {
                 group: key.group.clone(),
                 data_id: key.data_id.clone(),

@@ -313,7 +313,8 @@ fn info(
         .filter(|name| !name.is_empty())
         .collect();
     let listing = state.naming.list(service, &among, healthy_only);
-    listing::info(state.like, time, service, clusters, listing)
+    let cache = state.switches.default_push_cache_millis;
+    listing::info(state.like, time, service, clusters, cache, listing)
 }
 
 fn query(

@@ -21,9 +21,12 @@ impl Registry {
         let options = Options {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             open: false,
+            users: None,
             allow_hosts: Vec::new(),
             like,
             push_delay: registry::PUSH_DELAY,
+            checks: None,
+            data_dir: None,
             faults: true,
         };
         let running = registry::start(options, &Tasks::new(), Epoch::start())
@@ -344,9 +347,12 @@ async fn a_stop_ends_streams_and_a_registry_like_1_4_has_no_such_port() {
     let options = Options {
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         open: false,
+        users: None,
         allow_hosts: Vec::new(),
         like: Like::V1_4,
         push_delay: registry::PUSH_DELAY,
+        checks: None,
+        data_dir: None,
         faults: false,
     };
     let old = registry::start(options, &Tasks::new(), Epoch::start())
@@ -363,9 +369,12 @@ async fn a_grpc_port_that_is_taken_or_does_not_exist_is_said_with_both_ports() {
         let options = Options {
             listen: (Ipv4Addr::LOCALHOST, port).into(),
             open: false,
+            users: None,
             allow_hosts: Vec::new(),
             like: Like::V2_5,
             push_delay: registry::PUSH_DELAY,
+            checks: None,
+            data_dir: None,
             faults: false,
         };
         let refused = registry::start(options, &Tasks::new(), Epoch::start()).await;

@@ -38,10 +38,13 @@ impl House {
         let options = Options {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             open: false,
+            users: None,
             allow_hosts: Vec::new(),
             like,
             push_delay: registry::PUSH_DELAY,
+            checks: None,
             faults: true,
+            data_dir: None,
         };
         let registry = registry::start(options, &tasks, Epoch::start())
             .await

@@ -10,11 +10,17 @@
     reason = "a test that cannot go on fails, and says so; it waits in real time, with sockets, files and processes"
 )]
 
+mod abuse;
 mod agent;
 mod answers;
+mod auth;
 mod bad;
 mod bare;
+mod checks;
 mod cluster;
+mod config_scenes;
+mod configs;
+mod durable;
 mod edits;
 mod facts;
 mod faults;
@@ -27,8 +33,11 @@ mod hostile;
 mod lists;
 mod manners;
 mod neighbours;
+mod operator;
 mod over_grpc;
+mod page;
 mod persistent;
+mod protection;
 mod recorded;
 mod recorded_rpc;
 mod rpc;
@@ -37,5 +46,7 @@ mod support;
 mod switches;
 #[cfg(feature = "tls")]
 mod tls;
+mod udp;
+mod v2;
 mod v3;
 mod words;

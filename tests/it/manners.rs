@@ -514,3 +514,50 @@ fn a_tiny_weight_and_a_null_in_the_metadata_are_kept_except_like_1_4() {
         );
     }
 }
+
+#[test]
+fn a_list_is_rendered_once_per_change_and_says_when_it_changed_or_like_1_4_when_it_was_asked_for() {
+    for like in ALL {
+        let mut registry = Registry::like(like);
+        let register = "/v1/ns/instance?serviceName=s&ip=10.0.0.1&port=80&metadata=lastRefTime%3D1";
+        let list = "/v1/ns/instance/list?serviceName=s";
+        let body = |registry: &mut Registry, more: &str| {
+            let target = format!("{list}{more}");
+            let request = Request::new("GET", &target, [("", ""); 0], "");
+            registry.send(request).unwrap().body().clone()
+        };
+        let time = |body: &[u8]| {
+            let list: Value = serde_json::from_slice(body).unwrap();
+            list["lastRefTime"].as_i64().unwrap()
+        };
+        registry.ok("POST", register);
+        let first = body(&mut registry, "");
+        registry.wait(5);
+        registry.ok(
+            "PUT",
+            "/v1/ns/instance/beat?serviceName=s&ip=10.0.0.1&port=80",
+        );
+        let again = body(&mut registry, "");
+        if like == Like::V1_4 {
+            assert_eq!((time(&first), time(&again)), (0, 5_000));
+        } else {
+            assert_eq!(first.as_ptr(), again.as_ptr(), "{like:?}: the same text");
+            assert_eq!(time(&again), 0);
+        }
+        // Another question is another text, and a change makes all new.
+        assert_ne!(body(&mut registry, "&clusters=c"), again);
+        assert_eq!(body(&mut registry, "&healthyOnly=true").len(), again.len());
+        registry.ok("POST", &register.replace("port=80", "port=81"));
+        assert_eq!(registry.hosts("").len(), 2, "{like:?}");
+        assert_eq!(time(&body(&mut registry, "")), 5_000);
+        // Silence is a change too: the second one has beaten last.
+        registry.wait(12);
+        assert_eq!(registry.hosts("&healthyOnly=true").len(), 2, "{like:?}");
+        registry.wait(4);
+        let list = registry.hosts("");
+        let healthy = list.iter().filter(|host| host["healthy"] == true).count();
+        assert_eq!(healthy, if like == Like::V1_4 { 2 } else { 0 }, "{like:?}");
+        registry.wait(20);
+        assert_eq!(registry.hosts("").len(), 0, "{like:?}");
+    }
+}

@@ -30,7 +30,7 @@ const MASKED: &[&str] = &["connectionId", "requestId", "lastRefTime", "lastModif
 /// Files, by what their name begins with, and why they are not played.
 const NOT_PLAYED: &[(&str, &str)] = &[(
     "auth",
-    "this registry knows no passwords: it asks nobody for a token",
+    "of a server that asks for a password: played by `auth`",
 )];
 
 /// Where this registry answers otherwise: file (any when empty), class, key and why. The key is not compared.

@@ -2,7 +2,11 @@
 //!
 //! A line that is no name of a file is a request of our own that sets the scene; it must be answered 200.
 
+use crate::config_scenes;
 use outrigger::registry::Like;
+
+/// What a scene is about, and its lines.
+pub(crate) type Scene = (&'static str, &'static [&'static str]);
 
 /// The exchanges of one generation.
 pub(crate) struct Server {
@@ -10,7 +14,9 @@ pub(crate) struct Server {
     /// Below `tests/cases/`.
     pub(crate) folder: &'static str,
     /// Each begins with an empty registry.
-    pub(crate) scenes: &'static [(&'static str, &'static [&'static str])],
+    pub(crate) scenes: &'static [Scene],
+    /// The same about what operators see of configurations.
+    pub(crate) configs: &'static [Scene],
     /// Name, or beginning of names, and why none of them is played.
     pub(crate) not_played: &'static [(&'static str, &'static str)],
 }
@@ -18,6 +24,7 @@ pub(crate) struct Server {
 pub(crate) const NACOS_1_4: Server = Server {
     like: Like::V1_4,
     folder: "nacos-1.4.8",
+    configs: config_scenes::NACOS_1_4,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -81,6 +88,8 @@ pub(crate) const NACOS_1_4: Server = Server {
                 "console-namespaces",
                 "state-v1-console",
                 "metrics",
+                "switches",
+                "service-subscribers",
                 "metrics-full",
             ],
         ),
@@ -266,18 +275,16 @@ pub(crate) const NACOS_1_4: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -298,13 +305,6 @@ pub(crate) const NACOS_1_4: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-history", "no history of configurations"),
-        ("config-listeners", "who listens is not told"),
-        ("config-search", "no search of configurations"),
-        ("config-show-all", "no authors of configurations"),
-        ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
-        ("config-get-tag", "no variants of a configuration"),
         (
             "list-after-full-beat",
             "the recorded server had not yet shown the instance of the beat before",
@@ -329,6 +329,7 @@ pub(crate) const NACOS_1_4: Server = Server {
 pub(crate) const NACOS_2_5: Server = Server {
     like: Like::V2_5,
     folder: "nacos-2.5.1",
+    configs: config_scenes::NACOS_2_5,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -390,11 +391,14 @@ pub(crate) const NACOS_2_5: Server = Server {
             &[
                 "console-liveness",
                 "console-readiness",
+                "health-checkers",
                 "auth-login",
                 "auth-login-query",
                 "auth-login-users-path",
                 "console-namespaces",
                 "metrics",
+                "switches",
+                "service-subscribers",
             ],
         ),
         (
@@ -635,18 +639,16 @@ pub(crate) const NACOS_2_5: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -667,14 +669,6 @@ pub(crate) const NACOS_2_5: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-history", "no history of configurations"),
-        ("config-listeners", "who listens is not told"),
-        ("config-search", "no search of configurations"),
-        ("config-show-all", "no authors of configurations"),
-        ("service-subscribers", "nobody is pushed"),
-        ("switches", "no switches"),
-        ("config-get-tag", "no variants of a configuration"),
-        ("health-checkers", "no checker but NONE"),
         ("loader-", "no connections to be balanced"),
         ("metrics-full", "knows nothing of processor and memory"),
         ("state-v1-console", "tells fewer settings"),
@@ -684,6 +678,7 @@ pub(crate) const NACOS_2_5: Server = Server {
 pub(crate) const NACOS_3_0: Server = Server {
     like: Like::V3_0,
     folder: "nacos-3.0.3",
+    configs: config_scenes::NACOS_3_0,
     scenes: &[
         (
             "refuses_what_was_refused",
@@ -851,6 +846,7 @@ pub(crate) const NACOS_3_0: Server = Server {
         (
             "keeps_services_and_health_over_v3",
             &[
+                "v3-admin-health-checkers",
                 "v3-service-create",
                 "cluster-none-empty-service",
                 "v3-admin-service-create",
@@ -1017,18 +1013,16 @@ pub(crate) const NACOS_3_0: Server = Server {
         ),
     ],
     not_played: &[
-        ("auth-", "denials: this registry asks for no password"),
+        (
+            "auth-",
+            "of a server that asks for a password: played by `auth`",
+        ),
         (
             "beat-bad-json",
             "why JSON cannot be read is said in other words",
         ),
-        ("config-get-beta", "no variants of a configuration"),
-        ("config-publish-beta", "no variants of a configuration"),
-        (
-            "config-publish-tag-variant",
-            "no variants of a configuration",
-        ),
-        ("list-udp-subscribe", "nobody is pushed"),
+        ("list-udp-subscribe", "played in `udp`, with what is pushed"),
+        ("udp-push", "played in `udp`"),
         (
             "listener-change",
             "answered while held, which has a test of its own",
@@ -1049,7 +1043,6 @@ pub(crate) const NACOS_3_0: Server = Server {
             "health-server",
             "counts the services that the recorded server had",
         ),
-        ("config-get-tag", "no variants of a configuration"),
         ("metrics-full", "knows nothing of processor and memory"),
         ("v1-login-", "any user gets a token"),
         ("v3-login-", "any user gets a token"),
@@ -1081,7 +1074,6 @@ pub(crate) const NACOS_3_0: Server = Server {
             "v3-admin-config-publish-no-token",
             "this registry asks for no token",
         ),
-        ("v3-admin-health-checkers", "NONE is the one checker here"),
         (
             "v3-admin-nodes",
             "names the Raft groups that the recorded server had",
