@@ -91,20 +91,6 @@ impl Want {
     fn target(&self) -> &Target {
         self.kept.target()
     }
-
-    /// As what its content is kept for the next run.
-    fn snapshot_key(&self) -> ConfigKey {
-        match (&self.key, &self.kept) {
-            (Source::Config(key), _) => key.clone(),
-            (Source::Service(_), Kept::Subscription(list)) => following::snapshot_key(list),
-            // A service is followed for a subscription only.
-            (Source::Service(key), Kept::Config(config)) => ConfigKey {
-                namespace: key.namespace.clone(),
-                group: Arc::clone(&key.group),
-                data_id: config.data_id.as_str().into(),
-            },
-        }
-    }
 }
 
 /// What a target is made of, as the registry knows it.
@@ -1434,12 +1420,14 @@ impl Job {
             .filter(|offer| offer.content.md5 == content.md5);
         drop(offer);
         // Of a list its neighbours are kept, so that the next run can make another format of them.
-        let content = match (&self.want.key, &in_force) {
-            (Source::Config(_), _) => content,
-            (Source::Service(_), Some(offer)) => &offer.neighbours,
-            (Source::Service(_), None) => return,
+        let (key, content) = match (&self.want.key, &self.want.kept, &in_force) {
+            (Source::Config(key), ..) => (key.clone(), content),
+            (_, Kept::Subscription(list), Some(offer)) => {
+                (following::snapshot_key(list), &offer.neighbours)
+            }
+            _ => return,
         };
-        match self.snapshots.save(&self.want.snapshot_key(), content) {
+        match self.snapshots.save(&key, content) {
             Ok(_) => self.complained.store(false, Ordering::Relaxed),
             Err(error) => {
                 if !self.complained.swap(true, Ordering::Relaxed) {
