@@ -330,6 +330,9 @@ mod tests {
                 .unwrap_err()
                 .contains("is not quoted")
         );
+        // Where it is printed as it is, the place is known.
+        let why = said("\n{{ instances[1].metadata.zone }}", zone).unwrap_err();
+        assert!(why.starts_with("line 2: "), "{why}");
         // A key that is none is not there to be printed.
         let keys = "{% for key in instances[0].metadata %}{{ key }};{% endfor %}";
         assert_eq!(said(keys, "a").unwrap(), "zone;");

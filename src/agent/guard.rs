@@ -7,6 +7,8 @@
 //!   that many small losses are one large one;
 //! - the registry came back less than `hold_after_reconnect` ago: applications need that long to register again.
 //!
+//! While the registry is away nothing that is held is taken: what it said last may be what was wrong with it.
+//!
 //! A hold ends by itself: when a list comes that passes; when the time after the reconnect is over; and a loss that was too large is
 //! believed once the registry has told of such a loss for a whole `window`, without having been away. A list with fewer than
 //! `min_instances` is never believed so: it waits for a better one, or for an operator, whose release lets what the registry says now
@@ -85,6 +87,8 @@ pub enum Why {
         /// When it is believed all the same, if nothing changes.
         until: Moment,
     },
+    /// The registry cannot be asked whether it still says so.
+    Away,
     /// The registry came back a moment ago.
     Reconnected {
         /// When a smaller list is taken.
@@ -107,6 +111,8 @@ pub struct Guard<T> {
     /// Since when the registry has told of a loss that is too large, without a break.
     lost_since: Option<Moment>,
     back: Option<Moment>,
+    /// Whether the registry cannot be asked.
+    away: bool,
     held: Option<Held>,
     due: VecDeque<Effect<T>>,
 }
@@ -123,6 +129,7 @@ impl<T: Clone + PartialEq> Guard<T> {
             offered: None,
             lost_since: None,
             back: None,
+            away: false,
             held: None,
             due: VecDeque::new(),
         }
@@ -149,6 +156,10 @@ impl<T: Clone + PartialEq> Guard<T> {
         }
         if self.kept.is_some_and(|kept| size >= kept) {
             return None;
+        }
+        if self.away {
+            self.lost_since = None;
+            return Some(Why::Away);
         }
         let largest = self.largest(now);
         let percent = rules.max_shrink;
@@ -238,6 +249,7 @@ impl<T: Clone + PartialEq> Machine for Guard<T> {
     fn handle(&mut self, now: Moment, event: Event<T>) {
         match event {
             Event::Listed { size, list } => {
+                self.away = false;
                 if self.list.as_ref() == Some(&list) {
                     // What is in force is told again: whatever was held is over.
                     self.offered = None;
@@ -251,8 +263,9 @@ impl<T: Clone + PartialEq> Machine for Guard<T> {
                     self.kept = Some(size);
                 }
             }
-            Event::Away => self.lost_since = None,
+            Event::Away => self.away = true,
             Event::Back => {
+                self.away = false;
                 self.back = Some(now);
                 self.lost_since = None;
             }
@@ -286,7 +299,7 @@ impl<T: Clone + PartialEq> Machine for Guard<T> {
                 leaves.into_iter().chain([until]).min()
             }
             Why::Reconnected { until } => Some(until),
-            Why::TooMany | Why::TooFew { .. } => None,
+            Why::TooMany | Why::TooFew { .. } | Why::Away => None,
         }
     }
 
@@ -318,6 +331,7 @@ mod tests {
         replaced: Vec<(Moment, usize)>,
         /// Whether an operator is releasing.
         releasing: bool,
+        away: bool,
     }
 
     impl World {
@@ -333,6 +347,7 @@ mod tests {
                 rules,
                 replaced: Vec::new(),
                 releasing: false,
+                away: false,
             }
         }
 
@@ -359,6 +374,10 @@ mod tests {
                 return;
             }
             assert!(new >= self.rules.min_instances);
+            assert!(
+                new >= old || !self.away,
+                "taken while nobody could be asked"
+            );
             let within = |(end, _): &&(Moment, usize)| self.now < *end + WINDOW;
             let earlier = self.replaced.iter().filter(within).map(|(_, size)| *size);
             let largest = earlier.chain([old]).max().unwrap();
@@ -372,6 +391,11 @@ mod tests {
 
         fn happens(&mut self, event: Event<u32>) {
             self.releasing = event == Event::Released;
+            self.away = match event {
+                Event::Away => true,
+                Event::Back | Event::Listed { .. } => false,
+                _ => self.away,
+            };
             self.guard.handle(self.now, event);
             self.effects();
             self.releasing = false;
@@ -508,6 +532,8 @@ mod tests {
         assert_eq!(world.size(), Some(10));
         // The registry is away: what it said before says nothing about what it says then.
         world.happens(Event::Away);
+        world.wait(10 * WINDOW);
+        assert_eq!((world.size(), world.why()), (Some(10), Some(Why::Away)));
         world.happens(Event::Back);
         world.wait(WINDOW - Duration::from_secs(1));
         assert_eq!(world.size(), Some(10));
@@ -529,6 +555,11 @@ mod tests {
             (world.size(), world.why()),
             (Some(10), Some(Why::Reconnected { until }))
         );
+        // Away again: what it said in between is not taken by and by.
+        world.happens(Event::Away);
+        world.wait(2 * HOLD);
+        assert_eq!((world.size(), world.why()), (Some(10), Some(Why::Away)));
+        world.happens(Event::Back);
         world.list(11);
         assert_eq!((world.size(), world.why()), (Some(11), None));
         world.list(8);

@@ -904,6 +904,10 @@ impl Router {
                 let why = format!("the guard allows a loss of {percent} % of {largest}");
                 (why, Some(until))
             }
+            Why::Away => (
+                "the registry cannot be asked whether that is still so".to_owned(),
+                None,
+            ),
             Why::Reconnected { until } => {
                 let why = "the registry came back a moment ago, and a smaller list waits";
                 (why.to_owned(), Some(until))
