@@ -174,6 +174,23 @@ mod tests {
     }
 
     #[test]
+    fn a_list_and_a_configuration_cannot_be_one_file() {
+        let around = Surroundings::with(&[]);
+        let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
+        let text = "configs:\n- { data_id: a, path: /run/a }\n\
+                    subscriptions:\n- { service: s, path: /run/b, format: json }\n\
+                    - { service: s, path: /run/a, format: env }\n";
+        let path = Path::new("a.yaml");
+        let descriptor = parse(path, text, &settings, &around).unwrap();
+        let found = conflicts(&[(path, &descriptor)]);
+        let [(0, problem)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(problem.key, "subscriptions[1].path");
+        assert_eq!(problem.message, "/run/a is already kept by a.yaml:2:23");
+    }
+
+    #[test]
     fn two_written_addresses_make_two_instances() {
         let around = Surroundings::with(&[]);
         let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();

@@ -405,6 +405,26 @@ mod tests {
     }
 
     #[test]
+    fn loopback_is_for_a_registry_that_is_there() {
+        for (servers, loopback) in [
+            ("http://127.0.0.1:8848", true),
+            ("http://[::1]:8848/", true),
+            ("http://localhost:8848", true),
+            ("https://nacos-0:8848,http://nacos-1:8848", false),
+            ("http://localhost.example:8848", false),
+        ] {
+            let around = Surroundings::with(&[("OUTRIGGER_REGISTRY_SERVERS", servers)]);
+            let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
+            let text = "subscriptions: [{ service: a, path: /run/a, format: json }]\n";
+            let found = parse(Path::new("a.yaml"), text, &settings, &around).unwrap();
+            assert_eq!(
+                found.subscriptions[0].filter.loopback, loopback,
+                "{servers}"
+            );
+        }
+    }
+
+    #[test]
     fn everything_can_be_written() {
         let found = one(
             "service: a, group: G, namespace: n, clusters: [c1, c2], prefer_clusters: c1, healthy_only: false, \
