@@ -57,6 +57,7 @@ pub fn render(
     match rendering {
         Rendering::Nginx { upstream } => Ok(nginx(upstream, neighbours)),
         Rendering::Haproxy { backend } => Ok(haproxy(backend, neighbours)),
+        Rendering::HaproxyMap { key } => Ok(haproxy_map(key.as_deref(), neighbours)),
         Rendering::Prometheus { labels } => prometheus(about, labels, neighbours),
         Rendering::Envoy { cluster, labels } => envoy(cluster, labels, neighbours),
         Rendering::Json => data(about, neighbours),
@@ -101,16 +102,42 @@ fn haproxy(backend: &str, neighbours: &[Neighbour]) -> String {
     let scale = (HAPROXY_HEAVIEST / heaviest).min(1.0);
     let mut out = format!("backend {backend}\n");
     for one in neighbours {
-        let name = one.ip.to_string().replace(['.', ':'], "_");
         _ = writeln!(
             out,
-            "    server s_{name}_{} {} weight {}",
-            one.port,
+            "    server {} {} weight {}",
+            server(one),
             one.address(),
             whole(one.weight * scale)
         );
     }
     out
+}
+
+/// How an instance is called among the servers of HAProxy.
+fn server(one: &Neighbour) -> String {
+    let ip = one.ip.to_string().replace(['.', ':'], "_");
+    format!("s_{ip}_{}", one.port)
+}
+
+fn haproxy_map(key: Option<&str>, neighbours: &[Neighbour]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);
+    let mut lines = String::new();
+    let mut taken = BTreeSet::new();
+    for one in neighbours {
+        let key = match key {
+            Some(key) => match one.metadata.get(&Foreign::from(key)) {
+                Some(value) => value.raw().to_owned(),
+                None => continue,
+            },
+            None => one.address().to_string().replace(['[', ']'], ""),
+        };
+        // Of two the first counts, as it does for HAProxy.
+        let is_word = (1..=LONGEST_LABEL).contains(&key.len()) && key.bytes().all(plain);
+        if is_word && taken.insert(key.clone()) {
+            _ = writeln!(lines, "{key} {}", server(one));
+        }
+    }
+    lines
 }
 
 /// A metadata key as part of a label's name.
@@ -362,6 +389,10 @@ mod tests {
         let all = [
             Rendering::Nginx { upstream: name() },
             Rendering::Haproxy { backend: name() },
+            Rendering::HaproxyMap { key: None },
+            Rendering::HaproxyMap {
+                key: Some("zone".to_owned()),
+            },
             Rendering::Env {
                 variable: "PAYMENTS".to_owned(),
             },
@@ -454,6 +485,28 @@ mod tests {
                 words[2].parse().unwrap()
             }).collect();
             prop_assert_eq!(found, addresses(&all));
+        }
+
+        #[test]
+        fn a_haproxy_map_has_two_plain_words_a_line(list in anything()) {
+            let all = passed(&list);
+            let by_address = rendered(&Rendering::HaproxyMap { key: None }, &all);
+            prop_assert_eq!(by_address.lines().count(), all.len());
+            let by_version = rendered(&Rendering::HaproxyMap { key: Some("version".to_owned()) }, &all);
+            let mut wanted = std::collections::BTreeMap::new();
+            for one in &all {
+                let value = one.metadata.get(&"version".into()).map(Foreign::raw).unwrap_or_default();
+                let is_word = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || "._:/-".contains(c));
+                if is_word {
+                    wanted.entry(value.to_owned()).or_insert_with(|| server(one));
+                }
+            }
+            let found: BTreeMap<String, String> = by_version.lines().map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                assert_eq!(words.join(" "), line);
+                (words[0].to_owned(), words[1].to_owned())
+            }).collect();
+            prop_assert_eq!(found, wanted);
         }
 
         #[test]

@@ -276,6 +276,11 @@ pub enum Rendering {
         /// Its name, `[A-Za-z0-9_.-]`.
         backend: String,
     },
+    /// A map of HAProxy, to the names that `Haproxy` gives its servers.
+    HaproxyMap {
+        /// The metadata whose value stands in front; `None` is the address.
+        key: Option<String>,
+    },
     /// Targets of Prometheus' `file_sd_configs`.
     Prometheus {
         /// Metadata that becomes labels.

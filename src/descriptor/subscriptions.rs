@@ -19,9 +19,10 @@ const HOLDS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(360
 const MAX_ITEMS: usize = 64;
 
 /// Formats, each with the key that is its own.
-const FORMATS: [(&str, &[&str]); 7] = [
+const FORMATS: [(&str, &[&str]); 8] = [
     ("nginx", &["upstream"]),
     ("haproxy", &["backend"]),
+    ("haproxy_map", &["key"]),
     ("prometheus", &["labels"]),
     ("envoy", &["cluster", "labels"]),
     ("json", &[]),
@@ -29,8 +30,8 @@ const FORMATS: [(&str, &[&str]); 7] = [
     ("env", &["variable"]),
 ];
 /// All keys that belong to one format.
-const OWN_KEYS: [&str; 6] = [
-    "upstream", "backend", "cluster", "host", "variable", "labels",
+const OWN_KEYS: [&str; 7] = [
+    "upstream", "backend", "key", "cluster", "host", "variable", "labels",
 ];
 
 impl Context<'_> {
@@ -130,8 +131,7 @@ fn rendering(
     template: Option<Value<'_>>,
     service: &str,
 ) -> Option<Rendering> {
-    let example =
-        "format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2";
+    let example = "format: nginx (or haproxy haproxy_map prometheus envoy json hosts env), or template: payments.j2";
     let form = fields.exactly_one(&["format", "template"], example);
     let (format, keys) = match form {
         Some("template") => ("template", &[][..]),
@@ -152,8 +152,8 @@ fn rendering(
             fields.idle(&[key], format);
         }
     }
+    let label = |value: &Value<'_>| checked(value, "metadata key", 128, "_./-");
     let labels = |fields: &mut Fields<'_>| {
-        let label = |value: &Value<'_>| checked(value, "metadata key", 128, "_./-");
         fields
             .get("labels")
             .and_then(|value| several(&value, "[version, zone]", label))
@@ -164,6 +164,12 @@ fn rendering(
         "haproxy" => {
             named(fields, "backend", service).map(|backend| Rendering::Haproxy { backend })
         }
+        "haproxy_map" => Some(Rendering::HaproxyMap {
+            key: match fields.get("key") {
+                Some(value) => Some(label(&value)?),
+                None => None,
+            },
+        }),
         "prometheus" => Some(Rendering::Prometheus {
             labels: labels(fields),
         }),
@@ -477,7 +483,7 @@ mod tests {
     path: /run/c
 ";
         insta::assert_snapshot!(read(text).unwrap_err(), @r#"
-        conf.d/web.yaml:4:13: subscriptions[0].format: `ngnix` is none of nginx, haproxy, prometheus, envoy, json, hosts, env
+        conf.d/web.yaml:4:13: subscriptions[0].format: `ngnix` is none of nginx, haproxy, haproxy_map, prometheus, envoy, json, hosts, env
            4 |     format: ngnix
              |             ^^^^^
           help: did you mean `nginx`?
@@ -524,7 +530,8 @@ mod tests {
         conf.d/web.yaml:20:5: subscriptions[4]: names none of `format` and `template`
           20 |   - service: c
              |     ^
-          help: write format: nginx (or haproxy prometheus envoy json hosts env), or template: payments.j2
+          help: write format: nginx (or haproxy haproxy_map prometheus envoy json hosts env), or template:
+                payments.j2
         12 errors in 1 of 1 file
         "#);
     }

@@ -430,10 +430,19 @@ fn haproxy_itself_takes_what_comes_of_hostile_registrations() {
             backend: "payments".to_owned(),
         };
         write(&at.join("payments.cfg"), &rendered(&backend, &list));
-        write(
-            &at.join("main.cfg"),
-            "defaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\nfrontend in\n  bind 127.0.0.1:18081\n  default_backend payments\n",
+        let by_version = Rendering::HaproxyMap {
+            key: Some("version".to_owned()),
+        };
+        let by_address = Rendering::HaproxyMap { key: None };
+        let (first, second) = (at.join("version.map"), at.join("address.map"));
+        write(&first, &rendered(&by_version, &list));
+        write(&second, &rendered(&by_address, &list));
+        let main = format!(
+            "defaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\nfrontend in\n  bind 127.0.0.1:18081\n  http-request set-header x-node %[req.hdr(x-version),map({})]%[req.hdr(host),map({})]\n  default_backend payments\n",
+            first.display(),
+            second.display()
         );
+        write(&at.join("main.cfg"), &main);
         let (main, ours) = (at.join("main.cfg"), at.join("payments.cfg"));
         let words = [
             "-c",
