@@ -698,7 +698,9 @@ impl Desk {
                 state.switches = state.delivered.clone();
                 state.udp.forget();
                 state.beats = BeatCheck::new();
+                let rules = state.switches.check_rules(state.checks.rules());
                 state.checks.handle(now, checks::Event::AllLeft);
+                state.checks.handle(now, checks::Event::Ruled(rules));
                 state.configs.forget();
                 self.cut_all(now);
             }

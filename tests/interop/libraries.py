@@ -51,6 +51,17 @@ def java(program, version):
     return ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{classes}:{jars}/*", program]
 
 
+def spring(version):
+    jars, classes, source = CACHE / "spring/jars", CACHE / "spring/classes", HERE / "spring/Story.java"
+    for _ in once(jars, HERE / "spring/pom.xml", version):
+        do("mvn", "-B", "-q", "-f", HERE / "spring/pom.xml", "dependency:copy-dependencies", f"-Dalibaba.version={version}",
+           f"-DoutputDirectory={jars}", or_else=Missing)
+    for _ in once(classes, source, (jars / "made-for").read_text()):
+        do("javac", "-encoding", "UTF-8", "-parameters", "-cp", f"{jars}/*", "-d", classes, source)
+    return ["java", "-Xmx192m", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8",
+            "-cp", f"{classes}:{HERE}/spring:{jars}/*", "story.Story"]
+
+
 def go(folder):
     do("go", "mod", "download", cwd=HERE / folder, or_else=Missing)
     do("go", "build", "-o", CACHE / folder, ".", cwd=HERE / folder)
@@ -110,12 +121,15 @@ NO_BATCH = "one instance a call is all that HTTP v1 has"
 NO_CAS = "the library has no call for it"
 NO_KILL = "over HTTP only silence tells, after 30 s"
 OVER_HTTP = {"batch": NO_BATCH, "cas": NO_CAS, "kill": NO_KILL}
+SPRING = {"batch": "an application of Spring is one instance", "cas": "Spring only reads configurations",
+          "kept": "what it takes out is always an ephemeral instance: a persistent one stays"}
 JAVA, GO, PYTHON = ("java", "javac", "mvn"), ("go",), ("python3",)
 
 LIBRARIES = [
     Library("java2", "Java", "nacos-client", "2.5.1", GRPC, JAVA, lambda: java("Story2", "2.5.1")),
     Library("java3", "Java", "nacos-client", "3.1.1", GRPC, JAVA, lambda: java("Story2", "3.1.1"), known={"2.5": {
         "back": "it listens with the tenant `public`, which 2.5 knows as the empty one: it hears of no configuration that is new"}}),
+    Library("spring", "Java", "Spring Cloud Alibaba", "2023.0.3.3", GRPC, JAVA, lambda: spring("2023.0.3.3"), SPRING),
     Library("go2", "Go", "nacos-sdk-go", "2.3.5", GRPC, GO, lambda: go("go2")),
     Library("py3", "Python", "nacos-sdk-python", "3.2.0", GRPC, PYTHON, lambda: python("py3")),
     Library("rust", "Rust", "nacos-sdk", "0.8.3", GRPC, ("cargo",), rust),

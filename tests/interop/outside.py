@@ -11,6 +11,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+# With `--auth` whoever stands outside shows a header, and all others log in. The key outlives the registry, as it does with Nacos, so
+# that tokens are good with the one that comes back.
+USER, PASSWORD = "story", "opensesame"
+SHOWN = {"Interop-Outside": "yes"}
+USERS = f"""
+@identity Interop-Outside yes
+@token-key MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=
+{USER}:{PASSWORD} public:rw
+"""
 # How long a change may take until plain HTTP shows it: a library that lost its registry looks for it every few seconds.
 PATIENCE = 30
 
@@ -41,8 +50,9 @@ def until(condition, within=PATIENCE):
 class Registry:
     """`outrigger dev` on ports of its own."""
 
-    def __init__(self, outrigger, like, log):
+    def __init__(self, outrigger, like, log, asks):
         self.command, self.log, self.process = [outrigger, "dev", "--like", like], log, None
+        self.environment = os.environ | ({"OUTRIGGER_DEV_USERS": USERS} if asks else {})
         self.start()
 
     def start(self):
@@ -51,7 +61,7 @@ class Registry:
             if not again:
                 self.address = f"127.0.0.1:{free_port()}"
             self.process = subprocess.Popen([*self.command, "--listen", self.address], stdin=subprocess.DEVNULL,
-                                            stdout=self.log, stderr=subprocess.STDOUT)
+                                            env=self.environment, stdout=self.log, stderr=subprocess.STDOUT)
             if not until(self._silent, 10) and self.process.poll() is None:
                 return
             self.stop()
@@ -93,14 +103,15 @@ class Given:
 class Agent:
     """`outrigger run` with one service, whose address nobody else has."""
 
-    def __init__(self, outrigger, server, folder, log):
+    def __init__(self, outrigger, server, folder, log, credentials):
         self.instance = f"10.3.0.1:{random.randrange(1024, 65536)}"
         ip, port = self.instance.split(":")
         (folder / "conf.d").mkdir(parents=True)
         (folder / "conf.d/orders.yaml").write_text(
             f"services:\n  - name: orders\n    address: {ip}\n    port: {port}\n    probe: none\n")
+        auth = f", auth: {{ username: {USER}, password: {PASSWORD} }}" if credentials else ""
         (folder / "outrigger.yaml").write_text(
-            f"registry: {{ servers: [http://{server}] }}\nstate_dir: {folder}/state\n"
+            f"registry: {{ servers: [http://{server}]{auth} }}\nstate_dir: {folder}/state\n"
             f"admin: {{ socket: {folder}/admin.sock }}\nallow_root: true\n")
         self.process = subprocess.Popen([outrigger, "run", "--config", folder / "outrigger.yaml"], cwd=folder,
                                         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -126,7 +137,7 @@ class Outside:
         """Everything in the query: of a form body 1.4 reads only what is a configuration."""
         url = f"http://{self.registry.address}/nacos/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with self.opener.open(urllib.request.Request(url, method=method), timeout=10) as answer:
+            with self.opener.open(urllib.request.Request(url, method=method, headers=SHOWN), timeout=10) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as e:
             e.close()

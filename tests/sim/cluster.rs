@@ -22,7 +22,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 const fn ms(millis: u64) -> Duration {
@@ -135,7 +135,10 @@ pub(crate) struct Lists {
 pub(crate) struct Change {
     pub(crate) data_id: String,
     pub(crate) content: Option<String>,
+    /// When, by the clock of the node that took it.
     at: SystemTime,
+    /// When, by the world's.
+    came: Moment,
 }
 
 pub(crate) struct Cluster {
@@ -799,6 +802,7 @@ impl Cluster {
             data_id: data_id.to_owned(),
             content,
             at: wall(wire.now, self.nodes[n].off),
+            came: wire.now,
         });
         for m in 0..self.size() {
             let mut wait = if self.size() == 1 {
@@ -868,6 +872,16 @@ impl Cluster {
         self.nodes.iter().filter(has).count()
     }
 
+    /// By how much a change is older than another, as the clocks of the nodes that took them say, in the whole seconds that they
+    /// tell.
+    pub(crate) fn older_by(&self, change: usize, than: usize) -> Duration {
+        let second = |number: usize| {
+            let at = self.changes[number].at.duration_since(UNIX_EPOCH);
+            Duration::from_secs(at.expect("a time of today").as_secs())
+        };
+        second(than).saturating_sub(second(change))
+    }
+
     /// How many nodes have some content of it.
     pub(crate) fn have_some(&self, data_id: &str) -> usize {
         let has = |node: &&Node| {
@@ -877,10 +891,10 @@ impl Cluster {
         self.nodes.iter().filter(has).count()
     }
 
-    /// Whether there is such a configuration.
-    pub(crate) fn is_there(&self, data_id: &str) -> bool {
+    /// Whether there was such a configuration at an instant, and ever since.
+    pub(crate) fn is_there_since(&self, data_id: &str, then: Moment) -> bool {
         self.latest(data_id)
-            .is_some_and(|change| change.content.is_some())
+            .is_some_and(|change| change.content.is_some() && change.came <= then)
     }
 
     /// What was published, or deleted, last.

@@ -85,6 +85,8 @@ pub(crate) struct File {
     pub(crate) on_absent: OnAbsent,
     /// What is on the disk.
     pub(crate) content: Option<String>,
+    /// The numbers of what this life of the agent had there.
+    pub(crate) had: BTreeSet<usize>,
     /// The life of the agent that last put it there, or found it as wanted.
     pub(crate) by: u32,
     /// What the application has loaded.

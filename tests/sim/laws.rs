@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::host::{self, File, Host, Wanted};
-use crate::wire::Wire;
+use crate::wire::{REQUEST_TIMEOUT, Wire};
 use outrigger::descriptor::spec::{OnAbsent, OnFailure};
 use outrigger::machine::Moment;
 use outrigger::nacos::model::Listed;
@@ -25,6 +25,8 @@ const HASTE: u64 = 160;
 fn leisure(host: &Host) -> u64 {
     2 * (host.services.len() + host.files.len()) as u64 + 2
 }
+/// Who publishes twice within this, at two nodes whose clocks differ by so much, is not promised an order.
+const SKEW: Duration = s(2);
 /// Between two looks.
 pub(crate) const LOOK: Duration = s(5);
 /// A published configuration is in its file within this, of which the most is a server's delay.
@@ -77,8 +79,17 @@ fn number(text: &str) -> usize {
         .expect("a published content")
 }
 
+/// A file that went back, or away.
+pub(crate) struct Suspect {
+    data_id: String,
+    old: usize,
+    new: Option<usize>,
+    /// It had the new content before.
+    is_known: bool,
+}
+
 /// A file was replaced: by a published content, and not by an older one.
-pub(crate) fn replaced(wire: &mut Wire, file: &File, old: Option<&str>, knew: bool) {
+pub(crate) fn replaced(wire: &mut Wire, file: &mut File, old: Option<&str>, knew: bool) {
     let new = file.content.as_deref();
     if let Some(new) = new
         && new.split(' ').next() != Some(&file.data_id)
@@ -91,23 +102,38 @@ pub(crate) fn replaced(wire: &mut Wire, file: &File, old: Option<&str>, knew: bo
         (None, Some(_)) => false,
     };
     if is_suspect && knew {
-        let old = old.map_or(0, number);
-        let suspect = (file.data_id.clone(), old, new.map(number));
-        wire.suspects.push(suspect);
+        wire.suspects.push(Suspect {
+            data_id: file.data_id.clone(),
+            old: old.map_or(0, number),
+            new: new.map(number),
+            is_known: new.is_some_and(|new| file.had.contains(&number(new))),
+        });
     }
+    if !knew {
+        file.had.clear();
+    }
+    file.had.extend(new.map(number));
 }
 
 /// A file that went back, or was removed, while most servers had better is one server's word.
 pub(crate) fn judge_suspects(wire: &mut Wire, cluster: &Cluster) {
-    for (data_id, old, new) in std::mem::take(&mut wire.suspects) {
+    for suspect in std::mem::take(&mut wire.suspects) {
+        let Suspect {
+            data_id, old, new, ..
+        } = suspect;
         match new {
-            Some(new) if 2 * cluster.have(&data_id, old) > cluster.size() => {
+            // Unless it could not know: the contents are as old as one another, as far as the clocks of the servers tell.
+            Some(new)
+                if 2 * cluster.have(&data_id, old) > cluster.size()
+                    && (suspect.is_known || cluster.older_by(new, old) > SKEW) =>
+            {
                 wire.broke(|| {
                     format!("{data_id} was turned back from {old} to {new}, while most servers have {old}")
                 });
             }
-            // Unless it was deleted, and they have not heard of that yet.
-            None if cluster.is_there(&data_id)
+            // Unless it was deleted, and they have not heard of that yet; or was deleted, and published again while the word
+            // that it is gone was under way.
+            None if cluster.is_there_since(&data_id, wire.now.saturating_sub(REQUEST_TIMEOUT))
                 && 2 * cluster.have_some(&data_id) > cluster.size() =>
             {
                 wire.broke(|| format!("{data_id} was removed while most servers have it"));

@@ -189,7 +189,7 @@ pub(crate) struct Wire {
     /// The first law that was broken, in words.
     pub(crate) broken: Option<String>,
     /// Files that went back, or were removed: which, from what, to what. Judged by what the servers have.
-    pub(crate) suspects: Vec<(String, usize, Option<usize>)>,
+    pub(crate) suspects: Vec<crate::laws::Suspect>,
 }
 
 impl Wire {

@@ -382,6 +382,7 @@ pub(crate) fn file(number: usize, group: usize, removes: bool) -> File {
             OnAbsent::Keep
         },
         content: None,
+        had: std::collections::BTreeSet::new(),
         by: 0,
         loaded: None,
         untold: false,

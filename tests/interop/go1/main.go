@@ -62,7 +62,7 @@ func connect() {
 	must(err)
 	param := vo.NacosClientParam{
 		ClientConfig: &constant.ClientConfig{TimeoutMs: 5000, NotLoadCacheAtStart: true, LogDir: "log", CacheDir: "cache",
-			LogLevel: "warn"},
+			LogLevel: "warn", Username: os.Getenv("USER_NAME"), Password: os.Getenv("PASS_WORD")},
 		ServerConfigs: []constant.ServerConfig{{IpAddr: host, Port: number, ContextPath: "/nacos"}},
 	}
 	naming, err = clients.NewNamingClient(param)

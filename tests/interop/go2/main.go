@@ -70,6 +70,8 @@ func connect() {
 			constant.WithLogDir("log"),
 			constant.WithCacheDir("cache"),
 			constant.WithLogLevel("warn"),
+			constant.WithUsername(os.Getenv("USER_NAME")),
+			constant.WithPassword(os.Getenv("PASS_WORD")),
 		),
 		ServerConfigs: []constant.ServerConfig{*constant.NewServerConfig(host, number)},
 	}

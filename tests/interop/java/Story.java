@@ -11,6 +11,7 @@ import java.io.InputStreamReader;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.Properties;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.concurrent.Callable;
@@ -20,8 +21,8 @@ class Story {
     static final String WEB = "web-" + RUN, PAIR = "pair-" + RUN, VAULT = "vault-" + RUN, APP = "app-" + RUN;
     static final String DEFAULT = "DEFAULT_GROUP", GROUP = "INTEROP";
 
-    final NamingService naming = NacosFactory.createNamingService(System.getenv("SERVER"));
-    final ConfigService config = NacosFactory.createConfigService(System.getenv("SERVER"));
+    final NamingService naming = NacosFactory.createNamingService(settings());
+    final ConfigService config = NacosFactory.createConfigService(settings());
     private final BufferedReader answers = new BufferedReader(new InputStreamReader(System.in));
     private boolean failed;
 
@@ -30,6 +31,17 @@ class Story {
     private volatile String content = "";
 
     Story() throws Exception {}
+
+    /** Where the server is, and who is asking it, if it asks. */
+    private static Properties settings() {
+        Properties settings = new Properties();
+        settings.put("serverAddr", System.getenv("SERVER"));
+        if (System.getenv("USER_NAME") != null) {
+            settings.put("username", System.getenv("USER_NAME"));
+            settings.put("password", System.getenv("PASS_WORD"));
+        }
+        return settings;
+    }
 
     public static void main(String[] words) throws Exception {
         new Story().tell();

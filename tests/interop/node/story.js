@@ -6,14 +6,14 @@ const readline = require('node:readline');
 const { setTimeout: sleep } = require('node:timers/promises');
 const { NacosNamingClient, NacosConfigClient } = require('nacos');
 
-const { SERVER, RUN, ORDERS } = process.env;
+const { SERVER, RUN, ORDERS, USER_NAME: username, PASS_WORD: password } = process.env;
 const [WEB, VAULT, APP] = ['web', 'vault', 'app'].map(name => `${name}-${RUN}`);
 const DEFAULT = 'DEFAULT_GROUP';
 const GROUP = 'INTEROP';
 
 const logger = { ...console, log: console.error, info: console.error, debug() {} };
-const naming = new NacosNamingClient({ logger, serverList: SERVER, namespace: 'public' });
-const config = new NacosConfigClient({ serverAddr: SERVER });
+const naming = new NacosNamingClient({ logger, serverList: SERVER, namespace: 'public', username, password });
+const config = new NacosConfigClient({ serverAddr: SERVER, username, password });
 
 // What the listeners were told last.
 let hosts = [];

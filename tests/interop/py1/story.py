@@ -17,7 +17,8 @@ class Story:
     content = ""
 
     def __init__(self):
-        self.nacos = NacosClient(os.environ["SERVER"], logDir="log")
+        self.nacos = NacosClient(os.environ["SERVER"], logDir="log", username=os.environ.get("USER_NAME"),
+                                 password=os.environ.get("PASS_WORD"))
         self.hosts = set()
 
     def list(self):

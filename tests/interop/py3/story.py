@@ -20,6 +20,7 @@ class Story:
 
     async def connect(self):
         settings = (ClientConfigBuilder().server_address(os.environ["SERVER"]).log_dir("log").cache_dir("cache")
+                    .username(os.environ.get("USER_NAME")).password(os.environ.get("PASS_WORD"))
                     .grpc_config(GRPCConfig(grpc_timeout=5000)).build())
         self.naming = await NacosNamingService.create_naming_service(settings)
         self.config = await NacosConfigService.create_config_service(settings)

@@ -286,10 +286,20 @@ async fn main() -> Outcome {
             .server_addr(var("SERVER").unwrap_or_default())
             .namespace("")
             .app_name("interop")
+            .auth_username(var("USER_NAME").unwrap_or_default())
+            .auth_password(var("PASS_WORD").unwrap_or_default())
     };
+    let (mut naming, mut config) = (
+        NamingServiceBuilder::new(props()),
+        ConfigServiceBuilder::new(props()),
+    );
+    if var("USER_NAME").is_ok() {
+        naming = naming.enable_auth_plugin_http();
+        config = config.enable_auth_plugin_http();
+    }
     let story = Story {
-        naming: NamingServiceBuilder::new(props()).build().await?,
-        config: ConfigServiceBuilder::new(props()).build().await?,
+        naming: naming.build().await?,
+        config: config.build().await?,
         heard: Arc::default(),
         run: var("RUN")?,
     };
