@@ -2,12 +2,16 @@
 
 pub mod admin;
 pub mod catalog;
+mod following;
 pub mod formats;
 pub mod gate;
+pub mod guard;
 pub mod locate;
 pub mod materialize;
+pub mod neighbours;
 pub mod probe;
 pub mod registrar;
+pub mod renderings;
 pub mod services;
 pub mod snapshot;
 pub mod status;
@@ -81,6 +85,13 @@ pub enum Command {
     },
     /// Read settings and descriptors again; answers how many problems there are.
     Reload(oneshot::Sender<usize>),
+    /// Let pass what the registry says of a service, where the guard holds it; answers how many targets that are.
+    Release {
+        /// Name of the service.
+        service: String,
+        /// The answer.
+        answer: oneshot::Sender<usize>,
+    },
     /// The candidates for an automatic address.
     Addresses(oneshot::Sender<Vec<locate::Considered>>),
 }

@@ -18,7 +18,7 @@ use crate::os::ourselves::Inherited;
 use crate::registry;
 use crate::report;
 use crate::report::Problem;
-use args::{Args, Verb};
+use args::{Args, Holding, Verb};
 use clap::{CommandFactory as _, Parser as _};
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -114,6 +114,10 @@ fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
             explain::explain(&flags(files), &around, what.as_ref(), lang)
         }
         Verb::Drain { files, timeout } => ask::drain(&flags(files), &around, timeout),
+        Verb::Release {
+            files,
+            what: Holding::Subscription { name },
+        } => ask::release(&flags(files), &around, &name),
         Verb::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut offered(), "outrigger", &mut out);

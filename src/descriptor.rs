@@ -11,6 +11,7 @@ mod reader;
 pub mod settings;
 mod settings_file;
 pub mod spec;
+mod subscriptions;
 mod url;
 mod variables;
 

@@ -20,4 +20,5 @@ pub mod report;
 pub mod secret;
 pub mod tasks;
 pub mod telemetry;
+pub mod template;
 pub mod yaml;

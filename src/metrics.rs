@@ -31,10 +31,12 @@ pub struct Metrics {
     pub probes: Family<Outcome, Counter>,
     /// Changes of a probe's verdict, by new verdict (`what` is `verdict`; `healthy unhealthy`).
     pub verdicts: Family<Outcome, Counter>,
-    /// Files replaced (`what` is `config`), by outcome (`written failed rejected`).
+    /// Files replaced (`what` is `config` or `subscription`), by outcome (`written failed rejected`).
     pub writes: Family<Outcome, Counter>,
     /// Reloads, by kind (`signal exec http`) and outcome.
     pub reloads: Family<Outcome, Counter>,
+    /// Lists of instances that the guard holds now.
+    pub lists_held: Gauge,
     /// Reads of `conf.d` that found a mistake.
     pub catalog_errors: Counter,
     /// Commands, probes included, that were killed at their time limit.
@@ -76,6 +78,11 @@ impl Metrics {
             "reloads",
             "Reloads of applications, by kind and outcome",
             self.reloads.clone(),
+        );
+        registry.register(
+            "lists_held",
+            "Lists of instances that the guard holds now",
+            self.lists_held.clone(),
         );
         registry.register(
             "catalog_errors",

@@ -39,6 +39,7 @@ const MECHANISMS: &[&str] = &[
     "secret",
     "tasks",
     "telemetry",
+    "template",
     "yaml",
 ];
 

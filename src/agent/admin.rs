@@ -415,13 +415,16 @@ impl Door {
                 ),
             },
             (&Method::GET, "/startupz") => {
-                let waiting: Vec<String> = (self.status)()
-                    .configs
-                    .into_iter()
-                    .filter(|config| config.required && !config.applied_once)
-                    .map(|config| {
-                        format!("{} is {}\n", foreign::harmless(&config.path), config.state)
-                    })
+                let status = (self.status)();
+                let configs = status.configs.into_iter();
+                let configs =
+                    configs.map(|one| (one.required, one.applied_once, one.path, one.state));
+                let lists = status.subscriptions.into_iter();
+                let lists = lists.map(|one| (one.required, one.applied_once, one.path, one.state));
+                let waiting: Vec<String> = configs
+                    .chain(lists)
+                    .filter(|(required, applied_once, ..)| *required && !applied_once)
+                    .map(|(.., path, state)| format!("{} is {state}\n", foreign::harmless(&path)))
                     .collect();
                 if self.ask(Command::Ready).await != Some(true) {
                     text(
@@ -478,12 +481,38 @@ impl Door {
                     None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
                 }
             }
-            (_, "/drain" | "/reload") => {
+            (&Method::POST, "/release") if !reading_only => {
+                let service = request
+                    .uri()
+                    .query()
+                    .and_then(|query| query.strip_prefix("service="))
+                    .map(|name| percent_encoding::percent_decode_str(name).decode_utf8_lossy());
+                let Some(service) = service.filter(|name| !name.is_empty()) else {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "which? POST /release?service=NAME\n",
+                    );
+                };
+                let service = service.into_owned();
+                log(caller, "asked to release a list that is held");
+                match self
+                    .ask(|answer| Command::Release { service, answer })
+                    .await
+                {
+                    Some(0) => text(
+                        StatusCode::NOT_FOUND,
+                        "nothing of that name is held; see outrigger status\n",
+                    ),
+                    Some(count) => text(StatusCode::OK, &format!("released: {count}\n")),
+                    None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+                }
+            }
+            (_, "/drain" | "/reload" | "/release") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "POST, on the unix socket\n")
             }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /livez /readyz /startupz /metrics /status; POST /drain /reload on the unix socket\n",
+                "GET /livez /readyz /startupz /metrics /status; POST /drain /reload /release on the unix socket\n",
             ),
         }
     }

@@ -1,11 +1,11 @@
 //! What `status --json` is (the contract), made from the actors' views; `explain` and the table are made from it in turn.
 
 use super::catalog::Known;
-use super::view::{History, ServiceView, TargetView};
+use super::view::{History, ServiceView, Source, TargetView};
 use crate::dates;
 use crate::descriptor::settings::{Origin, Settings};
 use crate::machine::Epoch;
-use crate::nacos::model::Connection;
+use crate::nacos::model::{ConfigKey, Connection, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 /// The whole of it.
@@ -17,8 +17,8 @@ pub struct Status {
     pub services: Vec<Service>,
     /// Configurations kept as files, sorted.
     pub configs: Vec<Config>,
-    /// Instance lists kept as files; none in this version.
-    pub subscriptions: Vec<serde_json::Value>,
+    /// Instance lists kept as files, sorted.
+    pub subscriptions: Vec<Subscription>,
     /// What is wrong with settings or descriptors now.
     pub problems: Vec<Problem>,
     /// Every setting with its origin.
@@ -86,6 +86,52 @@ pub struct Service {
     pub history: Vec<Happened>,
 }
 
+/// The instances of one service kept as a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Service.
+    pub service: String,
+    /// Group.
+    pub group: String,
+    /// Namespace id.
+    pub namespace: String,
+    /// File.
+    pub path: String,
+    /// Whether `startupz` and `once` wait for it.
+    pub required: bool,
+    /// State.
+    pub state: String,
+    /// One sentence, null when all is well.
+    pub reason: Option<String>,
+    /// RFC 3339.
+    pub since: String,
+    /// Whether it was applied since the agent started.
+    pub applied_once: bool,
+    /// How many instances the registry lists; null before it said anything.
+    pub listed: Option<usize>,
+    /// How many of them pass filters and checks.
+    pub passed: usize,
+    /// How many are in the file; null when none were put there since the start.
+    pub kept: Option<usize>,
+    /// Why others do not pass, a sentence for each reason.
+    pub left_out: Vec<String>,
+    /// Why what the registry says is not in the file; null when nothing is held.
+    pub held: Option<Held>,
+    /// What happened last, oldest first.
+    pub history: Vec<Happened>,
+}
+
+/// Why a list is not believed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Held {
+    /// RFC 3339.
+    pub since: String,
+    /// One sentence.
+    pub reason: String,
+    /// When it ends by itself, if nothing changes; null when it does not.
+    pub until: Option<String>,
+}
+
 /// One configuration kept as a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
@@ -147,32 +193,15 @@ pub fn picture(
     targets: &[TargetView],
     known: Option<&Known>,
 ) -> Status {
-    let happened = |history: &History| {
-        history
-            .iter()
-            .map(|(at, what)| Happened {
-                at: dates::rfc3339(*at),
-                what: what.clone(),
-            })
-            .collect()
-    };
-    let mut configs: Vec<Config> = targets
-        .iter()
-        .map(|view| Config {
-            data_id: view.config.data_id.to_string(),
-            group: view.config.group.to_string(),
-            namespace: view.config.namespace.to_string(),
-            path: view.path.display().to_string(),
-            required: view.required,
-            state: view.state.word().to_owned(),
-            reason: view.reason.clone(),
-            since: dates::rfc3339(view.since),
-            applied_once: view.applied_once,
-            md5: view.md5.clone(),
-            history: happened(&view.history),
-        })
-        .collect();
+    let (mut configs, mut subscriptions) = (Vec::new(), Vec::new());
+    for view in targets {
+        match &view.source {
+            Source::Config(key) => configs.push(config(key, view)),
+            Source::Service(key) => subscriptions.push(subscription(key, view)),
+        }
+    }
     configs.sort_by(|a, b| a.path.cmp(&b.path));
+    subscriptions.sort_by(|a, b| a.path.cmp(&b.path));
     Status {
         registry: Registry {
             state: if connection.up {
@@ -211,7 +240,7 @@ pub fn picture(
             })
             .collect(),
         configs,
-        subscriptions: Vec::new(),
+        subscriptions,
         problems: known.map_or_else(Vec::new, |known| {
             known
                 .problems
@@ -244,6 +273,57 @@ pub fn picture(
             })
             .collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn happened(history: &History) -> Vec<Happened> {
+    history
+        .iter()
+        .map(|(at, what)| Happened {
+            at: dates::rfc3339(*at),
+            what: what.clone(),
+        })
+        .collect()
+}
+
+fn config(key: &ConfigKey, view: &TargetView) -> Config {
+    Config {
+        data_id: key.data_id.to_string(),
+        group: key.group.to_string(),
+        namespace: key.namespace.to_string(),
+        path: view.path.display().to_string(),
+        required: view.required,
+        state: view.state.word().to_owned(),
+        reason: view.reason.clone(),
+        since: dates::rfc3339(view.since),
+        applied_once: view.applied_once,
+        md5: view.md5.clone(),
+        history: happened(&view.history),
+    }
+}
+
+fn subscription(key: &ServiceKey, view: &TargetView) -> Subscription {
+    let list = view.list.clone().unwrap_or_default();
+    Subscription {
+        service: key.name.to_string(),
+        group: key.group.to_string(),
+        namespace: key.namespace.to_string(),
+        path: view.path.display().to_string(),
+        required: view.required,
+        state: view.state.word().to_owned(),
+        reason: view.reason.clone(),
+        since: dates::rfc3339(view.since),
+        applied_once: view.applied_once,
+        listed: list.listed,
+        passed: list.passed,
+        kept: list.kept,
+        left_out: list.left_out,
+        held: list.held.map(|held| Held {
+            since: dates::rfc3339(held.since),
+            reason: held.reason,
+            until: held.until.map(dates::rfc3339),
+        }),
+        history: happened(&view.history),
     }
 }
 

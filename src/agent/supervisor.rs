@@ -103,7 +103,7 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
             servers: known_servers(&settings),
         },
     );
-    let targets = Targets::start(&parts, settings.state_dir.clone());
+    let targets = Arc::new(Targets::start(&parts, settings.state_dir.clone()));
     let (known, look) = catalog::start(&parts, &settings, &around, start.fixed);
     let (commands_tx, commands) = mpsc::channel(QUEUE);
     // Problems of the settings file itself, found by a reload.
@@ -157,7 +157,7 @@ struct Agent {
     around: Arc<Surroundings>,
     flags: Flags,
     services: Services,
-    targets: Targets,
+    targets: Arc<Targets>,
     known: watch::Receiver<Option<Arc<Known>>>,
     look: Look,
     settings_problems: Arc<Mutex<Vec<crate::report::Problem>>>,
@@ -195,13 +195,13 @@ impl Agent {
             .iter()
             .flat_map(|(_, descriptor)| descriptor.services.iter().cloned())
             .collect();
-        let configs = known
+        let kept = known
             .descriptors
             .iter()
-            .map(|(path, descriptor)| (path.clone(), descriptor.configs.clone()))
+            .map(|(path, descriptor)| (path.clone(), descriptor.kept()))
             .collect();
         self.services.set(services).await;
-        self.targets.set(configs);
+        self.targets.set(kept);
         systemd::status(&format!(
             "{} descriptors, {} problems",
             known.descriptors.len(),
@@ -223,6 +223,12 @@ impl Agent {
                 let services = self.services.clone();
                 self.parts.tasks.spawn("drain", async move {
                     _ = answer.send(services.drain(within).await);
+                });
+            }
+            Command::Release { service, answer } => {
+                let targets = Arc::clone(&self.targets);
+                self.parts.tasks.spawn("release", async move {
+                    _ = answer.send(targets.release(service).await);
                 });
             }
             Command::Addresses(answer) => {

@@ -1,9 +1,11 @@
-//! Keeps configurations as files: joins the transport's news, the snapshots and one materialize machine per group.
+//! Keeps configurations and instance lists as files: joins the transport's news, the snapshots, a follower for each list and one
+//! materialize machine per group.
 //!
 //! ```text
 //! set ─▶ router ─▶ keys ─▶ transport          group = machine + its tasks: write, remove, reload
-//!          │ ◀──── told ◀─────┘               (each task carries out one effect and answers with one event)
-//!          └─▶ events ─▶ group ─▶ board ─▶ views
+//!        │ │ ◀──── told ◀─────┘               (each task carries out one effect and answers with one event)
+//!        │ └─▶ events ─▶ group ─▶ board ─▶ views
+//!        └◀─▶ follower (a list: gate, format, guard; what it lets pass is a content like any other)
 //! ```
 //!
 //! [`Targets::set`] compares what is wanted with what was: a target that did not change keeps its slot, and nothing is said to
@@ -15,17 +17,21 @@
 //! that is put right in its descriptor still happens.
 
 use crate::backoff::Dice;
-use crate::descriptor::spec::{Command, Config, OnAbsent, Process, Reload, Validate};
+use crate::dates;
+use crate::descriptor::spec::{
+    Command, Kept, OnAbsent, Process, Reload, Rendering, Target, Validate,
+};
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
 use crate::metrics::{Metrics, Outcome as Counted};
-use crate::nacos::model::{ConfigKey, ConfigState, Content, Namespace};
+use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
 use crate::nacos::wire;
 use crate::os::command::{self, Run};
 use crate::os::process::{self, Whom};
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::tasks::Tasks;
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::{
@@ -35,15 +41,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::sleep,
 };
 
 use super::Parts;
+use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
+use super::guard::{Held, Why};
 use super::materialize::{self, Effect, Event, Outcome, Rules, Slot, Standing};
+use super::renderings;
 use super::snapshot::Snapshots;
-use super::view::{History, TargetState, TargetView};
+use super::view::{HeldView, History, ListView, Source, TargetState, TargetView};
 
 /// How often a file is looked at though nothing happened, give or take a fifth.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -63,6 +72,7 @@ pub struct Targets {
     wanted: watch::Sender<Wanted>,
     board: Board,
     next_slot: AtomicU64,
+    inbox: mpsc::Sender<Letter>,
 }
 
 type Wanted = Arc<Vec<Arc<Want>>>;
@@ -73,21 +83,50 @@ struct Want {
     slot: Slot,
     /// Its descriptor.
     source: PathBuf,
-    config: Config,
-    key: ConfigKey,
+    kept: Kept,
+    key: Source,
+}
+
+impl Want {
+    fn target(&self) -> &Target {
+        self.kept.target()
+    }
+}
+
+/// What a target is made of, as the registry knows it.
+fn source_of(kept: &Kept) -> Source {
+    match kept {
+        Kept::Config(config) => Source::Config(ConfigKey {
+            namespace: Namespace::new(&config.namespace),
+            group: config.group.as_str().into(),
+            data_id: config.data_id.as_str().into(),
+        }),
+        Kept::Subscription(list) => Source::Service(ServiceKey {
+            namespace: Namespace::new(&list.namespace),
+            group: list.group.as_str().into(),
+            name: list.service.as_str().into(),
+        }),
+    }
 }
 
 impl Targets {
-    /// Starts with no targets. Makes the one call of [`watch_configs`](crate::nacos::Transport::watch_configs); snapshots are
-    /// kept in `state_dir`.
+    /// Starts with no targets. Makes the one call of [`watch_configs`](crate::nacos::Transport::watch_configs) and of
+    /// [`watch_services`](crate::nacos::Transport::watch_services); snapshots are kept in `state_dir`.
     #[must_use]
     pub fn start(parts: &Parts, state_dir: PathBuf) -> Self {
         let (wanted, wants) = watch::channel(Wanted::default());
         let (keys, watched) = watch::channel(BTreeSet::new());
         let (teller, told) = mpsc::channel(QUEUE);
+        let (services, watched_services) = watch::channel(BTreeSet::new());
+        let (list_teller, told_lists) = mpsc::channel(QUEUE);
+        let (news, heard) = mpsc::channel(QUEUE);
         let (inbox, letters) = mpsc::channel(QUEUE);
         let board = Board::new(parts.epoch);
         parts.transport.watch_configs(watched, teller);
+        parts
+            .transport
+            .watch_services(watched_services, list_teller);
+        let ours = inbox.clone();
         let router = Router {
             parts: parts.clone(),
             board: board.clone(),
@@ -102,41 +141,46 @@ impl Targets {
                 metrics: parts.metrics.clone(),
             },
             keys,
+            services,
+            lists: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            news,
             inbox,
             dice: Dice::new(parts.seed.rotate_left(47)),
         };
-        parts
-            .tasks
-            .spawn("targets", router.run(wants, told, letters));
+        let ears = Ears {
+            told,
+            told_lists,
+            heard,
+            letters,
+        };
+        parts.tasks.spawn("targets", router.run(wants, ears));
         Self {
             wanted,
             board,
             next_slot: AtomicU64::new(0),
+            inbox: ours,
         }
     }
 
-    /// Wants these configurations, by descriptor. What is equal to before is not touched; the views are those of `wanted` when
+    /// Wants these files, by descriptor. What is equal to before is not touched; the views are those of `wanted` when
     /// this returns.
-    pub fn set(&self, wanted: Vec<(PathBuf, Vec<Config>)>) {
+    pub fn set(&self, wanted: Vec<(PathBuf, Vec<Kept>)>) {
         self.wanted.send_if_modified(|before| {
             let mut left: Vec<&Arc<Want>> = before.iter().collect();
             let mut next = Vec::new();
-            for (source, configs) in wanted {
-                for config in configs {
+            for (source, all) in wanted {
+                for kept in all {
                     let same = left
                         .iter()
-                        .position(|want| want.source == source && want.config == config);
+                        .position(|want| want.source == source && want.kept == kept);
                     next.push(match same {
                         Some(at) => Arc::clone(left.swap_remove(at)),
                         None => Arc::new(Want {
                             slot: Slot(self.next_slot.fetch_add(1, Ordering::Relaxed)),
                             source: source.clone(),
-                            key: ConfigKey {
-                                namespace: Namespace::new(&config.namespace),
-                                group: config.group.as_str().into(),
-                                data_id: config.data_id.as_str().into(),
-                            },
-                            config,
+                            key: source_of(&kept),
+                            kept,
                         }),
                     });
                 }
@@ -152,6 +196,14 @@ impl Targets {
         });
     }
 
+    /// Lets what the registry says of this service pass where the guard holds it; how many targets that are.
+    pub async fn release(&self, service: String) -> usize {
+        let (answer, answered) = oneshot::channel();
+        _ = self.inbox.send(Letter::Release(service, answer)).await;
+        // Nobody answers when the agent is stopping.
+        answered.await.unwrap_or(0)
+    }
+
     /// How every target stands, in the order of [`Targets::set`]. `applied_once` says that the file was in place once, also while
     /// its reload is still due; `rejected` and `missing` will not change without a change at the registry.
     #[must_use]
@@ -162,12 +214,44 @@ impl Targets {
 
 type Views = BTreeMap<Slot, TargetView>;
 
+/// What a target's own machine says of it, with what is said of its list.
+fn settle(view: &mut TargetView, target: &Target, standing: &Standing) {
+    let (mut state, mut reason) = (standing.state, standing.reason.clone());
+    if let Some(list) = &view.list {
+        // A reload that is due, or a content that is not valid, is nearer than what comes next.
+        let is_settled = matches!(
+            state,
+            TargetState::Applied | TargetState::Waiting | TargetState::Unreachable
+        );
+        if let Some(why) = list.rejected.as_ref().filter(|_| is_settled) {
+            (state, reason) = (TargetState::Rejected, Some(why.clone()));
+        } else if let Some(held) = list.held.as_ref().filter(|_| is_settled) {
+            (state, reason) = (TargetState::Held, Some(held.reason.clone()));
+        }
+    }
+    view.state = state;
+    view.reason = reason;
+    view.applied_once = standing.applied_once;
+    view.md5 = standing.md5.as_deref().map(str::to_owned);
+    // `on_absent: fail` makes a missing configuration count, required or not.
+    view.required = target.required
+        || (target.on_absent == OnAbsent::Fail && standing.state == TargetState::Missing);
+}
+
 /// The views, changed here only.
 #[derive(Clone, Debug)]
 struct Board {
     epoch: Epoch,
-    inside: Arc<Mutex<(Vec<Arc<Want>>, Views)>>,
+    inside: Arc<Mutex<Inside>>,
     shown: watch::Sender<Arc<Vec<TargetView>>>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    order: Vec<Arc<Want>>,
+    views: Views,
+    /// What the machines said last.
+    standings: BTreeMap<Slot, Standing>,
 }
 
 impl Board {
@@ -184,10 +268,10 @@ impl Board {
     }
 
     /// Changes the views and shows them.
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Want>>, &mut Views)) {
-        let mut guard = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
-        let (order, views) = &mut *guard;
-        change(order, views);
+    fn change(&self, change: impl FnOnce(&mut Inside)) {
+        let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut inside);
+        let Inside { order, views, .. } = &*inside;
         let shown = order
             .iter()
             .filter_map(|want| views.get(&want.slot).cloned());
@@ -196,15 +280,17 @@ impl Board {
 
     fn expect(&self, wants: &[Arc<Want>]) {
         let now = self.now();
-        self.change(|order, views| {
-            *order = wants.to_vec();
+        self.change(|inside| {
+            inside.order = wants.to_vec();
             let slots: BTreeSet<Slot> = wants.iter().map(|want| want.slot).collect();
-            views.retain(|slot, _| slots.contains(slot));
+            inside.views.retain(|slot, _| slots.contains(slot));
+            inside.standings.retain(|slot, _| slots.contains(slot));
             for want in wants {
-                views.entry(want.slot).or_insert_with(|| TargetView {
-                    config: want.key.clone(),
-                    path: want.config.target.path.clone(),
-                    required: want.config.target.required,
+                inside.views.entry(want.slot).or_insert_with(|| TargetView {
+                    source: want.key.clone(),
+                    list: matches!(want.key, Source::Service(_)).then(ListView::default),
+                    path: want.target().path.clone(),
+                    required: want.target().required,
                     state: TargetState::Waiting,
                     reason: None,
                     since: now,
@@ -217,28 +303,47 @@ impl Board {
     }
 
     fn tell(&self, want: &Want, standing: &Standing) {
+        self.update(want, |inside| {
+            inside.standings.insert(want.slot, standing.clone());
+        });
+    }
+
+    /// Changes what is known of a target's list.
+    fn list(&self, want: &Want, change: impl FnOnce(&mut ListView)) {
+        self.update(want, |inside| {
+            let list = inside.views.get_mut(&want.slot);
+            if let Some(list) = list.and_then(|view| view.list.as_mut()) {
+                change(list);
+            }
+        });
+    }
+
+    /// Changes something, and says what came of it.
+    fn update(&self, want: &Want, change: impl FnOnce(&mut Inside)) {
         let now = self.now();
-        self.change(|_, views| {
-            let Some(view) = views.get_mut(&want.slot) else {
+        self.change(|inside| {
+            change(inside);
+            let waiting = Standing {
+                state: TargetState::Waiting,
+                reason: None,
+                applied_once: false,
+                md5: None,
+            };
+            let standing = inside.standings.get(&want.slot).unwrap_or(&waiting);
+            let Some(view) = inside.views.get_mut(&want.slot) else {
                 return;
             };
-            let target = &want.config.target;
-            let is_news = view.state != standing.state || view.reason != standing.reason;
-            if view.state != standing.state {
+            let target = want.target();
+            let before = (view.state, view.reason.clone());
+            settle(view, target, standing);
+            if before.0 != view.state {
                 view.since = now;
             }
-            view.state = standing.state;
-            view.reason.clone_from(&standing.reason);
-            view.applied_once = standing.applied_once;
-            view.md5 = standing.md5.as_deref().map(str::to_owned);
-            // `on_absent: fail` makes a missing configuration count, required or not.
-            view.required = target.required
-                || (target.on_absent == OnAbsent::Fail && standing.state == TargetState::Missing);
-            if is_news {
-                let state = standing.state.word();
-                let reason = standing.reason.as_deref().unwrap_or_default();
-                log(&want.key, &target.path, standing.state, reason);
-                let sentence = match &standing.reason {
+            if before != (view.state, view.reason.clone()) {
+                let state = view.state.word();
+                let reason = view.reason.as_deref().unwrap_or_default();
+                log(&want.key, &target.path, view.state, reason);
+                let sentence = match &view.reason {
                     Some(reason) => format!("{state}: {reason}"),
                     None => state.to_owned(),
                 };
@@ -249,9 +354,9 @@ impl Board {
 
     fn note(&self, slots: &[Slot], sentence: &str) {
         let now = self.now();
-        self.change(|_, views| {
+        self.change(|inside| {
             for slot in slots {
-                if let Some(view) = views.get_mut(slot) {
+                if let Some(view) = inside.views.get_mut(slot) {
                     view.history.add(now, sentence.to_owned());
                 }
             }
@@ -260,14 +365,26 @@ impl Board {
 }
 
 /// The one line of a change.
-fn log(key: &ConfigKey, path: &Path, state: TargetState, reason: &str) {
+fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
     let reason = (!reason.is_empty()).then_some(reason);
-    let (config, path, word) = (key.to_string(), path.display(), state.word());
-    match state {
-        TargetState::Rejected | TargetState::Unreachable => {
-            tracing::warn!(%config, %path, state = word, reason, "configuration");
+    let (from, path, word) = (source.to_string(), path.display(), state.word());
+    let warns = matches!(
+        state,
+        TargetState::Rejected | TargetState::Unreachable | TargetState::Held
+    );
+    match (source, warns) {
+        (Source::Config(_), true) => {
+            tracing::warn!(config = %from, %path, state = word, reason, "configuration");
         }
-        _ => tracing::info!(%config, %path, state = word, reason, "configuration"),
+        (Source::Config(_), false) => {
+            tracing::info!(config = %from, %path, state = word, reason, "configuration");
+        }
+        (Source::Service(_), true) => {
+            tracing::warn!(service = %from, %path, state = word, reason, "instances");
+        }
+        (Source::Service(_), false) => {
+            tracing::info!(service = %from, %path, state = word, reason, "instances");
+        }
     }
 }
 
@@ -282,7 +399,7 @@ enum GroupKey {
 
 impl GroupKey {
     fn of(want: &Want) -> Self {
-        match &want.config.target.reload {
+        match &want.target().reload {
             Some(reload) => Self::Shared(want.source.clone(), reload.clone()),
             None => Self::Alone(want.slot),
         }
@@ -324,12 +441,23 @@ struct Known {
     asked: bool,
 }
 
-/// What the router's own tasks tell it.
+/// What the router's own tasks, and operators, tell it.
+#[derive(Debug)]
 enum Letter {
     /// The registry had time enough to say something.
     Late(ConfigKey),
     /// The snapshot was read.
     Remembered(ConfigKey, Content),
+    /// An operator wants what the registry says of this service.
+    Release(String, oneshot::Sender<usize>),
+}
+
+/// What the router hears.
+struct Ears {
+    told: mpsc::Receiver<(ConfigKey, ConfigState)>,
+    told_lists: mpsc::Receiver<(ServiceKey, ListState)>,
+    heard: mpsc::Receiver<(Slot, News)>,
+    letters: mpsc::Receiver<Letter>,
 }
 
 /// Owns who wants what, and hands news on.
@@ -344,17 +472,27 @@ struct Router {
     claims: Claims,
     commands: Commands,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
+    services: watch::Sender<BTreeSet<ServiceKey>>,
+    /// What is known of services.
+    lists: BTreeMap<ServiceKey, List>,
+    followers: BTreeMap<Slot, Follower>,
+    news: mpsc::Sender<(Slot, News)>,
     inbox: mpsc::Sender<Letter>,
     dice: Dice,
 }
 
+/// What is known of a service.
+#[derive(Default)]
+struct List {
+    said: Said,
+    /// Why the registry cannot be asked.
+    unreachable: Option<String>,
+}
+
 impl Router {
-    async fn run(
-        mut self,
-        mut wants: watch::Receiver<Wanted>,
-        mut told: mpsc::Receiver<(ConfigKey, ConfigState)>,
-        mut letters: mpsc::Receiver<Letter>,
-    ) {
+    async fn run(mut self, mut wants: watch::Receiver<Wanted>, mut ears: Ears) {
+        let mut connection = self.parts.transport.connection();
+        let mut returns = connection.borrow_and_update().returns;
         loop {
             tokio::select! {
                 biased;
@@ -365,10 +503,22 @@ impl Router {
                     let wanted = Arc::clone(&wants.borrow_and_update());
                     self.reconcile(&wanted).await;
                 }
-                Some((key, state)) = told.recv() => self.news(key, state).await,
-                Some(letter) = letters.recv() => match letter {
+                // Before the lists: a list that comes after a return must be judged as one.
+                Ok(()) = connection.changed() => {
+                    let now = connection.borrow_and_update().returns;
+                    if now != returns {
+                        returns = now;
+                        self.is_back();
+                    }
+                }
+                Some((key, state)) = ears.told.recv() => self.news(key, state).await,
+                Some((key, state)) = ears.told_lists.recv() => self.listed(&key, state).await,
+                Some((slot, news)) = ears.heard.recv() => self.followed(slot, news).await,
+                Some(letter) = ears.letters.recv() => match letter {
                     Letter::Late(key) => self.recall(&key),
                     Letter::Remembered(key, content) => self.remembered(&key, content).await,
+                    // Whoever asked may have gone.
+                    Letter::Release(service, answer) => _ = answer.send(self.release(&service)),
                 },
             }
         }
@@ -385,7 +535,17 @@ impl Router {
         for slot in gone {
             self.let_go(slot).await;
         }
-        let keys: BTreeSet<ConfigKey> = wanted.iter().map(|want| want.key.clone()).collect();
+        let (mut keys, mut services) = (BTreeSet::new(), BTreeSet::new());
+        for want in wanted {
+            match &want.key {
+                Source::Config(key) => _ = keys.insert(key.clone()),
+                Source::Service(key) => _ = services.insert(key.clone()),
+            }
+        }
+        self.lists.retain(|key, _| services.contains(key));
+        for key in &services {
+            self.lists.entry(key.clone()).or_default();
+        }
         self.known.retain(|key, _| keys.contains(key));
         for key in &keys {
             if !self.known.contains_key(key) {
@@ -421,6 +581,12 @@ impl Router {
             *before = keys;
             changed
         });
+        self.services.send_if_modified(|before| {
+            let changed = *before != services;
+            *before = services;
+            changed
+        });
+        self.count_held();
     }
 
     async fn let_go(&mut self, slot: Slot) {
@@ -431,6 +597,7 @@ impl Router {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, (by, _)| *by != slot);
+        self.followers.remove(&slot);
         if let Some(group) = self.groups.get(&GroupKey::of(&want)) {
             let job = group
                 .jobs
@@ -439,13 +606,18 @@ impl Router {
                 .remove(&slot);
             if let Some(job) = job {
                 job.tasks.stop();
+                if job.is_marked.load(Ordering::Relaxed) {
+                    self.parts
+                        .tasks
+                        .spawn("unmark", async move { job.mark(None).await });
+                }
             }
             group.tell(Event::LetGo { slot }).await;
         }
     }
 
     async fn take_up(&mut self, want: &Arc<Want>) {
-        let target = &want.config.target;
+        let target = want.target();
         let key = GroupKey::of(want);
         if !self.groups.contains_key(&key) {
             let seed = self.dice.seed();
@@ -466,6 +638,9 @@ impl Router {
             commands: self.commands.clone(),
             looked: AtomicBool::new(false),
             complained: AtomicBool::new(false),
+            offer: Mutex::default(),
+            is_marked: AtomicBool::new(false),
+            unmarked: AtomicBool::new(false),
         };
         group
             .jobs
@@ -480,7 +655,26 @@ impl Router {
         let slot = want.slot;
         group.tell(Event::Wanted { slot, rules }).await;
         // What is known already will not be told again.
-        let Some(known) = self.known.get(&want.key) else {
+        let config = match &want.key {
+            Source::Config(key) => key,
+            Source::Service(key) => {
+                let list = self.lists.entry(key.clone()).or_default();
+                let (said, unreachable) = (list.said.clone(), list.unreachable.clone());
+                if let Some(why) = unreachable {
+                    let state = ConfigState::Unreachable(why);
+                    group.tell(Event::Known { slot, state }).await;
+                }
+                if let Kept::Subscription(subscription) = &want.kept {
+                    let whose = (slot, subscription.clone());
+                    let (snapshots, news) = (&self.snapshots, &self.news);
+                    let follower =
+                        Follower::start(&self.parts, whose, snapshots, SNAPSHOT_AFTER, said, news);
+                    self.followers.insert(slot, follower);
+                }
+                return;
+            }
+        };
+        let Some(known) = self.known.get(config) else {
             return;
         };
         let unreachable = known.unreachable.clone().map(ConfigState::Unreachable);
@@ -494,7 +688,8 @@ impl Router {
 
     /// Tells every target of the configuration.
     async fn hand_on(&self, key: &ConfigKey, event: impl Fn(Slot) -> Event) {
-        for want in self.live.values().filter(|want| want.key == *key) {
+        let is_of_it = |want: &&Arc<Want>| matches!(&want.key, Source::Config(own) if own == key);
+        for want in self.live.values().filter(is_of_it) {
             if let Some(group) = self.groups.get(&GroupKey::of(want)) {
                 group.tell(event(want.slot)).await;
             }
@@ -574,6 +769,193 @@ impl Router {
             content: content.clone(),
         })
         .await;
+    }
+}
+
+/// Lists.
+impl Router {
+    /// Tells the followers of a service.
+    fn tell_followers(&self, key: &ServiceKey, change: impl Fn(&mut Said)) {
+        for (slot, follower) in &self.followers {
+            let want = self.live.get(slot);
+            if want.is_some_and(|want| matches!(&want.key, Source::Service(own) if own == key)) {
+                follower.hear(&change);
+            }
+        }
+    }
+
+    /// The registry was away and is back: what it lists first may be less than there is.
+    fn is_back(&mut self) {
+        for list in self.lists.values_mut() {
+            list.said.returns += 1;
+        }
+        for follower in self.followers.values() {
+            follower.hear(|said| said.returns += 1);
+        }
+    }
+
+    async fn listed(&mut self, key: &ServiceKey, state: ListState) {
+        let Some(list) = self.lists.get_mut(key) else {
+            return;
+        };
+        match state {
+            ListState::Listed(hosts) => {
+                let returned = u64::from(list.unreachable.take().is_some());
+                let change = move |said: &mut Said| {
+                    said.returns += returned;
+                    said.list = Some(Arc::clone(&hosts));
+                };
+                change(&mut list.said);
+                self.tell_followers(key, change);
+            }
+            ListState::Unreachable(why) => {
+                list.unreachable = Some(why.clone());
+                list.said.absences += 1;
+                self.tell_followers(key, |said| said.absences += 1);
+                let is_of_it =
+                    |want: &&Arc<Want>| matches!(&want.key, Source::Service(own) if own == key);
+                for want in self.live.values().filter(is_of_it) {
+                    if let Some(group) = self.groups.get(&GroupKey::of(want)) {
+                        let (slot, state) = (want.slot, ConfigState::Unreachable(why.clone()));
+                        group.tell(Event::Known { slot, state }).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn followed(&self, slot: Slot, news: News) {
+        let Some(want) = self.live.get(&slot) else {
+            return;
+        };
+        let Some(group) = self.groups.get(&GroupKey::of(want)) else {
+            return;
+        };
+        match news {
+            News::Seen(Seen {
+                listed,
+                passed,
+                left_out,
+                rejected,
+            }) => self.board.list(want, |list| {
+                list.listed = Some(listed);
+                list.passed = passed;
+                list.left_out = left_out;
+                list.rejected = rejected;
+            }),
+            News::Held(held) => {
+                let held = held.map(|held| self.in_words(&held));
+                let note = held.as_ref().map(|held| self.side_note(want, held));
+                self.board.list(want, |list| list.held = held);
+                self.count_held();
+                if let Some(job) = group.job(slot) {
+                    let work = async move { job.mark(note).await };
+                    group.tasks.spawn("mark a target", work);
+                }
+            }
+            News::Released(offer) => {
+                self.board.list(want, |list| list.kept = Some(offer.size));
+                let state = ConfigState::Present(offer.content.clone());
+                if let Some(job) = group.job(slot) {
+                    // An earlier run may have been killed while it held.
+                    let unmark = Arc::clone(&job);
+                    let work = async move { unmark.mark(None).await };
+                    group.tasks.spawn("mark a target", work);
+                    *job.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(offer);
+                }
+                group.tell(Event::Known { slot, state }).await;
+            }
+            News::Remembered(content) => {
+                group.tell(Event::Remembered { slot, content }).await;
+            }
+        }
+    }
+
+    fn count_held(&self) {
+        let views = self.board.shown.borrow();
+        let is_held =
+            |view: &&TargetView| view.list.as_ref().is_some_and(|list| list.held.is_some());
+        let count = views.iter().filter(is_held).count();
+        let gauge = &self.commands.metrics.lists_held;
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    fn in_words(&self, held: &Held) -> HeldView {
+        let listed = match held.size {
+            0 => "no instance that passes".to_owned(),
+            1 => "1 instance".to_owned(),
+            size => format!("{size} instances"),
+        };
+        let says = match held.kept {
+            Some(kept) => format!("the registry lists {listed}, the file has {kept}"),
+            None => format!("the registry lists {listed}"),
+        };
+        let (why, until) = match held.why {
+            Why::TooMany => (
+                "a list of more than 10000 is never written".to_owned(),
+                None,
+            ),
+            Why::TooFew { least } => (format!("the guard wants at least {least}"), None),
+            Why::Shrunk {
+                largest,
+                percent,
+                until,
+            } => {
+                let why = format!("the guard allows a loss of {percent} % of {largest}");
+                (why, Some(until))
+            }
+            Why::Away => (
+                "the registry cannot be asked whether that is still so".to_owned(),
+                None,
+            ),
+            Why::Reconnected { until } => {
+                let why = "the registry came back a moment ago, and a smaller list waits";
+                (why.to_owned(), Some(until))
+            }
+        };
+        HeldView {
+            since: self.parts.epoch.wall(held.since),
+            reason: format!("{says}; {why}"),
+            until: until.map(|until| self.parts.epoch.wall(until)),
+        }
+    }
+
+    /// What the file beside a held target says.
+    fn side_note(&self, want: &Want, held: &HeldView) -> String {
+        let Source::Service(service) = &want.key else {
+            return String::new();
+        };
+        let note = serde_json::json!({
+            "held": want.target().path.display().to_string(),
+            "service": service.to_string(),
+            "since": dates::rfc3339(held.since),
+            "why": held.reason,
+            "until": held.until.map(dates::rfc3339),
+            "release": format!("outrigger release subscription {}", service.name),
+        });
+        format!("{note:#}\n")
+    }
+
+    /// Lets pass what is held of the services of this name; how many targets that are.
+    fn release(&self, name: &str) -> usize {
+        let views = self.board.shown.borrow().clone();
+        let held: BTreeSet<&Path> = views
+            .iter()
+            .filter(|view| view.list.as_ref().is_some_and(|list| list.held.is_some()))
+            .map(|view| view.path.as_path())
+            .collect();
+        let mut count = 0;
+        for (slot, follower) in &self.followers {
+            let Some(want) = self.live.get(slot) else {
+                continue;
+            };
+            let is_named = matches!(&want.key, Source::Service(key) if &*key.name == name);
+            if is_named && held.contains(want.target().path.as_path()) {
+                count += 1;
+                follower.hear(|said| said.releases += 1);
+            }
+        }
+        count
     }
 }
 
@@ -761,7 +1143,7 @@ impl Place {
     /// Keeps account of work on the path; of a debt that another target has left the outcome is [`Outcome::Inherited`].
     fn account(&self, want: &Want, outcome: Outcome) -> Outcome {
         let mut debt = self.debt();
-        if want.config.target.reload.is_none() {
+        if want.target().reload.is_none() {
             // Nobody is to be told any more.
             debt.by = None;
             return outcome;
@@ -812,6 +1194,12 @@ struct Job {
     looked: AtomicBool,
     /// Whether it was said that the snapshot cannot be kept.
     complained: AtomicBool,
+    /// The list in force, of a target that is made of one.
+    offer: Mutex<Option<Arc<Offer>>>,
+    /// Whether there may be a file beside the target that says why it is held.
+    is_marked: AtomicBool,
+    /// Whether such a file of an earlier run was looked for.
+    unmarked: AtomicBool,
 }
 
 /// How far a content came without asking anybody.
@@ -858,7 +1246,7 @@ impl Job {
         let (turn, outcome) = match step {
             Step::Over(outcome) => (turn, outcome),
             Step::Staged(staged) => {
-                if let Some(Validate::Exec(command)) = &self.want.config.target.validate {
+                if let Some(Validate::Exec(command)) = &self.want.target().validate {
                     self.ask(command, &staged).await?;
                 }
                 self.blocking(turn, move |job| match staged.publish() {
@@ -883,7 +1271,7 @@ impl Job {
             let kept = self.blocking(turn, move |job| job.keep(&content)).await;
             if kept.is_err() {
                 // The file is in place all the same, and its reload must not be lost.
-                tracing::warn!(config = %self.want.key, "the work on a snapshot was broken off");
+                tracing::warn!(from = %self.want.key, "the work on a snapshot was broken off");
             }
         }
         Ok(outcome)
@@ -891,7 +1279,7 @@ impl Job {
 
     /// Claims the file; says who has it when another target does.
     fn claim(&self) -> Result<Option<PathBuf>, publish::Error> {
-        let path = &self.want.config.target.path;
+        let path = &self.want.target().path;
         let spot = publish::spot(path)?;
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         // A directory that was exchanged is another spot; the one before is free again.
@@ -904,7 +1292,7 @@ impl Job {
 
     /// Compares with what is there; stages the content beside it where it differs and is valid.
     fn look_and_stage(&self, content: &Content) -> Result<Step, publish::Error> {
-        let target = &self.want.config.target;
+        let target = self.want.target();
         let path = &target.path;
         if let Some(theirs) = self.claim()? {
             let why = format!(
@@ -924,9 +1312,15 @@ impl Job {
             Some(owner) => Owner::find(owner.user.as_deref(), owner.group.as_deref())?,
             None => Owner::default(),
         };
-        if let Some(found) = publish::current(path, target.max_size)?
-            && *found.bytes == *content.bytes
-        {
+        let found = publish::current(path, target.max_size)?;
+        let bytes = match self.whole(content, found.as_ref()) {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                let why = format!("{}: {why}", path.display());
+                return Ok(Step::Over(Outcome::Failed(why)));
+            }
+        };
+        if let Some(found) = found.filter(|found| *found.bytes == *bytes) {
             if found.has(target.mode, owner) {
                 return Ok(Step::Over(
                     self.place.account(&self.want, Outcome::Unchanged),
@@ -936,11 +1330,11 @@ impl Job {
             return Ok(Step::Over(self.place.account(&self.want, Outcome::Mended)));
         }
         if let Some(Validate::Format(format)) = &target.validate
-            && let Err(mistake) = formats::check(*format, &content.bytes)
+            && let Err(mistake) = formats::check(*format, &bytes)
         {
             return Ok(Step::Over(Outcome::Rejected(mistake.to_string())));
         }
-        let mut staged = publish::stage(path, &content.bytes, target.mode, owner)?;
+        let mut staged = publish::stage(path, &bytes, target.mode, owner)?;
         if let Some(Validate::Exec(command)) = &target.validate
             && let Some(user) = &command.run_as
         {
@@ -950,6 +1344,62 @@ impl Job {
             }
         }
         Ok(Step::Staged(Box::new(staged)))
+    }
+
+    /// What the file shall have: the content, or in a hosts file what it has with the content as our block.
+    fn whole<'a>(
+        &self,
+        content: &'a Content,
+        found: Option<&publish::Found>,
+    ) -> Result<Cow<'a, [u8]>, String> {
+        let Kept::Subscription(list) = &self.want.kept else {
+            return Ok(Cow::Borrowed(&content.bytes));
+        };
+        let Rendering::Hosts { host } = &list.rendering else {
+            return Ok(Cow::Borrowed(&content.bytes));
+        };
+        let file = found.map_or(&[][..], |found| &found.bytes);
+        let limit = list.target.max_size;
+        if u64::try_from(file.len()).is_ok_and(|size| size > limit) {
+            return Err(format!("has more than {limit} bytes; `max_size` is that"));
+        }
+        let lines = String::from_utf8_lossy(&content.bytes);
+        renderings::with_block(file, host, &lines)
+            .map(Cow::Owned)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Says in a file beside the target why it is held, or removes that file.
+    async fn mark(self: &Arc<Self>, note: Option<String>) {
+        // Before anything is waited for: whoever comes next must know.
+        if note.is_some() {
+            self.is_marked.store(true, Ordering::Relaxed);
+        } else if !self.is_marked.swap(false, Ordering::Relaxed)
+            && self.unmarked.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let Ok(turn) = self.turn().await else {
+            return;
+        };
+        let marked = self.blocking(turn, move |job| {
+            let target = job.want.target();
+            let mut beside = target.path.clone().into_os_string();
+            beside.push(".held");
+            let beside = PathBuf::from(beside);
+            let Some(note) = note else {
+                return publish::remove(&beside).map(drop);
+            };
+            let owner = match &target.owner {
+                Some(owner) => Owner::find(owner.user.as_deref(), owner.group.as_deref())?,
+                None => Owner::default(),
+            };
+            publish::stage(&beside, note.as_bytes(), target.mode, owner)?.publish()
+        });
+        if let Ok((_, Err(error))) = marked.await {
+            // Status says the same.
+            tracing::debug!(%error, "no side file");
+        }
     }
 
     /// Asks the validator command.
@@ -968,11 +1418,24 @@ impl Job {
 
     /// Keeps the content for a start without the registry.
     fn keep(&self, content: &Content) {
-        match self.snapshots.save(&self.want.key, content) {
+        let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_force = offer
+            .clone()
+            .filter(|offer| offer.content.md5 == content.md5);
+        drop(offer);
+        // Of a list its neighbours are kept, so that the next run can make another format of them.
+        let (key, content) = match (&self.want.key, &self.want.kept, &in_force) {
+            (Source::Config(key), ..) => (key.clone(), content),
+            (_, Kept::Subscription(list), Some(offer)) => {
+                (following::snapshot_key(list), &offer.neighbours)
+            }
+            _ => return,
+        };
+        match self.snapshots.save(&key, content) {
             Ok(_) => self.complained.store(false, Ordering::Relaxed),
             Err(error) => {
                 if !self.complained.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, config = %self.want.key, "no snapshot is kept");
+                    tracing::warn!(%error, from = %self.want.key, "no snapshot is kept");
                 }
             }
         }
@@ -989,7 +1452,7 @@ impl Job {
                 if matches!(job.claim(), Ok(Some(_))) {
                     return Outcome::NothingThere;
                 }
-                let outcome = match publish::remove(&job.want.config.target.path) {
+                let outcome = match publish::remove(&job.want.target().path) {
                     Ok(true) => Outcome::Removed,
                     Ok(false) => Outcome::NothingThere,
                     Err(error) => return Outcome::Failed(error.to_string()),
@@ -1010,7 +1473,10 @@ impl Job {
             _ => return,
         };
         let counted = Counted {
-            what: "config",
+            what: match self.want.key {
+                Source::Config(_) => "config",
+                Source::Service(_) => "subscription",
+            },
             outcome,
         };
         self.commands.metrics.writes.get_or_create(&counted).inc();
@@ -1112,8 +1578,9 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 
 #[cfg(test)]
 mod tests {
+    use super::super::neighbours::tests::{host, list};
     use super::*;
-    use crate::descriptor::spec::{Format, Target};
+    use crate::descriptor::spec::{Config, Filter, Format, Guard, Subscription};
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -1126,8 +1593,31 @@ mod tests {
     );
 
     /// A registry that only hands out what a test tells it.
-    #[derive(Default)]
-    struct Registry(Mutex<Option<Watch>>);
+    struct Registry {
+        configs: Mutex<Option<Watch>>,
+        lists: Mutex<Option<mpsc::Sender<(ServiceKey, ListState)>>>,
+        connection: watch::Sender<Connection>,
+    }
+
+    impl Default for Registry {
+        fn default() -> Self {
+            let connection = Connection {
+                up: true,
+                server: None,
+                transport: "http",
+                chosen: None,
+                version: None,
+                reason: None,
+                since: Duration::ZERO,
+                returns: 0,
+            };
+            Self {
+                configs: Mutex::default(),
+                lists: Mutex::default(),
+                connection: watch::Sender::new(connection),
+            }
+        }
+    }
 
     fn stopped<T: Send + 'static>() -> Reply<T> {
         Box::pin(async { Err(Error::Stopped) })
@@ -1151,18 +1641,19 @@ mod tests {
             keys: watch::Receiver<BTreeSet<ConfigKey>>,
             told: mpsc::Sender<(ConfigKey, ConfigState)>,
         ) {
-            let before = self.0.lock().unwrap().replace((keys, told));
+            let before = self.configs.lock().unwrap().replace((keys, told));
             assert!(before.is_none(), "called once");
         }
         fn watch_services(
             &self,
             _: watch::Receiver<BTreeSet<ServiceKey>>,
-            _: mpsc::Sender<(ServiceKey, ListState)>,
+            told: mpsc::Sender<(ServiceKey, ListState)>,
         ) {
-            unreachable!("no target wants a list")
+            let before = self.lists.lock().unwrap().replace(told);
+            assert!(before.is_none(), "called once");
         }
         fn connection(&self) -> watch::Receiver<Connection> {
-            unreachable!("targets do not ask for it")
+            self.connection.subscribe()
         }
     }
 
@@ -1172,6 +1663,8 @@ mod tests {
         targets: Targets,
         keys: watch::Receiver<BTreeSet<ConfigKey>>,
         told: mpsc::Sender<(ConfigKey, ConfigState)>,
+        registry: Arc<Registry>,
+        lists: mpsc::Sender<(ServiceKey, ListState)>,
     }
 
     impl House {
@@ -1189,13 +1682,16 @@ mod tests {
                 seed: 1,
             };
             let targets = Targets::start(&parts, folder.path().join("state"));
-            let (keys, told) = registry.0.lock().unwrap().take().unwrap();
+            let (keys, told) = registry.configs.lock().unwrap().take().unwrap();
+            let lists = registry.lists.lock().unwrap().take().unwrap();
             Self {
                 folder,
                 parts,
                 targets,
                 keys,
                 told,
+                registry,
+                lists,
             }
         }
 
@@ -1232,8 +1728,40 @@ mod tests {
 
     impl House {
         fn set(&self, configs: &[Config]) {
+            self.keep(configs.iter().cloned().map(Kept::Config).collect());
+        }
+
+        fn keep(&self, kept: Vec<Kept>) {
             self.targets
-                .set(vec![(PathBuf::from("conf.d/a.yaml"), configs.to_vec())]);
+                .set(vec![(PathBuf::from("conf.d/a.yaml"), kept)]);
+        }
+
+        /// What the registry lists of `payments`: hosts 10.0.0.1 and on.
+        async fn list(&self, size: u8) {
+            let hosts = (1..=size).map(|last| host(&format!("10.0.0.{last}"), 80));
+            let state = ListState::Listed(Arc::new(list(hosts.collect())));
+            self.say(state).await;
+        }
+
+        async fn say(&self, state: ListState) {
+            let key = ServiceKey {
+                namespace: Namespace::public(),
+                group: "G".into(),
+                name: "payments".into(),
+            };
+            self.lists.send((key, state)).await.unwrap();
+        }
+
+        fn subscription(&self, name: &str, rendering: Rendering) -> Subscription {
+            Subscription {
+                service: "payments".to_owned(),
+                group: "G".to_owned(),
+                namespace: String::new(),
+                filter: Filter::default(),
+                rendering,
+                guard: Guard::default(),
+                target: self.config(name).target,
+            }
         }
 
         /// Tells once the key is wanted.
@@ -1271,7 +1799,13 @@ mod tests {
         }
 
         async fn until_state(&self, data_id: &str, state: TargetState) -> TargetView {
-            let is_it = |view: &TargetView| &*view.config.data_id == data_id && view.state == state;
+            let is_it = |view: &TargetView| {
+                let name = match &view.source {
+                    Source::Config(key) => &key.data_id,
+                    Source::Service(key) => &key.name,
+                };
+                **name == *data_id && view.state == state
+            };
             let views = self
                 .until(&format!("{data_id} {state:?}"), |views| {
                     views.iter().any(is_it)
@@ -1438,6 +1972,195 @@ mod tests {
         assert_eq!(house.read("real/file").as_deref(), Some("other"));
     }
 
+    fn nginx() -> Rendering {
+        Rendering::Nginx {
+            upstream: "payments".to_owned(),
+        }
+    }
+
+    /// Waits until something is so; time is virtual.
+    async fn until_so(what: &str, is: impl Fn() -> bool) {
+        for _ in 0..10_000 {
+            if is() {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not {what}");
+    }
+
+    fn servers(house: &House, name: &str) -> usize {
+        house
+            .read(name)
+            .map_or(0, |text| text.matches("server ").count())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_becomes_the_file_and_a_loss_is_held_until_it_is_released() {
+        let house = House::new();
+        house.keep(vec![Kept::Subscription(house.subscription("a", nginx()))]);
+        house.list(5).await;
+        let view = house.until_state("payments", TargetState::Applied).await;
+        assert!(view.applied_once && view.reason.is_none());
+        assert_eq!(servers(&house, "a"), 5);
+        assert!(!house.path("a.held").exists());
+        house.list(1).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert_eq!(
+            view.reason.as_deref(),
+            Some(
+                "the registry lists 1 instance, the file has 5; the guard allows a loss of 60 % of 5"
+            )
+        );
+        until_so("marked", || house.path("a.held").exists()).await;
+        let note: serde_json::Value = serde_json::from_str(&house.read("a.held").unwrap()).unwrap();
+        assert_eq!(note["release"], "outrigger release subscription payments");
+        assert_eq!(servers(&house, "a"), 5);
+        assert_eq!(house.targets.release("other".to_owned()).await, 0);
+        assert_eq!(house.targets.release("payments".to_owned()).await, 1);
+        until_so("released", || servers(&house, "a") == 1).await;
+        house.list(0).await;
+        house.until_state("payments", TargetState::Held).await;
+        house.list(1).await;
+        house.until_state("payments", TargetState::Applied).await;
+        until_so("unmarked", || !house.path("a.held").exists()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_the_registry_came_back_a_smaller_list_waits() {
+        let house = House::new();
+        house.keep(vec![Kept::Subscription(house.subscription("a", nginx()))]);
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+        house
+            .registry
+            .connection
+            .send_modify(|now| now.returns += 1);
+        house.list(4).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert!(view.reason.unwrap().contains("came back a moment ago"));
+        // Time is virtual: the hold ends by itself.
+        until_so("over", || servers(&house, "a") == 4).await;
+        house.until_state("payments", TargetState::Applied).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_run_knows_what_was_in_force() {
+        let house = House::new();
+        let target = house.subscription("a", nginx());
+        house.keep(vec![Kept::Subscription(target.clone())]);
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+        assert!(
+            house
+                .parts
+                .tasks
+                .finish(Duration::from_secs(5))
+                .await
+                .is_ok()
+        );
+        // After a boot the file is gone; the descriptor wants another format now.
+        fs::remove_file(house.path("a")).unwrap();
+        let house = House::on(house.folder);
+        let env = Rendering::Env {
+            variable: "P".to_owned(),
+        };
+        let target = Subscription {
+            rendering: env,
+            ..target
+        };
+        house.keep(vec![Kept::Subscription(target)]);
+        house.list(1).await;
+        let view = house.until_state("payments", TargetState::Held).await;
+        assert!(view.reason.unwrap().contains("a loss of 60 % of 5"));
+        house
+            .until("the file is there", |views| views[0].applied_once)
+            .await;
+        let all: Vec<String> = (1..=5).map(|last| format!("10.0.0.{last}:80")).collect();
+        assert_eq!(
+            house.read("a"),
+            Some(format!("P_INSTANCES={}\n", all.join(",")))
+        );
+        house.list(5).await;
+        house.until_state("payments", TargetState::Applied).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_registry_the_neighbours_of_an_earlier_run_are_put_in_place() {
+        for says_so in [true, false] {
+            let house = House::new();
+            let target = house.subscription("a", nginx());
+            house.keep(vec![Kept::Subscription(target.clone())]);
+            house.list(2).await;
+            house.until_state("payments", TargetState::Applied).await;
+            assert!(
+                house
+                    .parts
+                    .tasks
+                    .finish(Duration::from_secs(5))
+                    .await
+                    .is_ok()
+            );
+            fs::remove_file(house.path("a")).unwrap();
+            let house = House::on(house.folder);
+            house.keep(vec![Kept::Subscription(target)]);
+            if says_so {
+                house
+                    .say(ListState::Unreachable("connection refused".to_owned()))
+                    .await;
+            }
+            let view = house.until_state("payments", TargetState::Applied).await;
+            assert!(view.reason.unwrap().contains("snapshot"));
+            assert_eq!(servers(&house, "a"), 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unquoted_hostile_value_keeps_the_old_file() {
+        let house = House::new();
+        let template = Rendering::Template {
+            file: PathBuf::new(),
+            text:
+                "{% for one in instances %}{{ one.address }} {{ one.metadata.zone }}\n{% endfor %}"
+                    .into(),
+        };
+        house.keep(vec![Kept::Subscription(house.subscription("a", template))]);
+        let with_zone = |zone: &str| {
+            let mut one = host("10.0.0.1", 80);
+            one.metadata.insert("zone".into(), zone.into());
+            ListState::Listed(Arc::new(list(vec![one])))
+        };
+        house.say(with_zone("east")).await;
+        house.until_state("payments", TargetState::Applied).await;
+        house.say(with_zone("x\n6.6.6.6:1")).await;
+        let view = house.until_state("payments", TargetState::Rejected).await;
+        assert!(view.reason.unwrap().contains("is not quoted"));
+        assert_eq!(house.read("a").as_deref(), Some("10.0.0.1:80 east\n"));
+        house.say(with_zone("west")).await;
+        let west = Some("10.0.0.1:80 west\n".to_owned());
+        until_so("rendered", || house.read("a") == west).await;
+        house.until_state("payments", TargetState::Applied).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hosts_file_keeps_every_byte_of_others() {
+        let house = House::new();
+        let others = "127.0.0.1 localhost\n# by hand";
+        std::io::Write::write_all(
+            &mut fs::File::create(house.path("hosts")).unwrap(),
+            others.as_bytes(),
+        )
+        .unwrap();
+        let hosts = Rendering::Hosts {
+            host: "payments".to_owned(),
+        };
+        house.keep(vec![Kept::Subscription(house.subscription("hosts", hosts))]);
+        house.list(2).await;
+        house.until_state("payments", TargetState::Applied).await;
+        let block = "# outrigger: begin payments\n10.0.0.1 payments\n10.0.0.2 payments\n# outrigger: end payments\n";
+        assert_eq!(house.read("hosts"), Some(format!("{others}\n{block}")));
+    }
+
     #[test]
     fn a_write_whose_outcome_is_in_doubt_is_told_once_it_is_seen() {
         let house = tempfile::tempdir().unwrap();
@@ -1446,12 +2169,12 @@ mod tests {
         let want = Want {
             slot: Slot(0),
             source: PathBuf::new(),
-            key: ConfigKey {
+            key: Source::Config(ConfigKey {
                 namespace: Namespace::public(),
                 group: "G".into(),
                 data_id: "a".into(),
-            },
-            config,
+            }),
+            kept: Kept::Config(config),
         };
         let place = Place::default();
         let unchanged = || place.account(&want, Outcome::Unchanged);

@@ -1,7 +1,7 @@
 //! What is true now, as `status`, `explain` and `/metrics` show it: plain values that actors publish and nobody else changes.
 
 use crate::nacos::model::{ConfigKey, InstanceKey, ServiceKey};
-use std::{collections::VecDeque, path::PathBuf, time::SystemTime};
+use std::{collections::VecDeque, fmt, path::PathBuf, time::SystemTime};
 
 /// So many things that happened are kept of each service and target.
 const KEPT: usize = 16;
@@ -72,13 +72,14 @@ impl TargetState {
             Self::Applied => "applied",
             Self::Pending => "pending",
             Self::Rejected => "rejected",
+            Self::Held => "held",
             Self::Missing => "missing",
             Self::Unreachable => "unreachable",
         }
     }
 }
 
-/// State of one target (the contract of `status --json`; `held` and `rolled_back` come with lists and verification).
+/// State of one target (the contract of `status --json`; `rolled_back` comes with verification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetState {
     /// Nothing was fetched yet.
@@ -89,6 +90,8 @@ pub enum TargetState {
     Pending,
     /// The content is not valid; the last good one is kept.
     Rejected,
+    /// The registry lists what the guard does not believe; the file keeps what it has.
+    Held,
     /// The registry has no such configuration.
     Missing,
     /// The registry cannot be reached, and nothing was applied since the start.
@@ -120,11 +123,59 @@ pub struct ServiceView {
     pub history: History,
 }
 
+/// What a target is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// A configuration.
+    Config(ConfigKey),
+    /// The instances of a service.
+    Service(ServiceKey),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(key) => key.fmt(f),
+            Self::Service(key) => key.fmt(f),
+        }
+    }
+}
+
+/// The instances of a service, for a target that is made of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListView {
+    /// How many the registry lists; `None` before it said anything.
+    pub listed: Option<usize>,
+    /// How many of them passed the gate.
+    pub passed: usize,
+    /// Why others did not, a sentence each.
+    pub left_out: Vec<String>,
+    /// How many are in force; `None` when none were put there since the start.
+    pub kept: Option<usize>,
+    /// Why what the registry says is not in force.
+    pub held: Option<HeldView>,
+    /// Why no content could be made of what the registry says.
+    pub rejected: Option<String>,
+}
+
+/// Why a list is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldView {
+    /// Since when.
+    pub since: SystemTime,
+    /// One sentence.
+    pub reason: String,
+    /// When it ends by itself, if nothing changes.
+    pub until: Option<SystemTime>,
+}
+
 /// One target.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TargetView {
-    /// Configuration it comes from.
-    pub config: ConfigKey,
+    /// What it is made of.
+    pub source: Source,
+    /// The instances, where it is made of them.
+    pub list: Option<ListView>,
     /// File.
     pub path: PathBuf,
     /// Whether `startupz` and `once` wait for it.

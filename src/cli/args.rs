@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 /// The sidecar for services that have no Nacos SDK
 ///
 /// Registers the applications of this host in a Nacos registry, beats for them, watches their health,
-/// and turns their configurations into files. Try `outrigger demo`.
+/// and turns configurations and lists of instances into files. Try `outrigger demo`.
 #[derive(Debug, Parser)]
 #[command(
     name = "outrigger",
@@ -38,7 +38,7 @@ pub(super) enum Verb {
     DemoApp(demo::app::App),
     /// Say what is wrong with settings and descriptors: everything, with places
     Check(Files),
-    /// Fetch, validate and write every configuration once: for init containers and cron
+    /// Fetch, validate and write every file once: for init containers and cron
     Once {
         #[command(flatten)]
         files: Files,
@@ -74,6 +74,13 @@ pub(super) enum Verb {
         /// How long to wait until the registry has confirmed
         #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
         timeout: Duration,
+    },
+    /// Take what the registry lists now, where the guard holds it
+    Release {
+        #[command(flatten)]
+        files: Files,
+        #[command(subcommand)]
+        what: Holding,
     },
     /// Print completions for a shell
     Completions {
@@ -150,8 +157,23 @@ pub(super) enum Subject {
         /// Its data id
         data_id: String,
     },
+    /// The instances of a service as a file
+    Subscription {
+        /// Name of the service
+        name: String,
+    },
     /// Which address is registered, and why
     Address,
+}
+
+/// What can be released.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Holding {
+    /// The instances of a service
+    Subscription {
+        /// Name of the service
+        name: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -149,3 +149,25 @@ pub(super) fn drain(flags: &Flags, around: &Surroundings, within: Duration) -> E
         Err(error) => fail(End::Unavailable, &error),
     }
 }
+
+/// `outrigger release`.
+pub(super) fn release(flags: &Flags, around: &Surroundings, service: &str) -> End {
+    let socket = match socket(flags, around) {
+        Ok(socket) => socket,
+        Err(end) => return end,
+    };
+    let name = percent_encoding::utf8_percent_encode(service, percent_encoding::NON_ALPHANUMERIC);
+    match agent(
+        &socket,
+        "POST",
+        &format!("/release?service={name}"),
+        PATIENCE,
+    ) {
+        Ok(_) => {
+            print("released: the file gets what the registry lists now\n");
+            End::Done
+        }
+        Err(error @ Error::Refused(_)) => fail(End::Usage, &error),
+        Err(error) => fail(End::Unavailable, &error),
+    }
+}

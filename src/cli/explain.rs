@@ -7,7 +7,7 @@ use super::args::{Lang, Subject};
 use super::text::{Paint, WIDTH, ago, now, pad, wrap};
 use super::{End, ask, colour, complain, print};
 use crate::agent::locate::Considered;
-use crate::agent::status::{Config, Happened, Service, Status};
+use crate::agent::status::{Config, Happened, Service, Status, Subscription};
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign::Foreign;
 use std::{io, time::SystemTime};
@@ -51,6 +51,11 @@ pub(super) fn explain(
                 Some(Subject::Config { .. }) => {
                     status.configs.iter().map(|c| c.data_id.as_str()).collect()
                 }
+                Some(Subject::Subscription { .. }) => status
+                    .subscriptions
+                    .iter()
+                    .map(|s| s.service.as_str())
+                    .collect(),
                 _ => status.services.iter().map(|s| s.name.as_str()).collect(),
             };
             let none = voice.say("nothing of that name; known:", "没有这个名称；已知：");
@@ -101,10 +106,16 @@ impl Voice {
                 let of_name = status.configs.iter().filter(|c| c.data_id == *data_id);
                 parts.extend(of_name.map(|config| self.config(config)));
             }
+            Some(Subject::Subscription { name }) => {
+                let of_name = status.subscriptions.iter().filter(|s| s.service == *name);
+                parts.extend(of_name.map(|list| self.subscription(list)));
+            }
             _ => {
                 parts.push(self.registry(status));
                 parts.extend(status.services.iter().map(|service| self.service(service)));
                 parts.extend(status.configs.iter().map(|config| self.config(config)));
+                let lists = status.subscriptions.iter();
+                parts.extend(lists.map(|list| self.subscription(list)));
             }
         }
         (!parts.is_empty()).then(|| parts.join("\n"))
@@ -332,6 +343,98 @@ impl Voice {
         }
     }
 
+    fn subscription(&self, list: &Subscription) -> String {
+        let wanted = match self.lang {
+            Lang::En => format!(
+                "{} holds the instances of {}@@{} in namespace {}",
+                list.path, list.group, list.service, list.namespace
+            ),
+            Lang::Zh => format!(
+                "{} 的内容是命名空间 {} 中 {}@@{} 的实例列表",
+                list.path, list.namespace, list.group, list.service
+            ),
+        };
+        let registry = match (list.listed, self.lang) {
+            (None, _) => String::new(),
+            (Some(listed), Lang::En) => {
+                format!("lists {}, of which {} pass", instances(listed), list.passed)
+            }
+            (Some(listed), Lang::Zh) => {
+                format!("列出 {listed} 个实例，其中 {} 个通过", list.passed)
+            }
+        };
+        let file = match (list.kept, self.lang) {
+            (None, _) => String::new(),
+            (Some(kept), Lang::En) => instances(kept),
+            (Some(kept), Lang::Zh) => format!("{kept} 个实例"),
+        };
+        let held = list.held.as_ref();
+        // Where something else is nearer than that.
+        let beside = held.filter(|_| list.state != "held");
+        let held_for = beside.map(|held| ago(&held.since, self.now));
+        let held_for = match (held_for, self.lang) {
+            (None, _) => String::new(),
+            (Some(ago), Lang::En) => format!("for {ago}"),
+            (Some(ago), Lang::Zh) => format!("已保持 {ago}"),
+        };
+        let until = held.and_then(|held| held.until.as_deref());
+        let next = match (&*list.state, held, self.lang) {
+            ("held", Some(_), Lang::En) => format!(
+                "{}; if what the registry says is right, `outrigger release subscription {}` takes it now",
+                match until {
+                    Some(until) => format!(
+                        "it is taken at {until} if the registry still says so, and earlier if it lists more"
+                    ),
+                    None => "it is taken once the registry lists enough".to_owned(),
+                },
+                list.service
+            ),
+            ("held", Some(_), Lang::Zh) => format!(
+                "{}；若注册中心所列属实，执行 `outrigger release subscription {}` 立即采用",
+                match until {
+                    Some(until) =>
+                        format!("若注册中心仍如此，{until} 起采用；列出更多实例时会提前采用"),
+                    None => "注册中心列出足够的实例后即采用".to_owned(),
+                },
+                list.service
+            ),
+            (state, ..) => self.list_advice(state).to_owned(),
+        };
+        let lines = [
+            (self.say("wanted", "期望"), wanted),
+            (
+                self.say("actual", "现状"),
+                self.state(&list.state, &list.since),
+            ),
+            (
+                self.say("why", "原因"),
+                list.reason.clone().unwrap_or_default(),
+            ),
+            (self.say("next", "下一步"), next),
+            (self.say("registry", "注册中心"), registry),
+            (self.say("file", "文件"), file),
+            (self.say("held", "保持"), held_for),
+            (self.say("left out", "未采用"), list.left_out.join("; ")),
+        ];
+        let head = format!("{} {}", self.say("subscription", "订阅"), list.service);
+        self.block(&head, &lines, &list.history)
+    }
+
+    fn list_advice(&self, state: &str) -> &'static str {
+        match state {
+            "rejected" => self.say(
+                "mend the template, the validator or the descriptor (the reason has its words); until then the file keeps what it has",
+                "请修正模板、校验命令或描述文件（见原因）；在此之前文件保持不变",
+            ),
+            "held" => self.say(
+                "if what the registry says is right, `outrigger release subscription NAME` takes it now",
+                "若注册中心所列属实，执行 `outrigger release subscription 名称` 立即采用",
+            ),
+            "missing" => "",
+            other => self.config_advice(other),
+        }
+    }
+
     fn addresses(&self, considered: &[Considered]) -> String {
         let heads = [
             self.say("ADDRESS", "地址"),
@@ -362,6 +465,13 @@ impl Voice {
             out += self.say("no address at all\n", "没有任何地址\n");
         }
         out
+    }
+}
+
+fn instances(count: usize) -> String {
+    match count {
+        1 => "1 instance".to_owned(),
+        count => format!("{count} instances"),
     }
 }
 
@@ -396,6 +506,26 @@ service billing
     }
 
     #[test]
+    fn a_list_that_is_held() {
+        let what = Subject::Subscription {
+            name: "payments".to_owned(),
+        };
+        insta::assert_snapshot!(said(Lang::En, Some(&what)), @r#"
+subscription payments
+  wanted    /etc/nginx/upstreams/payments.conf holds the instances of DEFAULT_GROUP@@payments in
+            namespace public
+  actual    held for 9 s
+  why       the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
+  next      it is taken at 2026-11-22T07:20:00.000Z if the registry still says so, and earlier if it
+            lists more; if what the registry says is right, `outrigger release subscription
+            payments` takes it now
+  registry  lists 2 instances, of which 1 pass
+  file      7 instances
+  left out  10.0.3.9:8080 is unhealthy
+"#);
+    }
+
+    #[test]
     fn everything_in_chinese() {
         insta::assert_snapshot!(said(Lang::Zh, None), @r#"
 注册中心 http://nacos-1:8848
@@ -423,6 +553,18 @@ service billing
   现状      rejected，已持续 12 min
   原因      not valid yaml: line 2, column 11: a flow sequence is not closed
   下一步    请发布有效的内容；在此之前文件保持上一份有效内容
+
+订阅 payments
+  期望      /etc/nginx/upstreams/payments.conf 的内容是命名空间 public 中 DEFAULT_GROUP@@payments
+            的实例列表
+  现状      held，已持续 9 s
+  原因      the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
+  下一步    若注册中心仍如此，2026-11-22T07:20:00.000Z
+            起采用；列出更多实例时会提前采用；若注册中心所列属实，执行 `outrigger release
+            subscription payments` 立即采用
+  注册中心  列出 2 个实例，其中 1 个通过
+  文件      7 个实例
+  未采用    10.0.3.9:8080 is unhealthy
 "#);
     }
 
@@ -445,6 +587,9 @@ service billing
                 S::Unreachable,
             ] {
                 assert!(!voice.service_advice(state.word()).is_empty(), "{state:?}");
+            }
+            for state in [T::Waiting, T::Pending, T::Rejected, T::Held, T::Unreachable] {
+                assert!(!voice.list_advice(state.word()).is_empty(), "{state:?}");
             }
             for state in [
                 T::Waiting,

@@ -1,4 +1,4 @@
-//! `outrigger once`: every configuration fetched, validated and written, then the exit code says how it went.
+//! `outrigger once`: every configuration and list fetched, validated and written, then the exit code says how it went.
 
 use super::check::{Read, read_all};
 use super::{End, complain, fail, print, refuse_settings, runtime};
@@ -6,7 +6,7 @@ use crate::agent::Parts;
 use crate::agent::supervisor;
 use crate::agent::targets::Targets;
 use crate::agent::view::{TargetState, TargetView};
-use crate::descriptor::spec::{Config, OnAbsent};
+use crate::descriptor::spec::{Kept, OnAbsent};
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::foreign;
 use crate::machine::Epoch;
@@ -25,7 +25,7 @@ use tokio::{
 /// What the tasks may take to end.
 const FINISH: Duration = Duration::from_secs(1);
 
-type Wanted = Vec<(PathBuf, Vec<Config>)>;
+type Wanted = Vec<(PathBuf, Vec<Kept>)>;
 
 /// Runs it.
 pub(super) fn once(
@@ -56,9 +56,9 @@ pub(super) fn once(
             return End::Descriptor;
         }
     };
-    for config in wanted.iter_mut().flat_map(|(_, configs)| configs) {
+    for kept in wanted.iter_mut().flat_map(|(_, kept)| kept) {
         // Nobody runs yet who could be told.
-        config.target.reload = None;
+        kept.target_mut().reload = None;
     }
     // Beside a running agent it would write files whose reload nobody hears of.
     let _taken = match StateDir::take(&settings.state_dir) {
@@ -75,7 +75,7 @@ pub(super) fn once(
     end
 }
 
-/// Every configuration of every descriptor; here one broken file is an error, because nobody comes back to look.
+/// Every file of every descriptor; here one broken file is an error, because nobody comes back to look.
 fn read(
     settings: &descriptor::settings::Settings,
     around: &Surroundings,
@@ -84,7 +84,7 @@ fn read(
     if problems.is_empty() {
         Ok(good
             .into_iter()
-            .map(|(path, descriptor)| (path, descriptor.configs))
+            .map(|(path, descriptor)| (path, descriptor.kept()))
             .collect())
     } else {
         Err(problems)
@@ -106,9 +106,9 @@ async fn write_all(
     // What a missing configuration means is written in its descriptor.
     let fails: BTreeMap<PathBuf, bool> = wanted
         .iter()
-        .flat_map(|(_, configs)| configs)
-        .map(|config| {
-            let target = &config.target;
+        .flat_map(|(_, kept)| kept)
+        .map(|kept| {
+            let target = kept.target();
             let fails = target.required || target.on_absent == OnAbsent::Fail;
             (target.path.clone(), fails)
         })
@@ -134,7 +134,7 @@ async fn write_all(
             "{:<9} {}  from {}{reason}",
             view.state.word(),
             view.path.display(),
-            view.config
+            view.source
         );
         let line = format!("{}\n", foreign::harmless(&line));
         if good {

@@ -109,31 +109,41 @@ fn table(status: &Status, now: SystemTime, paint: Paint) -> String {
         let heads = ["SERVICE", "INSTANCE", "STATE", "SINCE", "PROBE", "WHY"];
         out += &format!("\n{}", lay_out(&heads, &rows, paint));
     }
-    if !status.configs.is_empty() {
-        let rows = status
-            .configs
-            .iter()
-            .map(|config| {
-                let from = match config.group.as_str() {
-                    "DEFAULT_GROUP" => config.data_id.clone(),
-                    group => format!("{group}/{}", config.data_id),
-                };
-                Row {
-                    cells: vec![
-                        fit(&config.path, 46, true),
-                        fit(&from, 28, false),
-                        config.state.clone(),
-                        ago(&config.since, now),
-                    ],
-                    why: config.reason.clone(),
-                }
-            })
-            .collect::<Vec<_>>();
+    let configs = status.configs.iter().map(|config| {
+        let from = match config.group.as_str() {
+            "DEFAULT_GROUP" => config.data_id.clone(),
+            group => format!("{group}/{}", config.data_id),
+        };
+        file(
+            &config.path,
+            &from,
+            &config.state,
+            &config.since,
+            &config.reason,
+            now,
+        )
+    });
+    let lists = status.subscriptions.iter().map(|list| {
+        let from = match list.group.as_str() {
+            "DEFAULT_GROUP" => list.service.clone(),
+            group => format!("{group}@@{}", list.service),
+        };
+        file(
+            &list.path,
+            &from,
+            &list.state,
+            &list.since,
+            &list.reason,
+            now,
+        )
+    });
+    let rows: Vec<Row> = configs.chain(lists).collect();
+    if !rows.is_empty() {
         let heads = ["FILE", "FROM", "STATE", "SINCE", "WHY"];
         out += &format!("\n{}", lay_out(&heads, &rows, paint));
     }
-    if status.services.is_empty() && status.configs.is_empty() {
-        out += "\nnothing to keep: no descriptor describes a service or a configuration\n";
+    if status.services.is_empty() && rows.is_empty() {
+        out += "\nnothing to keep: no descriptor describes a service, a configuration or a subscription\n";
     }
     if !status.problems.is_empty() {
         out += &format!("\n{}\n", paint.bold("PROBLEMS"));
@@ -154,6 +164,25 @@ fn table(status: &Status, now: SystemTime, paint: Paint) -> String {
         }
     }
     out
+}
+
+fn file(
+    path: &str,
+    from: &str,
+    state: &str,
+    since: &str,
+    reason: &Option<String>,
+    now: SystemTime,
+) -> Row {
+    Row {
+        cells: vec![
+            fit(path, 46, true),
+            fit(from, 28, false),
+            state.to_owned(),
+            ago(since, now),
+        ],
+        why: reason.clone(),
+    }
 }
 
 struct Row {
@@ -237,7 +266,12 @@ pub(super) mod tests {
                 { "data_id": "orders.yaml", "group": "PAYMENTS", "namespace": "public", "path": "/run/orders/orders.yaml", "required": true, "state": "rejected",
                   "reason": "not valid yaml: line 2, column 11: a flow sequence is not closed", "since": since(720), "applied_once": true, "md5": null, "history": [] },
             ],
-            "subscriptions": [],
+            "subscriptions": [
+                { "service": "payments", "group": "DEFAULT_GROUP", "namespace": "public", "path": "/etc/nginx/upstreams/payments.conf", "required": false, "state": "held",
+                  "reason": "the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7", "since": since(9), "applied_once": true,
+                  "listed": 2, "passed": 1, "kept": 7, "left_out": ["10.0.3.9:8080 is unhealthy"],
+                  "held": { "since": since(9), "reason": "the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7", "until": since(0) }, "history": [] },
+            ],
             "problems": [ { "at": "conf.d/web.yaml:3:5", "key": "services[0].prot", "message": "unknown key", "help": "did you mean `port`?" } ],
             "settings": [],
             "version": "0.1.0",
@@ -255,9 +289,11 @@ orders             10.0.3.7:8080  registered  2 h    tcp ok, 0.2 ms
 PAYMENTS@@billing  10.0.3.7:9090  unhealthy   40 s   tcp refused x 3
     nothing listens on 127.0.0.1:9090
 
-FILE                     FROM                  STATE     SINCE   WHY
-/run/orders/orders.yaml  PAYMENTS/orders.yaml  rejected  12 min
+FILE                                FROM                  STATE     SINCE   WHY
+/run/orders/orders.yaml             PAYMENTS/orders.yaml  rejected  12 min
     not valid yaml: line 2, column 11: a flow sequence is not closed
+/etc/nginx/upstreams/payments.conf  payments              held      9 s
+    the registry lists 1 instance, the file has 7; the guard allows a loss of 60 % of 7
 
 PROBLEMS
 conf.d/web.yaml:3:5: services[0].prot: unknown key

@@ -12,7 +12,7 @@ use std::{collections::HashMap, path::Path};
 /// file by its line) has the problem: the index and what to show.
 ///
 /// Two services are one instance when namespace, group, name and port are the same, unless both addresses are written out and
-/// differ. Two configurations collide when they are kept in the same file.
+/// differ. Two configurations or lists collide when they are kept in the same file.
 #[must_use]
 pub fn conflicts(descriptors: &[(&Path, &Descriptor)]) -> Vec<(usize, Problem)> {
     let mut found = Vec::new();
@@ -41,15 +41,25 @@ pub fn conflicts(descriptors: &[(&Path, &Descriptor)]) -> Vec<(usize, Problem)> 
                 same.push((service, here));
             }
         }
-        for (at, config) in descriptor.configs.iter().enumerate() {
-            let written = descriptor.places.configs.get(at).unwrap_or(&nowhere);
+        let places = &descriptor.places;
+        let configs = descriptor.configs.iter().map(|config| &config.target);
+        let subscriptions = descriptor.subscriptions.iter().map(|list| &list.target);
+        let targets =
+            configs
+                .enumerate()
+                .map(|(at, target)| ("configs", places.configs.get(at), at, target))
+                .chain(subscriptions.enumerate().map(|(at, target)| {
+                    ("subscriptions", places.subscriptions.get(at), at, target)
+                }));
+        for (list, written, at, target) in targets {
+            let written = written.unwrap_or(&nowhere);
             let here = Origin { file, at, written };
-            let path = config.target.path.as_path();
+            let path = target.path.as_path();
             if let Some(first) = paths.get(path) {
                 let path = Foreign::new(path.to_string_lossy().into_owned());
                 let message = format!("{path} is already kept by {first}");
-                let help = "two configurations cannot be one file: change one path";
-                found.push((index, here.problem("configs", "path", message, help)));
+                let help = "two sources cannot be one file: change one path";
+                found.push((index, here.problem(list, "path", message, help)));
             } else {
                 paths.insert(path, here);
             }
@@ -150,7 +160,7 @@ mod tests {
         a.yaml:6:25: configs[1].path: /run/a is already kept by a.yaml:5:25
            6 |   - { data_id: b, path: /run//a }
              |                         ^^^^^^^
-          help: two configurations cannot be one file: change one path
+          help: two sources cannot be one file: change one path
         b.yaml:2:13: services[0].name: DEFAULT_GROUP/orders on port 8080 in namespace public is already written in a.yaml:2:13
            2 |   - { name: orders, port: 8080, cluster: other }
              |             ^^^^^^
@@ -158,9 +168,26 @@ mod tests {
         b.yaml:6:25: configs[1].path: /run/a is already kept by a.yaml:5:25
            6 |   - { data_id: c, path: /run/a }
              |                         ^^^^^^
-          help: two configurations cannot be one file: change one path
+          help: two sources cannot be one file: change one path
         4 errors in 3 of 3 files
         ");
+    }
+
+    #[test]
+    fn a_list_and_a_configuration_cannot_be_one_file() {
+        let around = Surroundings::with(&[]);
+        let settings = resolve(Path::new("x.yaml"), None, &Flags::default(), &around).unwrap();
+        let text = "configs:\n- { data_id: a, path: /run/a }\n\
+                    subscriptions:\n- { service: s, path: /run/b, format: json }\n\
+                    - { service: s, path: /run/a, format: env }\n";
+        let path = Path::new("a.yaml");
+        let descriptor = parse(path, text, &settings, &around).unwrap();
+        let found = conflicts(&[(path, &descriptor)]);
+        let [(0, problem)] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(problem.key, "subscriptions[1].path");
+        assert_eq!(problem.message, "/run/a is already kept by a.yaml:2:23");
     }
 
     #[test]

@@ -12,8 +12,9 @@
 use super::Surroundings;
 use super::parse::parse;
 use super::settings::Settings;
-use super::spec::Descriptor;
+use super::spec::{Descriptor, Rendering};
 use crate::report::Problem;
+use crate::template;
 use md5::Digest as _;
 use md5::Md5;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfsMountFlags};
@@ -85,7 +86,8 @@ pub fn read_directory(
             Ok(Some(bytes)) => {
                 left = left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
                 let descriptor = match std::str::from_utf8(&bytes) {
-                    Ok(text) => parse(&path, text, settings, around),
+                    Ok(text) => parse(&path, text, settings, around)
+                        .and_then(|found| with_templates(&path, found, &mut left, around)),
                     Err(error) => {
                         let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
                         Err(vec![Problem::of_whole(&path, message, None)])
@@ -106,6 +108,56 @@ pub fn read_directory(
         });
     }
     Ok(files)
+}
+
+/// The descriptor with the texts of its templates, which are files beside it: as it must be written by nobody else, so they are.
+fn with_templates(
+    path: &Path,
+    mut descriptor: Descriptor,
+    left: &mut u64,
+    around: &Surroundings,
+) -> Result<Descriptor, Vec<Problem>> {
+    let mut problems = Vec::new();
+    for (at, subscription) in descriptor.subscriptions.iter_mut().enumerate() {
+        let Rendering::Template { file, text } = &mut subscription.rendering else {
+            continue;
+        };
+        match template_text(file, *left, around) {
+            Ok(found) => {
+                *left = left.saturating_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
+                *text = found.into();
+            }
+            Err(message) => {
+                let written = descriptor.places.templates.get(at);
+                problems.push(Problem {
+                    source: path.to_owned(),
+                    place: written.and_then(|written| written.place),
+                    key: format!("subscriptions[{at}].template"),
+                    message,
+                    help: None,
+                    excerpt: written.and_then(|written| written.excerpt.clone()),
+                });
+            }
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(descriptor),
+        false => Err(problems),
+    }
+}
+
+/// The text of a template, or why there is none.
+fn template_text(file: &Path, left: u64, around: &Surroundings) -> Result<String, String> {
+    let shown = file.display();
+    let bytes = read(file, left, around)
+        .map_err(|problem| format!("{shown}: {}", problem.message))?
+        .ok_or_else(|| format!("{shown}: there is no such file"))?;
+    if bytes.len() > template::LONGEST {
+        return Err(format!("{shown}: more than {} bytes", template::LONGEST));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| format!("{shown}: not UTF-8"))?;
+    template::check(&text).map_err(|error| format!("{shown}: {error}"))?;
+    Ok(text)
 }
 
 /// The names that count, sorted; one more than allowed at most.
@@ -305,6 +357,50 @@ mod tests {
             "{}",
             problem.message
         );
+    }
+
+    #[test]
+    fn a_template_is_a_file_beside_its_descriptor_and_its_mistakes_are_the_descriptors() {
+        let home = TempDir::new().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let descriptor = b"subscriptions:\n  - { service: a, path: /run/a, template: a.j2 }\n";
+        write(&at("a.yaml"), descriptor);
+        let outcome = |around: &Surroundings| {
+            let mut files = read_all(home.path(), around);
+            assert_eq!(files.len(), 1);
+            files.remove(0).descriptor.map_err(|problems| {
+                assert_eq!(problems[0].key, "subscriptions[0].template");
+                assert_eq!(
+                    problems[0].place.map(|at| (at.line, at.column)),
+                    Some((2, 43))
+                );
+                problems[0].message.clone()
+            })
+        };
+        let nobody = Surroundings::default();
+        assert!(
+            outcome(&nobody)
+                .unwrap_err()
+                .ends_with("a.j2: there is no such file")
+        );
+        write(&at("a.j2"), b"{% for one in instances %}");
+        let said = outcome(&nobody).unwrap_err();
+        assert!(said.contains("a.j2: line 1: "), "{said}");
+        write(&at("a.j2"), b"{{ service }}\n");
+        let found = outcome(&nobody).unwrap();
+        let Rendering::Template { text, .. } = &found.subscriptions[0].rendering else {
+            panic!("{found:?}");
+        };
+        assert_eq!(&**text, "{{ service }}\n");
+        // Whoever could write a template would decide what a privileged agent writes.
+        fs::set_permissions(at("a.j2"), fs::Permissions::from_mode(0o666)).unwrap();
+        let privileged = Surroundings {
+            privileged: true,
+            uid: rustix::process::geteuid().as_raw(),
+            ..Surroundings::default()
+        };
+        let said = outcome(&privileged).unwrap_err();
+        assert!(said.contains("can be written by everybody"), "{said}");
     }
 
     #[test]

@@ -8,12 +8,13 @@ use super::reader::Source;
 use super::reader::Value;
 use super::reader::nearest;
 use super::reader::shown;
-use super::settings::{Origin, PasswordSource, Settings};
+use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
     Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent,
     OnFailure, Owner, Probe, ProbeKind, Process, Reload, Service, Target, Validate, Written,
 };
 use super::url;
+use crate::authority;
 use crate::foreign::Foreign;
 use crate::report::Problem;
 use std::{
@@ -91,6 +92,8 @@ pub(super) struct Context<'a> {
     privileged: bool,
     /// `OUTRIGGER_FORBID=exec`.
     no_commands: bool,
+    /// Whether the registry is on this host.
+    pub(super) loopback: bool,
 }
 
 impl<'a> Context<'a> {
@@ -99,6 +102,7 @@ impl<'a> Context<'a> {
             namespace: &settings.registry.namespace,
             reserved: reserved(settings),
             privileged: around.privileged,
+            loopback: on_loopback(&settings.registry.servers),
             no_commands: around
                 .env
                 .get("OUTRIGGER_FORBID")
@@ -129,7 +133,18 @@ impl<'a> Context<'a> {
                 descriptor.places.configs.push(written);
             }
         }
-        fields.not_yet("subscriptions", "keep services and configs, leave it out");
+        let subscriptions = fields
+            .get("subscriptions")
+            .and_then(|value| value.list("a list: - service: payments"));
+        for value in subscriptions.unwrap_or_default() {
+            if let Some(mut fields) = value.fields("- service: payments") {
+                let (subscription, [written, template]) = self.subscription(&mut fields);
+                fields.finish();
+                descriptor.subscriptions.push(subscription);
+                descriptor.places.subscriptions.push(written);
+                descriptor.places.templates.push(template);
+            }
+        }
     }
 
     /// A service; where something was noted, with defaults in place of it.
@@ -219,7 +234,7 @@ impl<'a> Context<'a> {
         (service, written)
     }
 
-    fn namespace(&self, fields: &mut Fields<'_>) -> String {
+    pub(super) fn namespace(&self, fields: &mut Fields<'_>) -> String {
         fields
             .get("namespace")
             .and_then(|value| namespace(&value))
@@ -376,24 +391,42 @@ impl<'a> Context<'a> {
                 ("fail", OnAbsent::Fail),
             ])
         });
+        let on_absent = on_absent.unwrap_or(OnAbsent::Keep);
+        let config = Config {
+            data_id: data_id.unwrap_or_default(),
+            group: group(fields),
+            namespace: self.namespace(fields),
+            target: self.target(fields, path, on_absent, 0o640),
+        };
+        (config, written)
+    }
+
+    /// What every kept file has.
+    pub(super) fn target(
+        &self,
+        fields: &mut Fields<'_>,
+        path: Option<Value<'_>>,
+        on_absent: OnAbsent,
+        default_mode: u32,
+    ) -> Target {
         fields.not_yet(
             "verify",
             "leave it out; `validate` checks a content before it replaces the file",
         );
-        let target = Target {
+        Target {
             path: path
-                .and_then(|value| self.target(&value))
+                .and_then(|value| self.place(&value))
                 .unwrap_or_default(),
             mode: fields
                 .get("mode")
                 .and_then(|value| mode(&value))
-                .unwrap_or(0o640),
+                .unwrap_or(default_mode),
             owner: fields.get("owner").and_then(|value| owner(&value)),
             required: fields
                 .get("required")
                 .and_then(|value| value.boolean())
                 .unwrap_or(false),
-            on_absent: on_absent.unwrap_or(OnAbsent::Keep),
+            on_absent,
             max_size: fields
                 .get("max_size")
                 .and_then(|value| value.integer("a size in bytes", 1..=MAX_SIZE))
@@ -402,18 +435,11 @@ impl<'a> Context<'a> {
                 .get("validate")
                 .and_then(|value| self.validate(&value)),
             reload: fields.get("reload").and_then(|value| self.reload(&value)),
-        };
-        let config = Config {
-            data_id: data_id.unwrap_or_default(),
-            group: group(fields),
-            namespace: self.namespace(fields),
-            target,
-        };
-        (config, written)
+        }
     }
 
     /// The path of a file that may be written.
-    fn target(&self, value: &Value<'_>) -> Option<PathBuf> {
+    fn place(&self, value: &Value<'_>) -> Option<PathBuf> {
         let path = value.path()?;
         match self
             .reserved
@@ -506,6 +532,20 @@ impl<'a> Context<'a> {
     }
 }
 
+/// Whether a server of the list is on this host.
+fn on_loopback(servers: &Servers) -> bool {
+    let Servers::List(list) = servers else {
+        return false;
+    };
+    list.iter().any(|server| {
+        let rest = server
+            .split_once("://")
+            .map_or(server.as_str(), |(_, rest)| rest);
+        let host = authority::host(rest.split('/').next().unwrap_or_default());
+        authority::is_this_host(host, |_| false)
+    })
+}
+
 /// What no configuration may replace: descriptors would come from the registry, and secrets with them.
 fn reserved(settings: &Settings) -> Vec<(PathBuf, &'static str)> {
     let registry = &settings.registry;
@@ -557,7 +597,7 @@ fn port(value: &Value<'_>) -> Option<u16> {
     u16::try_from(value.integer("a port", 1..=65_535)?).ok()
 }
 
-fn group(fields: &mut Fields<'_>) -> String {
+pub(super) fn group(fields: &mut Fields<'_>) -> String {
     fields
         .get("group")
         .and_then(|value| checked(&value, "group", 128, ".:_-"))
@@ -572,7 +612,7 @@ pub(super) fn namespace(value: &Value<'_>) -> Option<String> {
     checked(value, "namespace id", 64, "_-")
 }
 
-fn service_name(value: &Value<'_>) -> Option<String> {
+pub(super) fn service_name(value: &Value<'_>) -> Option<String> {
     if let Some((group, name)) = value.any_text()?.split_once("@@") {
         return value.wrong(
             "a group stands in front of the name",
@@ -587,7 +627,7 @@ fn service_name(value: &Value<'_>) -> Option<String> {
 }
 
 /// ASCII letters, digits and `marks`: what all servers take.
-fn checked(value: &Value<'_>, what: &str, most: usize, marks: &str) -> Option<String> {
+pub(super) fn checked(value: &Value<'_>, what: &str, most: usize, marks: &str) -> Option<String> {
     let text = value.text()?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     if !text.chars().all(allowed) {
@@ -652,7 +692,7 @@ fn address(value: &Value<'_>) -> Option<Address> {
     }))
 }
 
-fn cidr(value: &Value<'_>) -> Option<Cidr> {
+pub(super) fn cidr(value: &Value<'_>) -> Option<Cidr> {
     let text = value.text()?;
     let parsed = text.split_once('/').and_then(|(network, prefix)| {
         let network = network.parse::<IpAddr>().ok()?;
@@ -1201,7 +1241,6 @@ configs:
   - { name: x, port: 1, probe: { exec: { command: [] }, timeout: 1d } }
   - { name: x, port: 1, probe: { http: { host: localhost, port: 0, path: health } } }
   - orders
-subscriptions: []
 "#;
         insta::assert_snapshot!(shown(text), @r#"
         conf.d/orders.yaml:2:11: services[0].name: a group stands in front of the name
@@ -1335,11 +1374,7 @@ subscriptions: []
           20 |   - orders
              |     ^^^^^^
           help: write - name: orders
-        conf.d/orders.yaml:21:1: subscriptions: not in this version
-          21 | subscriptions: []
-             | ^^^^^^^^^^^^^
-          help: keep services and configs, leave it out
-        34 errors in 1 of 1 file
+        33 errors in 1 of 1 file
         "#);
     }
 

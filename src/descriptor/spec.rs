@@ -1,7 +1,7 @@
 //! What an operator wants, complete: every default filled in, every value checked; made by reading, never by hand elsewhere.
 
 use crate::report::Place;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// One file of `conf.d` (or the service described by `OUTRIGGER_SERVICE` and its fellows).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -10,8 +10,22 @@ pub struct Descriptor {
     pub services: Vec<Service>,
     /// Configurations to keep as files.
     pub configs: Vec<Config>,
+    /// Instance lists to keep as files.
+    pub subscriptions: Vec<Subscription>,
     /// Where they are written; made by reading, empty is fine elsewhere.
     pub places: Places,
+}
+
+impl Descriptor {
+    /// Every file that is kept.
+    #[must_use]
+    pub fn kept(&self) -> Vec<Kept> {
+        let configs = self.configs.iter().cloned().map(Kept::Config);
+        let subscriptions = self.subscriptions.iter().cloned();
+        configs
+            .chain(subscriptions.map(Kept::Subscription))
+            .collect()
+    }
 }
 
 /// Where the entries of a descriptor are written, for whoever compares several files.
@@ -23,6 +37,10 @@ pub struct Places {
     pub services: Vec<Written>,
     /// Of each configuration: its path.
     pub configs: Vec<Written>,
+    /// Of each subscription: its path.
+    pub subscriptions: Vec<Written>,
+    /// Of each subscription: its template.
+    pub templates: Vec<Written>,
 }
 
 impl PartialEq for Places {
@@ -194,6 +212,162 @@ pub struct Config {
     pub namespace: String,
     /// The file that is kept.
     pub target: Target,
+}
+
+/// The instances of a service, kept as a file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Subscription {
+    /// Service, without the group.
+    pub service: String,
+    /// Group; `DEFAULT_GROUP` when not written.
+    pub group: String,
+    /// Namespace id; the settings' one when not written.
+    pub namespace: String,
+    /// Which instances are kept.
+    pub filter: Filter,
+    /// What the file looks like.
+    pub rendering: Rendering,
+    /// Which lists are not believed at once.
+    pub guard: Guard,
+    /// The file that is kept.
+    pub target: Target,
+}
+
+/// Which instances of a service are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    /// Only those of these clusters; empty means any.
+    pub clusters: Vec<String>,
+    /// The first of these clusters that has an instance is taken alone; where none has, all are taken.
+    pub prefer_clusters: Vec<String>,
+    /// Only healthy ones; true when not written.
+    pub healthy_only: bool,
+    /// Only those with all of this metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// Only those in one of these networks; empty means any.
+    pub allow_cidrs: Vec<Cidr>,
+    /// Whether an instance may be on loopback: where the registry is, too.
+    pub loopback: bool,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self {
+            clusters: Vec::new(),
+            prefer_clusters: Vec::new(),
+            healthy_only: true,
+            metadata: BTreeMap::new(),
+            allow_cidrs: Vec::new(),
+            loopback: false,
+        }
+    }
+}
+
+/// What a file of instances looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rendering {
+    /// An `upstream` block of nginx.
+    Nginx {
+        /// Its name, `[A-Za-z0-9_.-]`.
+        upstream: String,
+    },
+    /// A `backend` section of HAProxy.
+    Haproxy {
+        /// Its name, `[A-Za-z0-9_.-]`.
+        backend: String,
+    },
+    /// A map of HAProxy, to the names that `Haproxy` gives its servers.
+    HaproxyMap {
+        /// The metadata whose value stands in front; `None` is the address.
+        key: Option<String>,
+    },
+    /// Targets of Prometheus' `file_sd_configs`.
+    Prometheus {
+        /// Metadata that becomes labels.
+        labels: Vec<String>,
+    },
+    /// Endpoints for Envoy's EDS from a file.
+    Envoy {
+        /// Name of the cluster they are of.
+        cluster: String,
+        /// Metadata that goes along.
+        labels: Vec<String>,
+    },
+    /// Everything, as data.
+    Json,
+    /// A block of lines in a hosts file, whose other lines stay as they are.
+    Hosts {
+        /// The name of all of them.
+        host: String,
+    },
+    /// One assignment.
+    Env {
+        /// What stands before `_INSTANCES`.
+        variable: String,
+    },
+    /// As a template says.
+    Template {
+        /// The file, beside the descriptor.
+        file: PathBuf,
+        /// What it says; filled in by whoever read it.
+        text: Arc<str>,
+    },
+}
+
+/// Instances of one service; a list of more is never written.
+pub const MOST_INSTANCES: usize = 10_000;
+
+/// Which lists are not believed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// A list with fewer instances is held; 1 when not written, 0 where an empty one is allowed.
+    pub min_instances: usize,
+    /// How much of the largest list of the window may be missing, percent; 60 when not written.
+    pub max_shrink: u8,
+    /// For how long a list counts after it was replaced, and how long a smaller one must be told to be believed; 10 min when not
+    /// written.
+    pub window: Duration,
+    /// How long no smaller list is taken after the registry came back; 30 s when not written.
+    pub hold_after_reconnect: Duration,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            min_instances: 1,
+            max_shrink: 60,
+            window: Duration::from_secs(600),
+            hold_after_reconnect: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a file is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kept {
+    /// A configuration.
+    Config(Config),
+    /// The instances of a service.
+    Subscription(Subscription),
+}
+
+impl Kept {
+    /// The file.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        match self {
+            Self::Config(config) => &config.target,
+            Self::Subscription(subscription) => &subscription.target,
+        }
+    }
+
+    /// The file, to be changed.
+    pub fn target_mut(&mut self) -> &mut Target {
+        match self {
+            Self::Config(config) => &mut config.target,
+            Self::Subscription(subscription) => &mut subscription.target,
+        }
+    }
 }
 
 /// A file that is kept, and what happens when it changes.

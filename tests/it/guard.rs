@@ -559,9 +559,10 @@ fn an_hour_of_failures_writes_fewer_than_500_lines() {
             servers: Vec::new(),
         };
         let services = Services::start(&parts, standings, around);
+        let kept = wanted.kept();
         services.set(wanted.services).await;
         let targets = Targets::start(&parts, settings.state_dir.clone());
-        targets.set(vec![("a.yaml".into(), wanted.configs)]);
+        targets.set(vec![("a.yaml".into(), kept)]);
         tokio::time::sleep(Duration::from_secs(3600)).await;
         _ = tasks.finish(Duration::from_secs(5)).await;
         assert!(epoch.now() >= Duration::from_secs(3600));

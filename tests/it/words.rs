@@ -115,8 +115,11 @@ fn the_help_of_every_command_is_what_it_was() {
         "explain",
         "explain service",
         "explain config",
+        "explain subscription",
         "explain address",
         "drain",
+        "release",
+        "release subscription",
         "completions",
     ] {
         let help = run(outrigger().args(words.split_whitespace()).arg("--help"));
@@ -505,8 +508,9 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
     agent.write(
         "conf.d/file.yaml",
         &format!(
-            "configs:\n  - data_id: orders.yaml\n    path: {}\n",
-            agent.path("orders.yaml").display()
+            "configs:\n  - data_id: orders.yaml\n    path: {}\nsubscriptions:\n  - {{ service: orders, path: {}, format: json }}\n",
+            agent.path("orders.yaml").display(),
+            agent.path("orders.json").display()
         ),
     );
     agent.write("conf.d/broken.yaml", "services: [\n");
@@ -589,7 +593,26 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
     );
     assert_eq!(status["registry"]["state"], "connected");
     assert_eq!(status["services"][0]["reason"], Value::Null, "all is well");
-    assert_eq!(status["subscriptions"], serde_json::json!([]));
+    assert_eq!(
+        keys(&status["subscriptions"][0]),
+        sorted([
+            "service",
+            "group",
+            "namespace",
+            "path",
+            "required",
+            "state",
+            "reason",
+            "since",
+            "applied_once",
+            "listed",
+            "passed",
+            "kept",
+            "left_out",
+            "held",
+            "history"
+        ])
+    );
 }
 
 #[test]
