@@ -11,7 +11,8 @@ use super::reader::shown;
 use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
     Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent,
-    OnFailure, Owner, Probe, ProbeKind, Process, Reload, Service, Target, Validate, Written,
+    OnFailure, Owner, Probe, ProbeKind, Process, Reload, Service, Target, Validate, Verify,
+    VerifyKind, Written,
 };
 use super::url;
 use crate::authority;
@@ -19,7 +20,7 @@ use crate::foreign::Foreign;
 use crate::report::Problem;
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -409,10 +410,6 @@ impl<'a> Context<'a> {
         on_absent: OnAbsent,
         default_mode: u32,
     ) -> Target {
-        fields.not_yet(
-            "verify",
-            "leave it out; `validate` checks a content before it replaces the file",
-        );
         Target {
             path: path
                 .and_then(|value| self.place(&value))
@@ -435,6 +432,7 @@ impl<'a> Context<'a> {
                 .get("validate")
                 .and_then(|value| self.validate(&value)),
             reload: fields.get("reload").and_then(|value| self.reload(&value)),
+            verify: fields.get("verify").and_then(|value| self.verify(&value)),
         }
     }
 
@@ -520,6 +518,52 @@ impl<'a> Context<'a> {
             fields.finish();
         }
         reload
+    }
+
+    fn verify(&self, value: &Value<'_>) -> Option<Verify> {
+        let example = "verify: { tcp: 127.0.0.1:8080 }, { http: \"http://127.0.0.1:8080/health\" } or { exec: [...] }";
+        let mut fields = value.fields(example)?;
+        let form = fields.exactly_one(&["tcp", "http", "exec"], example);
+        let within = fields
+            .get("within")
+            .and_then(|value| value.duration(TIMEOUTS));
+        let verify = form.and_then(|name| {
+            let value = fields.get(name)?;
+            let mut timeout = Duration::from_secs(2);
+            let kind = if name == "exec" {
+                fields.idle(&["status", "body"], name);
+                let command = self.own_command(&value, &mut fields)?;
+                timeout = command.timeout;
+                VerifyKind::Exec(command)
+            } else {
+                if let Some(value) = fields.get("timeout") {
+                    timeout = value.duration(TIMEOUTS)?;
+                }
+                fields.idle(&["run_as"], name);
+                if name == "tcp" {
+                    fields.idle(&["status", "body"], name);
+                    VerifyKind::Tcp(socket_address(&value)?)
+                } else {
+                    let status = fields.get("status");
+                    let status = status.and_then(|value| value.integer("a status", 100..=599));
+                    let body = fields.get("body").and_then(|value| value.any_text());
+                    VerifyKind::Http {
+                        url: url::whole(&value, "http: \"http://127.0.0.1:8080/health\"")?,
+                        status: status.and_then(|status| u16::try_from(status).ok()),
+                        body,
+                    }
+                }
+            };
+            Some(Verify {
+                kind,
+                timeout,
+                within: within.unwrap_or(Duration::from_secs(30)),
+            })
+        });
+        if form.is_some() {
+            fields.finish();
+        }
+        verify
     }
 
     /// `exec` with the `timeout` and `run_as` beside it.
@@ -895,6 +939,17 @@ fn signal(value: &Value<'_>) -> Option<String> {
         None => format!("signals are {}", SIGNALS.join(", ")),
     };
     value.wrong(format!("`{}` is not a signal", Foreign::new(text)), &help)
+}
+
+fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.text()?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => value.wrong(
+            format!("`{}` is not an address with a port", Foreign::new(text)),
+            "write 127.0.0.1:8080",
+        ),
+    }
 }
 
 fn process(fields: &mut Fields<'_>) -> Option<Process> {
