@@ -134,8 +134,8 @@ impl Memory {
         let mut same = self.clone();
         same.wanted.clone_from(&before.wanted);
         same.good.clone_from(&before.good);
-        // That nothing is open any more may be heard of later: at worst files that agree go back together.
-        same.open |= before.open;
+        // That nothing is open any more is kept with what comes next: at worst files that agree go back together.
+        same.open |= before.open && self.owes();
         same != *before
     }
 }
@@ -1862,7 +1862,7 @@ mod tests {
             for (slot, memory) in &memories {
                 let before = self.ledger.get(slot);
                 // What came after the application had loaded is a new cause.
-                if let Some(refused) = memory.refused.as_ref().filter(|_| self.news < self.loads)
+                if let Some(refused) = memory.refused.as_ref().filter(|_| self.news < self.loads && !memory.open)
                     && before.is_none_or(|before| before.refused != memory.refused)
                 {
                     self.refused.insert((*slot, refused.hash.clone()));

@@ -1167,7 +1167,7 @@ impl Hands {
                 if let Some(job) = self.group.job(slot) {
                     let work = async move { job.commit(content, for_return).await };
                     // Also when it is let go: it is good for whoever comes next.
-                    self.group.tasks.spawn("keep a good content", work);
+                    self.group.tasks.spawn_to_end("keep a good content", work);
                 }
             }
             Effect::Tell { slot, standing } => {

@@ -202,7 +202,7 @@ mod tests {
             })
         };
         assert!(verify(&asking(exec("true"), 5_000), &commands, 1).await.is_ok());
-        let why = verify(&asking(exec("false"), 1), &commands, 1).await;
+        let why = verify(&asking(exec("false"), 400), &commands, 1).await;
         assert!(why.unwrap_err().starts_with("false: exit status 1"));
     }
 }

@@ -1500,10 +1500,11 @@ configs:
           10 |     reload: { signal: SIGHUP, timeout: 5s }
              |                               ^^^^^^^
           help: leave it out
-        conf.d/orders.yaml:11:5: configs[0].verify: not in this version
+        conf.d/orders.yaml:11:13: configs[0].verify: names none of `tcp`, `http` and `exec`
           11 |     verify: {}
-             |     ^^^^^^
-          help: leave it out; `validate` checks a content before it replaces the file
+             |             ^
+          help: write verify: { tcp: 127.0.0.1:8080 }, { http: "http://127.0.0.1:8080/health" } or { exec:
+                [...] }
         conf.d/orders.yaml:12:5: configs[0].dataid: unknown key
           12 |     dataid: x
              |     ^^^^^^
