@@ -365,8 +365,10 @@ fn read(path: &Path) -> Result<Inside, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        fs::OpenOptions, io, os::unix::fs::MetadataExt as _, os::unix::fs::PermissionsExt as _,
+    };
     use tokio::time::timeout;
-    use std::{io, fs::OpenOptions, os::unix::fs::MetadataExt as _, os::unix::fs::PermissionsExt as _};
 
     const WITHIN: Duration = Duration::from_secs(20);
 
@@ -483,12 +485,16 @@ mod tests {
         let missing = folder.path().join("missing");
         with(&missing, async |ledger| {
             assert_eq!(ledger.trouble(), None);
-            ledger.kept(ledger.note(Path::new("/a"), Slot(1), memory("one"))).await;
+            ledger
+                .kept(ledger.note(Path::new("/a"), Slot(1), memory("one")))
+                .await;
             let said = ledger.trouble().unwrap();
             assert!(said.contains("there is no such directory"), "{said}");
             assert_eq!(ledger.take(Path::new("/a"), Slot(2)), memory("one"));
             fs::create_dir(&missing).unwrap();
-            ledger.kept(ledger.note(Path::new("/a"), Slot(2), memory("two"))).await;
+            ledger
+                .kept(ledger.note(Path::new("/a"), Slot(2), memory("two")))
+                .await;
             assert_eq!(ledger.trouble(), None);
         })
         .await;
@@ -523,6 +529,8 @@ mod tests {
         ledger.retain(&BTreeSet::from([path(0)]));
         let inside = ledger.inside();
         assert_eq!(inside.entries.len(), STRANGERS + 1);
-        assert!((0..2000).all(|number| number % 2 == 0 || inside.entries.contains_key(&path(number))));
+        assert!(
+            (0..2000).all(|number| number % 2 == 0 || inside.entries.contains_key(&path(number)))
+        );
     }
 }

@@ -876,8 +876,9 @@ impl Group {
         let is_held = self.held().is_some();
         let moves = targets.clone().any(Target::moves);
         // Who cannot be put back yet is waited for, and so is who is in the burst.
-        let is_awaited =
-            |target: &Target| target.doing.is_none() && (target.restore || (moves && !restores && target.due));
+        let is_awaited = |target: &Target| {
+            target.doing.is_none() && (target.restore || (moves && !restores && target.due))
+        };
         if targets.clone().any(is_awaited) {
             return false;
         }
@@ -1021,6 +1022,8 @@ impl Group {
             && !self.owes()
             && self.reload.running.is_none()
             && self.phase == Phase::Open
+            // That it is well with files of two transactions would say nothing.
+            && !self.open
             && !targets.clone().any(|target| target.restore)
             && targets.any(|target| !target.memory.is_verified());
         is_due.then_some(self.verify.at)
@@ -1302,6 +1305,8 @@ impl Target {
     fn staged(&mut self, now: Moment, mut doing: Doing, outcome: Outcome) {
         let hash = hash_of(doing.content.as_ref());
         let is_wanted = doing.aim == Aim::Wanted && self.wanted_hash() == Some(hash);
+        // It may have been wanted, not wanted and wanted again meanwhile.
+        self.due &= !is_wanted;
         match outcome {
             Outcome::Unchanged | Outcome::Mended => {
                 if self.memory.written.as_deref() != Some(hash) {
@@ -1347,9 +1352,10 @@ impl Target {
                 true
             }
             Outcome::Rejected(why) | Outcome::Failed(why) => {
-                let open = self.memory.open;
+                let now_known = std::mem::take(&mut self.memory);
                 self.memory = Memory {
-                    open,
+                    open: now_known.open,
+                    refused: now_known.refused,
                     ..doing.before
                 };
                 self.failed(now, doing.aim, is_wanted, why);
@@ -1394,7 +1400,11 @@ impl Target {
 
     /// What is ready is about to be swapped in: notes that it is written and was not told.
     fn intend(&mut self, several: bool, has_reload: bool) -> bool {
-        let Some(doing) = self.doing.as_mut().filter(|doing| doing.step == Step::Ready) else {
+        let Some(doing) = self
+            .doing
+            .as_mut()
+            .filter(|doing| doing.step == Step::Ready)
+        else {
             return false;
         };
         doing.step = Step::Intended;
@@ -1468,9 +1478,7 @@ impl Target {
 
     fn is_in_place(&self) -> bool {
         match (&self.wanted, &self.place) {
-            (Wanted::Content { content, .. }, InPlace::Content(there)) => {
-                there.md5 == content.md5
-            }
+            (Wanted::Content { content, .. }, InPlace::Content(there)) => there.md5 == content.md5,
             (Wanted::Absent, InPlace::Nothing) => true,
             _ => false,
         }
@@ -1653,11 +1661,7 @@ mod tests {
 
     impl World {
         fn new(has_reload: bool, all: &[OnAbsent], seed: u64) -> Self {
-            Self::with(
-                has_reload,
-                all.iter().copied().map(rules).collect(),
-                seed,
-            )
+            Self::with(has_reload, all.iter().copied().map(rules).collect(), seed)
         }
 
         fn verifying(targets: usize, seed: u64) -> Self {
@@ -1756,7 +1760,9 @@ mod tests {
         }
 
         fn tell(&mut self, event: Event) {
-            if std::env::var("TRACE").is_ok() { eprintln!("{:?} <- {event:?}", self.now); }
+            if std::env::var("TRACE").is_ok() {
+                eprintln!("{:?} <- {event:?}", self.now);
+            }
             self.group.handle(self.now, event);
             self.drain();
         }
@@ -1777,7 +1783,9 @@ mod tests {
 
         fn drain(&mut self) {
             while let Some(effect) = self.group.effect() {
-                if std::env::var("TRACE").is_ok() { eprintln!("    -> {effect:?}"); }
+                if std::env::var("TRACE").is_ok() {
+                    eprintln!("    -> {effect:?}");
+                }
                 let took = Duration::from_millis(1 + self.throw(self.slowest));
                 let job = match effect {
                     Effect::Tell { slot, standing } => {
@@ -1835,7 +1843,8 @@ mod tests {
                     _ => None,
                 };
                 assert!(
-                    whose(&job).is_none() || self.jobs.iter().all(|(_, busy)| whose(busy) != whose(&job)),
+                    whose(&job).is_none()
+                        || self.jobs.iter().all(|(_, busy)| whose(busy) != whose(&job)),
                     "two jobs at once: {job:?}"
                 );
                 let is_swap = |job: &Job| matches!(job, Job::Swap(_));
@@ -1848,7 +1857,10 @@ mod tests {
                 // The ledger is one file: what was kept first is there first.
                 let after = match &job {
                     Job::Keep(..) => {
-                        let keeps = self.jobs.iter().filter(|(_, job)| matches!(job, Job::Keep(..)));
+                        let keeps = self
+                            .jobs
+                            .iter()
+                            .filter(|(_, job)| matches!(job, Job::Keep(..)));
                         keeps.map(|(at, _)| *at).max().unwrap_or_default()
                     }
                     _ => Moment::ZERO,
@@ -1862,7 +1874,10 @@ mod tests {
             for (slot, memory) in &memories {
                 let before = self.ledger.get(slot);
                 // What came after the application had loaded is a new cause.
-                if let Some(refused) = memory.refused.as_ref().filter(|_| self.news < self.loads && !memory.open)
+                if let Some(refused) = memory
+                    .refused
+                    .as_ref()
+                    .filter(|_| self.news < self.loads && !memory.open)
                     && before.is_none_or(|before| before.refused != memory.refused)
                 {
                     self.refused.insert((*slot, refused.hash.clone()));
@@ -2248,7 +2263,11 @@ mod tests {
         world.pass(60_000);
         world.slowest = 30_000;
         world.known(0, "a2");
-        while !world.jobs.iter().any(|(_, job)| matches!(job, Job::Verify(_))) {
+        while !world
+            .jobs
+            .iter()
+            .any(|(_, job)| matches!(job, Job::Verify(_)))
+        {
             world.pass(10);
         }
         world.slowest = 5;

@@ -1273,8 +1273,10 @@ impl Hands {
                 commands.metrics.verifications.get_or_create(&counted).inc();
                 outcome
             });
-            let all: Result<Vec<String>, String> =
-                futures_util::future::join_all(all).await.into_iter().collect();
+            let all: Result<Vec<String>, String> = futures_util::future::join_all(all)
+                .await
+                .into_iter()
+                .collect();
             let outcome = all.map(|how| board.note(&slots, &how.join("; ")));
             group.tell(Event::Verified { round, outcome }).await;
         });

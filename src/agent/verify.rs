@@ -21,7 +21,11 @@ const PACE: Pace = Pace {
 const BODY: usize = 64 * 1024;
 
 /// Says how it was found to be well, or why it was not; no sentence has a URL, which may hold a secret, nor a body.
-pub(super) async fn verify(verify: &Verify, commands: &Commands, seed: u64) -> Result<String, String> {
+pub(super) async fn verify(
+    verify: &Verify,
+    commands: &Commands,
+    seed: u64,
+) -> Result<String, String> {
     let end = Instant::now() + verify.within;
     let mut backoff = Backoff::new(PACE, seed);
     loop {
@@ -51,11 +55,19 @@ async fn try_once(verify: &Verify, commands: &Commands) -> Result<String, String
             match timeout(verify.timeout, TcpStream::connect(address)).await {
                 Ok(Ok(_)) => Ok(format!("verified: {address} takes connections")),
                 Ok(Err(error)) => Err(format!("tcp {address}: {error}")),
-                Err(_) => Err(format!("tcp {address}: no answer within {:?}", verify.timeout)),
+                Err(_) => Err(format!(
+                    "tcp {address}: no answer within {:?}",
+                    verify.timeout
+                )),
             }
         }
         VerifyKind::Http { url, status, body } => {
-            match timeout(verify.timeout, get(url, *status, body.as_deref(), verify.timeout)).await {
+            match timeout(
+                verify.timeout,
+                get(url, *status, body.as_deref(), verify.timeout),
+            )
+            .await
+            {
                 Ok(outcome) => outcome,
                 Err(_) => Err(format!("http: no answer within {:?}", verify.timeout)),
             }
@@ -133,7 +145,10 @@ mod tests {
     /// Answers one request after the other; the last answer for ever.
     async fn application(answers: &'static [&'static str]) -> (String, Tasks) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/health?token=secret", listener.local_addr().unwrap());
+        let url = format!(
+            "http://{}/health?token=secret",
+            listener.local_addr().unwrap()
+        );
         let tasks = Tasks::new();
         tasks.spawn("application", async move {
             let last = answers[answers.len() - 1];
@@ -176,7 +191,10 @@ mod tests {
         let commands = Commands::new(1);
         let why = verify(&asking(http(None, None), 10), &commands, 1).await;
         let why = why.unwrap_err();
-        assert!(why.starts_with("http: answered 500, not 2xx (asked once within 10ms"), "{why}");
+        assert!(
+            why.starts_with("http: answered 500, not 2xx (asked once within 10ms"),
+            "{why}"
+        );
         let well = verify(&asking(http(Some(500), None), 5_000), &commands, 1).await;
         assert_eq!(well.as_deref(), Ok("verified: answered 500"));
         let why = verify(&asking(http(Some(500), Some("UP")), 10), &commands, 1).await;
@@ -201,7 +219,11 @@ mod tests {
                 run_as: None,
             })
         };
-        assert!(verify(&asking(exec("true"), 5_000), &commands, 1).await.is_ok());
+        assert!(
+            verify(&asking(exec("true"), 5_000), &commands, 1)
+                .await
+                .is_ok()
+        );
         let why = verify(&asking(exec("false"), 400), &commands, 1).await;
         assert!(why.unwrap_err().starts_with("false: exit status 1"));
     }
