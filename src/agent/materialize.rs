@@ -610,12 +610,13 @@ impl Group {
         let Some(target) = self.targets.get_mut(&slot) else {
             return;
         };
-        match (&target.wanted, &target.verdict, &target.good) {
-            (Wanted::Unknown, ..) => {
-                if target.want(content, true) {
-                    self.stir(now);
-                }
+        if matches!(target.wanted, Wanted::Unknown) {
+            if target.want(content, true) {
+                self.stir(now);
             }
+            return;
+        }
+        match (&target.wanted, &target.verdict, &target.good) {
             (Wanted::Content { .. }, Verdict::Rejected(_), InPlace::Unknown)
                 if target.doing.is_none() && target.fits(&content) =>
             {
@@ -1760,9 +1761,6 @@ mod tests {
         }
 
         fn tell(&mut self, event: Event) {
-            if std::env::var("TRACE").is_ok() {
-                eprintln!("{:?} <- {event:?}", self.now);
-            }
             self.group.handle(self.now, event);
             self.drain();
         }
@@ -1783,9 +1781,6 @@ mod tests {
 
         fn drain(&mut self) {
             while let Some(effect) = self.group.effect() {
-                if std::env::var("TRACE").is_ok() {
-                    eprintln!("    -> {effect:?}");
-                }
                 let took = Duration::from_millis(1 + self.throw(self.slowest));
                 let job = match effect {
                     Effect::Tell { slot, standing } => {
@@ -1848,12 +1843,13 @@ mod tests {
                     "two jobs at once: {job:?}"
                 );
                 let is_swap = |job: &Job| matches!(job, Job::Swap(_));
-                let others = self.jobs.iter().map(|(_, job)| job);
-                assert!(
-                    !(is_swap(&job) && others.clone().any(|job| *job == Job::Reload))
-                        && !(job == Job::Reload && others.clone().any(is_swap)),
-                    "a swap during a reload"
-                );
+                let mut others = self.jobs.iter().map(|(_, job)| job);
+                let is_disturbed = match &job {
+                    Job::Swap(_) => others.any(|job| *job == Job::Reload),
+                    Job::Reload => others.any(is_swap),
+                    _ => false,
+                };
+                assert!(!is_disturbed, "a swap during a reload");
                 // The ledger is one file: what was kept first is there first.
                 let after = match &job {
                     Job::Keep(..) => {
