@@ -1118,15 +1118,55 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_in_a_verification_is_named_with_the_next_step() {
+        let said = |keys: &str| messages(target(&format!("verify: {{ {keys} }}"))).join("; ");
+        for (keys, words) in [
+            (
+                "tcp: 8080",
+                "`8080` is not an address with a port (write 127.0.0.1:8080)",
+            ),
+            (
+                "tcp: 127.0.0.1:80, status: 200",
+                "status: means nothing beside `tcp`",
+            ),
+            ("http: \"unix:/x\"", "`unix:/x` is not a URL"),
+            (
+                "http: \"http://u:p@h/\"",
+                "credentials do not belong in a URL",
+            ),
+            ("http: \"http://h/\", status: 99", "status"),
+            ("exec: check", "expected a list"),
+            ("exec: [a], body: UP", "body: means nothing beside `exec`"),
+            ("tcp: 127.0.0.1:80, within: 0s", "within"),
+            ("tcp: 127.0.0.1:80, exec: [a]", "exclude one another"),
+        ] {
+            let said = said(keys);
+            assert!(
+                said.contains(words) && !said.contains("u:p"),
+                "{keys}: {said}"
+            );
+        }
+        let exec = target("verify: { exec: [a], timeout: 3s }").unwrap().verify;
+        let exec = exec.unwrap();
+        assert_eq!(
+            (exec.timeout, exec.within),
+            (Duration::from_secs(3), Duration::from_secs(30))
+        );
+    }
+
+    #[test]
     fn every_form_and_default_in_the_tables_of_the_document_is_right() {
         let document = document("docs/descriptors.md");
-        let forms: Vec<_> = document
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `{ ")?.split("` |").next())
-            .collect();
-        assert_eq!(forms.len(), 4);
-        for form in forms {
-            target(&format!("reload: {{ {form}")).unwrap();
+        let (before, after) = document.split_once("### `verify`").unwrap();
+        for (key, part, count) in [("reload", before, 4), ("verify", after, 3)] {
+            let forms: Vec<_> = part
+                .lines()
+                .filter_map(|line| line.strip_prefix("| `{ ")?.split("` |").next())
+                .collect();
+            assert_eq!(forms.len(), count);
+            for form in forms {
+                target(&format!("{key}: {{ {form}")).unwrap();
+            }
         }
         let service_part = document.split("## `configs`").next().unwrap();
         for line in service_part.lines().filter(|line| line.starts_with("| `")) {
@@ -1183,6 +1223,7 @@ configs:
     max_size: 1024
     validate: { exec: [nginx, -t, -c, "{staged}"], timeout: 10s, run_as: www-data }
     reload: { http: "https://127.0.0.1:9000/reload?x", method: PUT, timeout: 1s }
+    verify: { http: "http://127.0.0.1:8080/health", status: 204, body: UP, timeout: 1s, within: 5s }
 "#;
         let text = if cfg!(feature = "tls") {
             text.to_owned()
@@ -1238,6 +1279,16 @@ configs:
         );
         assert!(
             matches!(&config.target.reload, Some(Reload::Http { method, .. }) if method == "PUT")
+                && config.target.verify
+                    == Some(Verify {
+                        kind: VerifyKind::Http {
+                            url: "http://127.0.0.1:8080/health".to_owned(),
+                            status: Some(204),
+                            body: Some("UP".to_owned()),
+                        },
+                        timeout: Duration::from_secs(1),
+                        within: Duration::from_secs(5),
+                    })
         );
     }
 
