@@ -3,7 +3,9 @@
 pub mod address;
 pub mod children;
 pub mod command;
+mod in_place;
 pub mod input;
+mod keeping;
 pub mod ourselves;
 pub mod process;
 pub mod publish;
