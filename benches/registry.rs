@@ -535,6 +535,6 @@ fn main() {
         runtime.block_on(polls(way, polled));
     }
     for way in ways.iter().filter(|_| wanted("instances")) {
-        runtime.block_on(instances(way, 100_000));
+        runtime.block_on(instances(way, 99_000));
     }
 }

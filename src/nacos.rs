@@ -13,6 +13,7 @@ mod channel;
 pub mod choice;
 pub mod client;
 mod grpc;
+mod hints;
 mod http;
 pub mod link;
 pub mod lists;

@@ -9,7 +9,7 @@ use super::model::{
 use super::{Error, answer, wire};
 use crate::foreign::Foreign;
 use reqwest::{Method, StatusCode};
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
 /// Longest answer to a naming call; bytes.
 const NAMING_LIMIT: usize = 16 * 1024 * 1024;
@@ -212,6 +212,19 @@ pub fn list(service: &ServiceKey, clusters: &[String], healthy_only: bool) -> Ca
         ("healthyOnly", healthy_only.to_string()),
     ]);
     Call::new("list", Method::GET, "/v1/ns/instance/list").with_query(query)
+}
+
+/// As whom a list is asked for: servers push only to clients whose names they know, and this one's may carry ours.
+const PUSHED_TO: &str = "Nacos-Go-Client:v1.0.0-outrigger";
+
+/// [`list`] of all instances; for some seconds from then on a change of them is told by UDP to this address and port.
+#[must_use]
+pub fn list_and_hear(service: &ServiceKey, (ip, port): (IpAddr, u16)) -> Call {
+    let mut call = list(service, &[], false);
+    let heard_at = [("clientIP", ip.to_string()), ("udpPort", port.to_string())];
+    call.query.extend(heard_at);
+    call.headers.push(("User-Agent", PUSHED_TO.to_owned()));
+    call
 }
 
 /// Makes the service, which makes it one of persistent instances on 2.x; [`Answer::made`] reads what comes back.

@@ -25,6 +25,7 @@ use std::{
     collections::BTreeSet,
     error::Error as _,
     io,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
@@ -100,6 +101,8 @@ pub(super) struct Client {
     listed: Mutex<Named>,
     /// Why the last login failed; `None` after one that did not.
     login_trouble: Mutex<Option<String>>,
+    /// The address of whoever answered last.
+    peer: Mutex<Option<SocketAddr>>,
     /// Another server than before has answered.
     news: Notify,
     /// The log says that the registry is away.
@@ -156,6 +159,7 @@ pub(super) fn start(
         reads: AtomicU32::new(0),
         listed: Mutex::default(),
         login_trouble: Mutex::default(),
+        peer: Mutex::default(),
         news: Notify::new(),
         down_told: AtomicBool::new(false),
         seed,
@@ -454,6 +458,9 @@ impl Client {
             what: self.in_words(&error, within),
         };
         let mut response = request.send().await.map_err(lost)?;
+        if let Some(peer) = response.remote_addr() {
+            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+        }
         let status = response.status().as_u16();
         is_plain(response.headers()).map_err(|what| Error::Garbage {
             server: server.to_string(),
@@ -764,14 +771,22 @@ impl Client {
         outcome
     }
 
+    /// The list; `heard_at` is where a change of it may be told by UDP.
     pub(super) async fn list(
         &self,
         service: &ServiceKey,
-        clusters: &[String],
-        healthy_only: bool,
+        heard_at: Option<(IpAddr, u16)>,
     ) -> Result<ServiceList, Error> {
-        let call = calls::list(service, clusters, healthy_only);
+        let call = match heard_at {
+            Some(heard_at) => calls::list_and_hear(service, heard_at),
+            None => calls::list(service, &[], false),
+        };
         self.call(&call, Whom::Preferred).await?.list()
+    }
+
+    /// The address of whoever answered last.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // -- configuration

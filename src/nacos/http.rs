@@ -8,8 +8,12 @@ use super::model::{
 };
 use super::route::Whom;
 use super::watching::{Lister, Source};
-use super::{Error, Reply, Standings, Transport, beats, lists, poll, watching};
-use std::{collections::BTreeSet, sync::Arc};
+use super::{Error, Reply, Standings, Transport, beats, hints, lists, poll, watching};
+use crate::os::address::route_to;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 use tokio::sync::{mpsc, watch};
 
 /// See the head of this file.
@@ -58,16 +62,38 @@ impl Source for Polled {
 }
 
 /// Lists as HTTP v1 tells them.
-struct Pulled(Arc<Client>);
+struct Pulled {
+    client: Arc<Client>,
+    lists: mpsc::Sender<lists::Event>,
+    /// Where hints are heard, from the first list on; `None` where they cannot be.
+    port: OnceLock<Option<u16>>,
+}
+
+impl Pulled {
+    fn port(&self) -> Option<u16> {
+        let listen = || match hints::listen(&self.client.tasks, self.lists.clone()) {
+            Ok(port) => Some(port),
+            Err(error) => {
+                tracing::warn!(%error, "no socket for pushes; lists are asked for every few seconds all the same");
+                None
+            }
+        };
+        *self.port.get_or_init(listen)
+    }
+}
 
 impl Lister for Pulled {
     fn ask(&self, service: ServiceKey) -> Reply<ServiceList> {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move { client.list(&service, &[], false).await })
+        let (client, port) = (Arc::clone(&self.client), self.port());
+        Box::pin(async move {
+            // The server sends to the address it is told, and not to the one it sees.
+            let ours = client.peer().and_then(|peer| route_to(peer).ok());
+            client.list(&service, ours.zip(port)).await
+        })
     }
 
     fn leave(&self, _: ServiceKey) -> Reply<()> {
-        // Nobody is subscribed.
+        // It is over by itself when the list is not asked for again.
         Box::pin(async { Ok(()) })
     }
 }
@@ -121,8 +147,13 @@ impl Transport for Http {
                 }
             }
         });
-        let (lister, every) = (Pulled(Arc::clone(&self.client)), lists::Every::PULLED);
-        watching::start_lists(&self.client, lister, every, services, told, (events, heard));
+        let lister = Pulled {
+            client: Arc::clone(&self.client),
+            lists: events.clone(),
+            port: OnceLock::new(),
+        };
+        let (every, queue) = (lists::Every::PULLED, (events, heard));
+        watching::start_lists(&self.client, lister, every, services, told, queue);
     }
 
     fn connection(&self) -> watch::Receiver<Connection> {

@@ -3,6 +3,8 @@
 //! - A list that is new is asked for at once; a known one again at the server's own pace over HTTP v1, and slowly over gRPC, where the
 //!   connection pushes what changes and asking only finds what a push that was lost would have told.
 //! - A push is newer than any answer that was under way when it came: such an answer is not looked at, and the list asked for again.
+//! - A hint (a datagram, which anybody may have sent) is worth one question, and no more than two in a second for one service;
+//!   what is being answered meanwhile still counts.
 //! - A push does not say in which namespace its service is. Where services of that name are watched in several, each is asked for.
 //! - A subscription belongs to its connection. On a new one every list is asked for again at once, which subscribes anew.
 //! - Hosts are put in an order of their own, because the server's is another one each time: an unchanged list is equal, and not told.
@@ -22,13 +24,15 @@ use std::{
 const ASKS: usize = 16;
 /// So soon is asked again what a push has overtaken.
 const SOON: Duration = Duration::from_millis(500);
+/// Between two questions that hints have caused.
+const CALM: Duration = Duration::from_millis(500);
 /// Failures in a row that are told.
 const TOLD: u32 = 2;
 
 /// How often a known list is asked for when nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Every {
-    /// As the server says it may be kept (3 s or 10 s: 1.4 and later tell so whether they push), within these bounds.
+    /// As the server says it may be kept (3 s or 10 s: 1.4 and later tell so whether they hint), within these bounds.
     Told {
         /// At least.
         least: Duration,
@@ -40,10 +44,10 @@ pub enum Every {
 }
 
 impl Every {
-    /// Without pushes.
+    /// Where it hints at best: it remembers us for 10 s after a question (1.4), and the next must come before.
     pub const PULLED: Self = Self::Told {
         least: Duration::from_secs(3),
-        most: Duration::from_secs(10),
+        most: Duration::from_secs(8),
     };
     /// Where the server pushes.
     pub const PUSHED: Self = Self::Steady(Duration::from_secs(60));
@@ -74,6 +78,13 @@ pub enum Event {
         /// All of it.
         list: ServiceList,
     },
+    /// Somebody says that a list has changed; nothing he says is believed.
+    Hinted {
+        /// Group, where he says one.
+        group: Option<Arc<str>>,
+        /// Name without group.
+        name: Arc<str>,
+    },
     /// There is another connection, or the registry was away and is back: nobody is subscribed to anything.
     Anew,
 }
@@ -95,10 +106,21 @@ struct Entry {
     /// When it is asked for next.
     ask_at: Moment,
     asking: bool,
+    /// When it was asked for last.
+    asked_at: Option<Moment>,
+    /// Whether it is asked for again because of a hint that came while it was.
+    hinted: bool,
     /// Whether what is being asked for is out of date already.
     overtaken: bool,
     failures: Backoff,
     failure_told: bool,
+}
+
+impl Entry {
+    /// When it may be asked for because of a hint.
+    fn calm(&self, now: Moment) -> Moment {
+        self.asked_at.map_or(now, |asked| now.max(asked + CALM))
+    }
 }
 
 /// The machine.
@@ -135,6 +157,8 @@ impl Lists {
             if !entry.asking && entry.ask_at <= now {
                 room -= 1;
                 entry.asking = true;
+                entry.asked_at = Some(now);
+                entry.hinted = false;
                 entry.overtaken = false;
                 self.due.push_back(Effect::Ask(key.clone()));
             }
@@ -184,6 +208,8 @@ impl Machine for Lists {
                         known: None,
                         ask_at: now,
                         asking: false,
+                        asked_at: None,
+                        hinted: false,
                         overtaken: false,
                         failures: Backoff::new(Pace::NETWORK, seed),
                         failure_told: false,
@@ -202,7 +228,10 @@ impl Machine for Lists {
                 if entry.overtaken {
                     entry.ask_at = entry.ask_at.max(now);
                 } else {
-                    entry.ask_at = now + wait;
+                    entry.ask_at = match entry.hinted {
+                        true => entry.calm(now),
+                        false => now + wait,
+                    };
                     self.learn(&key, list);
                 }
             }
@@ -240,6 +269,18 @@ impl Machine for Lists {
                     for key in meant {
                         if let Some(entry) = self.entries.get_mut(&key) {
                             entry.ask_at = entry.ask_at.min(now + SOON);
+                        }
+                    }
+                }
+            }
+            Event::Hinted { group, name } => {
+                for (key, entry) in &mut self.entries {
+                    if key.name == name && group.as_ref().is_none_or(|group| key.group == *group) {
+                        if entry.asking {
+                            entry.hinted = true;
+                        } else if entry.failures.failures() == 0 {
+                            // Who does not answer is asked at his own pace.
+                            entry.ask_at = entry.ask_at.min(entry.calm(now));
                         }
                     }
                 }
@@ -342,7 +383,7 @@ mod tests {
     fn a_list_is_asked_for_at_the_servers_pace_and_only_a_change_is_told() {
         let mut lists = knowing(Every::PULLED, &[1, 2]);
         let next = lists.deadline().unwrap();
-        assert!((ms(9_000)..ms(11_100)).contains(&next), "{next:?}");
+        assert!((ms(7_100)..ms(8_900)).contains(&next), "{next:?}");
         lists.wake(next);
         assert_eq!(effects(&mut lists), [Effect::Ask(key(1))]);
         lists.handle(next, Event::Answered(key(1), list(&[2, 1])));
@@ -379,6 +420,50 @@ mod tests {
         assert_eq!(lists.deadline(), Some(ms(40) + SOON));
         lists.wake(ms(40) + SOON);
         assert_eq!(effects(&mut lists), [Effect::Ask(key(1))]);
+    }
+
+    #[test]
+    fn a_hint_is_worth_one_question_and_a_flood_of_them_two_a_second() {
+        let mut lists = knowing(Every::PULLED, &[1]);
+        let hint = |group: Option<&str>, n: u8| Event::Hinted {
+            group: group.map(Arc::from),
+            name: n.to_string().into(),
+        };
+        lists.handle(ms(2000), hint(Some("OTHER"), 1));
+        lists.handle(ms(2000), hint(None, 2));
+        assert_eq!(effects(&mut lists), [], "nobody watches those");
+        lists.handle(ms(2000), hint(Some("DEFAULT_GROUP"), 1));
+        assert_eq!(effects(&mut lists), [Effect::Ask(key(1))]);
+        // What is answered after a hint that came meanwhile counts, and is asked for again.
+        lists.handle(ms(2010), hint(None, 1));
+        lists.handle(ms(2020), Event::Answered(key(1), list(&[1, 2])));
+        assert_eq!(effects(&mut lists), [told(1, &[1, 2])]);
+        assert_eq!(lists.deadline(), Some(ms(2000) + CALM));
+        let mut asked = 0;
+        for now in (2500..12_500).map(ms) {
+            lists.handle(now, hint(None, 1));
+            for effect in effects(&mut lists) {
+                assert_eq!(effect, Effect::Ask(key(1)));
+                asked += 1;
+                lists.handle(now, Event::Answered(key(1), list(&[1, 2])));
+            }
+        }
+        assert_eq!(asked, 20);
+    }
+
+    #[test]
+    fn a_hint_does_not_hurry_a_server_that_fails() {
+        let mut lists = knowing(Every::PULLED, &[1]);
+        let now = lists.deadline().unwrap();
+        lists.wake(now);
+        lists.handle(now, Event::Failed(key(1), "away".to_owned()));
+        let next = lists.deadline();
+        let hint = Event::Hinted {
+            group: None,
+            name: "1".into(),
+        };
+        lists.handle(now, hint);
+        assert_eq!(lists.deadline(), next);
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! publish the content of such a record again. What is older than the retention goes with the next record, and the oldest go
 //! first when there are too many or too large ones.
 
-use crate::registry::config::Author;
-use crate::registry::config::Config;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
+use crate::registry::model::Author;
+use crate::registry::model::Config;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +18,10 @@ use std::{
 const RETENTION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Records at most.
 pub(crate) const RECORDS: usize = 100_000;
-/// Bytes of the contents in all records at most, with what is said of them.
-pub(crate) const BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of all records at most.
+pub(crate) const BYTES: usize = 32 * 1024 * 1024;
+/// What the allocator and the indexes take for one record, besides itself and its texts; measured.
+const ASIDE: usize = 512;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +77,20 @@ pub(crate) struct Record {
     pub(crate) by: Author,
 }
 
+impl Record {
+    /// How many bytes it is counted as: what it takes.
+    pub(crate) fn weight(&self) -> usize {
+        let ConfigKey {
+            tenant,
+            group,
+            data_id,
+        } = &self.key;
+        let names: usize = [tenant, group, data_id].into_iter().map(String::len).sum();
+        // The names stand in an index too.
+        ASIDE + size_of::<Self>() + 2 * names + self.config.weight()
+    }
+}
+
 /// All records, by their numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
@@ -106,7 +122,7 @@ impl History {
     }
 
     fn insert(&mut self, id: u64, record: Record) {
-        self.bytes += record.config.weight();
+        self.bytes += record.weight();
         self.of.entry(record.key.clone()).or_default().insert(id);
         self.records.insert(id, record);
     }
@@ -122,7 +138,7 @@ impl History {
 
     fn remove(&mut self, id: u64) -> Option<Record> {
         let record = self.records.remove(&id)?;
-        self.bytes -= record.config.weight();
+        self.bytes -= record.weight();
         if let Some(ids) = self.of.get_mut(&record.key) {
             ids.remove(&id);
             if ids.is_empty() {
@@ -171,7 +187,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::config::Words;
+    use crate::registry::model::Words;
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
 
@@ -224,9 +240,9 @@ mod tests {
     fn the_oldest_go_first_when_they_are_too_large_and_the_newest_always_stays() {
         let mut history = History::default();
         for _ in 0..3 {
-            history.push(record(0, 0, BYTES / 3));
+            history.push(record(0, 0, BYTES / 3 - 2000));
         }
-        assert_eq!(ids(history.push(record(0, 0, BYTES / 3))), [4, 1]);
+        assert_eq!(ids(history.push(record(0, 0, BYTES / 3 - 2000))), [4, 1]);
         assert_eq!(ids(history.push(record(0, 0, BYTES + 1))), [5, 2, 3, 4]);
         assert!(history.get(5).is_some());
     }
@@ -246,7 +262,7 @@ mod tests {
             let mut history = History::default();
             for (day, data_id, bytes) in pushes {
                 history.push(record(day, data_id, bytes));
-                let sum: usize = history.records.values().map(|it| it.config.weight()).sum();
+                let sum: usize = history.records.values().map(Record::weight).sum();
                 prop_assert_eq!(history.bytes, sum);
                 let indexed: usize = history.of.values().map(BTreeSet::len).sum();
                 prop_assert_eq!(history.records.len(), indexed);

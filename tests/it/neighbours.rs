@@ -21,7 +21,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Registers (`POST`) or takes out (`DELETE`) an instance of `payments`; nobody beats for it, and that is well for an hour.
@@ -69,6 +69,44 @@ fn until_list(agent: &Agent, path: &str, state: &str) -> Value {
             .cloned()
             .ok_or_else(|| status.to_string())
     })
+}
+
+#[test]
+fn a_server_of_http_alone_says_by_udp_that_a_list_has_changed() {
+    let registry = Registry::start_with(free_port(), &["--like", "1.4"]);
+    let mut agent = Agent::of(&registry);
+    let path = agent.path("payments.conf");
+    agent.write(
+        "conf.d/web.yaml",
+        &format!(
+            "subscriptions:\n  - {{ service: payments, path: {}, format: nginx, guard: {{ max_shrink: 100% }} }}\n",
+            path.display()
+        ),
+    );
+    instance(&registry, "POST", 1, "");
+    agent.start();
+    until_servers(&agent, "payments.conf", &[1]);
+    // Which it does for those alone whom it knows.
+    until("the registry knows whom to tell", LONG, || {
+        let path = "/nacos/v1/ns/service/subscribers?serviceName=payments";
+        match http(registry.port, "GET", path, "")? {
+            all if all.contains("Nacos-Go-Client:v1.0.0-outrigger") => Ok(()),
+            all => Err(all),
+        }
+    });
+    // By itself it asks again no sooner than 7 s after the last time, and each change has made it ask.
+    instance(&registry, "POST", 2, "");
+    until_servers(&agent, "payments.conf", &[1, 2]);
+    for last in [3, 4] {
+        let began = Instant::now();
+        instance(&registry, "POST", last, "");
+        let all: Vec<u8> = (1..=last).collect();
+        until_servers(&agent, "payments.conf", &all);
+        assert!(
+            began.elapsed() < Duration::from_secs(7),
+            "nothing was pushed"
+        );
+    }
 }
 
 /// An application that counts the HUPs it gets, with its pid file.

@@ -796,13 +796,14 @@ fn a_storm_of_restarts_ends_with_exactly_what_is_wanted() {
 }
 
 /// The requests that the agent makes over gRPC.
-const CLASSES: [&str; 8] = [
+const CLASSES: [&str; 9] = [
     "ServerCheckRequest",
     "HealthCheckRequest",
     "InstanceRequest",
     "BatchInstanceRequest",
     "PersistentInstanceRequest",
     "ServiceQueryRequest",
+    "SubscribeServiceRequest",
     "ConfigQueryRequest",
     "ConfigBatchListenRequest",
 ];
@@ -834,8 +835,10 @@ fn is_borne(harm: &str, times: u32, words: &str, classes: &[&str]) {
     agent.write(
         "conf.d/kept.yaml",
         &format!(
-            "services:\n  - {{ name: kept, port: {}, ephemeral: false }}\n",
-            apps[2].port
+            "services:\n  - {{ name: kept, port: {}, ephemeral: false }}\n\
+             subscriptions:\n  - {{ service: kept, path: {}, format: env }}\n",
+            apps[2].port,
+            agent.path("kept.env").display()
         ),
     );
     agent.start();
@@ -854,6 +857,11 @@ fn is_borne(harm: &str, times: u32, words: &str, classes: &[&str]) {
     all.push(("kept", apps[2].port));
     until_lists(registry.port, &all, NOTICED);
     until_file(&agent, "greeting: hello\n", NOTICED);
+    let list = format!("KEPT_INSTANCES=127.0.0.1:{}\n", apps[2].port);
+    until(&format!("{harm}: the list"), NOTICED, || {
+        let found = agent.read("kept.env");
+        (found == list).then_some(()).ok_or(found)
+    });
     for service in ["orders", "billing", "kept"] {
         agent.until_state("services", service, "registered");
     }
