@@ -3,6 +3,7 @@
 pub mod address;
 pub mod children;
 pub mod command;
+pub mod confine;
 mod in_place;
 pub mod input;
 mod keeping;
