@@ -70,12 +70,12 @@ pub enum Error {
         errno: Errno,
     },
     /// It was confined, and the program is not there.
-    #[error("cannot start {program}: {source}")]
+    #[error("cannot start {program}: {reason}")]
     Start {
         /// As written.
         program: String,
         /// What the system said; part of the text, because it is all there is to say.
-        source: io::Error,
+        reason: io::Error,
     },
 }
 
@@ -93,7 +93,7 @@ pub fn become_command(words: &[OsString], temp: &Path, cpu: Duration) -> Error {
     }
     Error::Start {
         program: program.to_string_lossy().into_owned(),
-        source: Command::new(program).args(arguments).exec(),
+        reason: Command::new(program).args(arguments).exec(),
     }
 }
 

@@ -1459,6 +1459,105 @@ mod tests {
         });
     }
 
+    fn over(target: &Path, bytes: &[u8], backup: bool) -> Result<(), Error> {
+        let manner = Manner {
+            mode: 0o640,
+            way: Way::InPlace,
+            backup,
+            ..Manner::default()
+        };
+        stage_in(target, bytes, &manner)?.publish()
+    }
+
+    #[test]
+    fn in_place_the_same_file_has_the_new_content_under_all_its_names_and_a_link_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let target = at("a");
+        over(&target, b"made anew", false).unwrap();
+        fs::hard_link(&target, at("other")).unwrap();
+        let before = fs::metadata(&target).unwrap().ino();
+        for content in [&b"a longer content than before"[..], b"short", b""] {
+            over(&target, content, false).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), content);
+            assert_eq!(fs::read(at("other")).unwrap(), content);
+        }
+        let after = fs::metadata(&target).unwrap();
+        assert_eq!((after.ino(), after.mode() & 0o777), (before, 0o640));
+        assert_eq!(names(folder.path()), ["a", "other"]);
+        symlink(&target, at("link")).unwrap();
+        let error = over(&at("link"), b"x", false).unwrap_err();
+        assert!(matches!(error, Error::LinkInPlace { .. }), "{error}");
+        assert_eq!(fs::read(&target).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_backup_is_the_one_content_before_with_its_mode_however_the_new_one_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        let bak = folder.path().join("a.bak");
+        let manner = Manner {
+            mode: 0o600,
+            backup: true,
+            ..Manner::default()
+        };
+        let put = |bytes: &[u8]| stage_in(&target, bytes, &manner)?.publish();
+        put(b"one").unwrap();
+        assert!(!bak.exists());
+        put(b"two").unwrap();
+        assert_eq!(fs::read(&bak).unwrap(), b"one");
+        over(&target, b"three", true).unwrap();
+        assert_eq!(fs::read(&bak).unwrap(), b"two");
+        assert_eq!(fs::metadata(&bak).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(names(folder.path()), ["a", "a.bak"]);
+        // What cannot be kept is not thrown away.
+        fs::remove_file(&bak).unwrap();
+        fs::create_dir(&bak).unwrap();
+        assert!(put(b"four").is_err());
+        assert_eq!(fs::read(&target).unwrap(), b"three");
+        assert_eq!(names(folder.path()), ["a", "a.bak"]);
+    }
+
+    #[test]
+    fn a_file_that_takes_the_name_takes_over_the_attributes_and_has_its_own_mode_all_the_same() {
+        use rustix::fs::{XattrFlags, getxattr, setxattr};
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        put(&target, b"one").unwrap();
+        if let Err(errno) = setxattr(&target, "user.note", b"kept", XattrFlags::empty()) {
+            eprintln!("SKIPPED: this file system has no attributes: {errno}");
+            return;
+        }
+        put(&target, b"two").unwrap();
+        let mut note = [0_u8; 16];
+        let length = getxattr(&target, "user.note", &mut note).unwrap();
+        assert_eq!(&note[..length], b"kept");
+        let found = fs::metadata(&target).unwrap();
+        assert_eq!(found.mode() & 0o777, 0o640);
+        assert_eq!(fs::read(&target).unwrap(), b"two");
+    }
+
+    #[test]
+    fn each_way_of_having_no_room_or_no_right_names_place_and_next_step() {
+        let path = Path::new("/run/app/conf");
+        let said = |errno| Error::of(path, "write beside it", errno).to_string();
+        for (errno, words) in [
+            (Errno::NOSPC, "make room (df, df -i), it is tried again"),
+            (Errno::DQUOT, "the quota is used up, cannot write beside it"),
+            (Errno::ROFS, "is read-only; mount a writable one there"),
+            (Errno::BUSY, "write `publish: in_place`"),
+            (Errno::XDEV, "write `publish: in_place`"),
+            (Errno::ACCESS, "give the agent's user the right"),
+            (Errno::ISDIR, "is a directory"),
+        ] {
+            let said = said(errno);
+            assert!(
+                said.starts_with("/run/app/conf: ") && said.contains(words),
+                "{said}"
+            );
+        }
+    }
+
     fn names_if_there(folder: &Path) -> Vec<OsString> {
         fs::read_dir(folder)
             .unwrap()
