@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod locate;
 pub mod materialize;
 pub mod neighbours;
+mod placing;
 pub mod probe;
 pub mod registrar;
 pub mod renderings;

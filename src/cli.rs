@@ -13,6 +13,7 @@ mod users;
 
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;
+use crate::os::confine::become_command;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::registry;
@@ -26,6 +27,7 @@ use std::{
     io::{self, IsTerminal as _, Write as _},
     panic::PanicHookInfo,
     process::ExitCode,
+    time::Duration,
 };
 
 /// How a command ends; the numbers are the product's contract (`sysexits.h`).
@@ -119,6 +121,10 @@ fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
             what: Holding::Subscription { name },
         } => ask::release(&flags(files), &around, &name),
         Verb::Retry { files, path } => ask::retry(&flags(files), &around, &path),
+        Verb::Confine { cpu, temp, words } => {
+            let cpu = Duration::from_secs(cpu);
+            fail(End::Unavailable, &become_command(&words, &temp, cpu))
+        }
         Verb::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut offered(), "outrigger", &mut out);

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub verifications: Family<Outcome, Counter>,
     /// Times a file got the last good content back.
     pub rollbacks: Counter,
+    /// Files that somebody else had changed, by what was done (`what` is `file`; `repaired reported`).
+    pub drifts: Family<Outcome, Counter>,
     /// Lists of instances that the guard holds now.
     pub lists_held: Gauge,
     /// Reads of `conf.d` that found a mistake.
@@ -92,6 +94,11 @@ impl Metrics {
             "rollbacks",
             "Times a file got the last good content back",
             self.rollbacks.clone(),
+        );
+        registry.register(
+            "drifts",
+            "Files that somebody else had changed, by what was done",
+            self.drifts.clone(),
         );
         registry.register(
             "lists_held",

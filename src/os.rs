@@ -3,7 +3,10 @@
 pub mod address;
 pub mod children;
 pub mod command;
+pub mod confine;
+mod in_place;
 pub mod input;
+mod keeping;
 pub mod ourselves;
 pub mod process;
 pub mod publish;

@@ -182,6 +182,7 @@ async fn once(
                 argv: &words.argv,
                 timeout: words.timeout.min(probe.timeout),
                 run_as: words.run_as.as_deref(),
+                confine: words.confine,
             };
             return command::run(run).await.map_err(|failure| Failure {
                 killed: failure.timed_out(),

@@ -53,6 +53,7 @@ use super::formats;
 use super::guard::{Held, Why};
 use super::ledger::Ledger;
 use super::materialize::{self, Effect, Event, Memory, Outcome, Past, Rules, Slot, Standing};
+use super::placing::{self, Drift, Placed};
 use super::renderings;
 use super::snapshot::Snapshots;
 use super::verify;
@@ -243,7 +244,7 @@ impl Targets {
 type Views = BTreeMap<Slot, TargetView>;
 
 /// What a target's own machine says of it, with what is said of its list.
-fn settle(view: &mut TargetView, target: &Target, standing: &Standing) {
+fn settle(view: &mut TargetView, target: &Target, standing: &Standing, drift: Option<&String>) {
     let (mut state, mut reason) = (standing.state, standing.reason.clone());
     if let Some(list) = &view.list {
         // A reload that is due, or a content that is not valid, is nearer than what comes next.
@@ -256,6 +257,9 @@ fn settle(view: &mut TargetView, target: &Target, standing: &Standing) {
         } else if let Some(held) = list.held.as_ref().filter(|_| is_settled) {
             (state, reason) = (TargetState::Held, Some(held.reason.clone()));
         }
+    }
+    if state == TargetState::Applied && drift.is_some() {
+        reason = drift.cloned();
     }
     view.state = state;
     view.reason = reason;
@@ -280,6 +284,8 @@ struct Inside {
     views: Views,
     /// What the machines said last.
     standings: BTreeMap<Slot, Standing>,
+    /// What is said of files that somebody else has changed, and that stay so.
+    drifts: BTreeMap<Slot, String>,
 }
 
 impl Board {
@@ -313,6 +319,7 @@ impl Board {
             let slots: BTreeSet<Slot> = wants.iter().map(|want| want.slot).collect();
             inside.views.retain(|slot, _| slots.contains(slot));
             inside.standings.retain(|slot, _| slots.contains(slot));
+            inside.drifts.retain(|slot, _| slots.contains(slot));
             for want in wants {
                 inside.views.entry(want.slot).or_insert_with(|| TargetView {
                     source: want.key.clone(),
@@ -334,6 +341,23 @@ impl Board {
         self.update(want, |inside| {
             inside.standings.insert(want.slot, standing.clone());
         });
+    }
+
+    /// Somebody else has changed the file and it stays so, or that is over; whether that is news.
+    fn drift(&self, want: &Want, drift: Option<&str>) -> bool {
+        let is_known = |inside: &Inside| inside.drifts.get(&want.slot).map(String::as_str) == drift;
+        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_known(&inside) {
+            return false;
+        }
+        drop(inside);
+        self.update(want, |inside| {
+            match drift {
+                Some(drift) => inside.drifts.insert(want.slot, drift.to_owned()),
+                None => inside.drifts.remove(&want.slot),
+            };
+        });
+        true
     }
 
     /// Changes what is known of a target's list.
@@ -363,7 +387,7 @@ impl Board {
             };
             let target = want.target();
             let before = (view.state, view.reason.clone());
-            settle(view, target, standing);
+            settle(view, target, standing, inside.drifts.get(&want.slot));
             if before.0 != view.state {
                 view.since = now;
             }
@@ -693,11 +717,14 @@ impl Router {
         let Some(group) = self.groups.get(&key) else {
             return;
         };
-        let place = self.places.entry(target.path.clone()).or_default();
+        let place = Arc::clone(self.places.entry(target.path.clone()).or_default());
+        let past = Box::new(self.past(want).await);
         let job = Job {
             want: Arc::clone(want),
+            board: self.board.clone(),
+            placed: Placed::new(&past.memory),
             tasks: group.tasks.child(),
-            place: Arc::clone(place),
+            place,
             claims: Arc::clone(&self.claims),
             stores: self.stores.clone(),
             commands: self.commands.clone(),
@@ -722,7 +749,7 @@ impl Router {
             may_relent: matches!(target.validate, Some(Validate::Exec(_))),
             verifies: target.verify.is_some(),
         };
-        let (slot, past) = (want.slot, Box::new(self.past(want).await));
+        let slot = want.slot;
         group.tell(Event::Wanted { slot, rules, past }).await;
         // What is known already will not be told again.
         let config = match &want.key {
@@ -785,8 +812,19 @@ impl Router {
         let Some(group) = self.groups.get(&GroupKey::of(want)) else {
             return 0;
         };
+        let jobs: Vec<_> = group
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .map(Arc::clone)
+            .collect();
+        for job in &jobs {
+            job.placed.overrule();
+        }
         group.tell(Event::Retry).await;
-        let jobs = group.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was changed by somebody else is put right too.
+        group.tell(Event::Resync).await;
         jobs.len()
     }
 
@@ -1313,6 +1351,8 @@ impl Default for Place {
 /// The work on one target's file.
 struct Job {
     want: Arc<Want>,
+    board: Board,
+    placed: Placed,
     tasks: Tasks,
     place: Arc<Place>,
     claims: Claims,
@@ -1336,9 +1376,16 @@ struct Job {
 /// What can be swapped in; the turn goes with it.
 struct Ready {
     _turn: OwnedSemaphorePermit,
+    /// Of the content.
+    hash: Option<Arc<str>>,
     /// `None` removes.
     staged: Option<Box<Staged>>,
 }
+
+/// In place of words that may quote a secret.
+const UNTOLD: &str = "what it says is not told, because of `secret: true`";
+/// What is said of a file that somebody else has changed, and that stays so.
+const DRIFTED: &str = "drifted: somebody else has changed the file, which stays so until the source changes or `outrigger retry PATH`";
 
 /// How far a content came without asking anybody.
 enum Step {
@@ -1381,6 +1428,7 @@ impl Job {
         check: bool,
     ) -> Result<Outcome, Outcome> {
         let turn = self.turn().await?;
+        let hash = content.as_ref().map(|content| Arc::clone(&content.md5));
         let (turn, step) = self
             .blocking(turn, move |job| {
                 let step = match &content {
@@ -1404,6 +1452,7 @@ impl Job {
         };
         let ready = Ready {
             _turn: turn,
+            hash,
             staged,
         };
         *self.ready() = Some(ready);
@@ -1428,16 +1477,20 @@ impl Job {
         let Some(ready) = self.ready().take() else {
             return Outcome::Failed("the work on the file was broken off".to_owned());
         };
-        let path = self.want.target().path.clone();
+        let (path, hash) = (self.want.target().path.clone(), ready.hash.clone());
         let swapped = tokio::task::spawn_blocking(move || {
-            let Ready { _turn, staged } = ready;
+            let Ready { _turn, staged, .. } = ready;
             match staged {
                 Some(staged) => staged.publish(),
                 None => publish::remove(&path).map(drop),
             }
         });
         match swapped.await {
-            Ok(Ok(())) => Outcome::Swapped,
+            Ok(Ok(())) => {
+                self.placed.put(hash.as_deref());
+                self.board.drift(&self.want, None);
+                Outcome::Swapped
+            }
             Ok(Err(
                 error @ (publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }),
             )) => Outcome::Doubtful(error.to_string()),
@@ -1500,10 +1553,8 @@ impl Job {
                 tracing::info!(path = %path.display(), swept, "removed what a crash had left");
             }
         }
-        let owner = match &target.owner {
-            Some(owner) => Owner::find(owner.user.as_deref(), owner.group.as_deref())?,
-            None => Owner::default(),
-        };
+        let manner = placing::manner(target)?;
+        let owner = manner.owner;
         let found = publish::current(path, target.max_size)?;
         let bytes = match self.whole(content, found.as_ref()) {
             Ok(bytes) => bytes,
@@ -1512,20 +1563,31 @@ impl Job {
                 return Ok(Step::Over(Outcome::Failed(why)));
             }
         };
+        let is_there = found.is_some();
         if let Some(found) = found.filter(|found| *found.bytes == *bytes) {
+            self.placed.put(Some(&content.md5));
+            self.board.drift(&self.want, None);
             if found.has(target.mode, owner) {
                 return Ok(Step::Over(Outcome::Unchanged));
             }
             publish::mend(path, target.mode, owner)?;
             return Ok(Step::Over(Outcome::Mended));
         }
+        if is_there && self.drifted(content) {
+            return Ok(Step::Over(Outcome::Unchanged));
+        }
         if let Some(Validate::Format(format)) = &target.validate
             && check
             && let Err(mistake) = formats::check(*format, &bytes)
         {
-            return Ok(Step::Over(Outcome::Rejected(mistake.to_string())));
+            let why = if target.secret {
+                format!("not well-formed as `validate` wants it; {UNTOLD}")
+            } else {
+                mistake.to_string()
+            };
+            return Ok(Step::Over(Outcome::Rejected(why)));
         }
-        let mut staged = publish::stage(path, &bytes, target.mode, owner)?;
+        let mut staged = publish::stage_in(path, &bytes, &manner)?;
         if let Some(Validate::Exec(command)) = &target.validate
             && let Some(user) = &command.run_as
         {
@@ -1535,6 +1597,31 @@ impl Job {
             }
         }
         Ok(Step::Staged(Box::new(staged)))
+    }
+
+    /// The file has another content than is wanted: whether that is somebody else's doing, and stays so.
+    fn drifted(&self, content: &Content) -> bool {
+        let drift = self
+            .placed
+            .compare(&content.md5, self.want.target().on_drift);
+        let (outcome, stays) = match drift {
+            Drift::None => return false,
+            Drift::Repair => {
+                let note = "drifted: somebody else had changed the file; it is put right";
+                self.board.note(&[self.want.slot], note);
+                ("repaired", false)
+            }
+            Drift::Stays => ("reported", true),
+        };
+        let is_news = !stays || self.board.drift(&self.want, Some(DRIFTED));
+        if is_news {
+            let counted = Counted {
+                what: "file",
+                outcome,
+            };
+            self.commands.metrics.drifts.get_or_create(&counted).inc();
+        }
+        stays
     }
 
     /// What the file shall have: the content, or in a hosts file what it has with the content as our block.
@@ -1601,10 +1688,14 @@ impl Job {
             .iter()
             .map(|word| word.replace("{staged}", &path))
             .collect();
-        self.commands
-            .run(command, &argv)
-            .await
-            .map_err(|why| Outcome::Rejected(format!("the validator says no: {why}")))
+        self.commands.run(command, &argv).await.map_err(|why| {
+            if self.want.target().secret {
+                // It may have quoted the content.
+                Outcome::Rejected(format!("the validator says no; {UNTOLD}"))
+            } else {
+                Outcome::Rejected(format!("the validator says no: {why}"))
+            }
+        })
     }
 
     fn keep(&self, content: &Content, for_return: bool) {
@@ -1679,6 +1770,7 @@ impl Commands {
             argv,
             timeout: command.timeout,
             run_as: command.run_as.as_deref(),
+            confine: command.confine,
         })
         .await;
         outcome.map_err(|failure| {
@@ -1760,7 +1852,7 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
-    use crate::descriptor::spec::{Config, Filter, Format, Guard, Subscription};
+    use crate::descriptor::spec::{Config, Filter, Format, Guard, OnDrift, Publish, Subscription};
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -1903,6 +1995,10 @@ mod tests {
                 validate: None,
                 reload: None,
                 verify: None,
+                publish: Publish::Rename,
+                backup: false,
+                secret: false,
+                on_drift: OnDrift::Repair,
             },
         }
     }
@@ -2001,6 +2097,7 @@ mod tests {
             argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             timeout: Duration::from_secs(10),
             run_as: None,
+            confine: false,
         }
     }
 

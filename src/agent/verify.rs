@@ -217,6 +217,7 @@ mod tests {
                 argv: vec![word.to_owned()],
                 timeout: Duration::from_secs(5),
                 run_as: None,
+                confine: false,
             })
         };
         assert!(

@@ -2,7 +2,7 @@
 
 use super::demo;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The sidecar for services that have no Nacos SDK
 ///
@@ -88,6 +88,19 @@ pub(super) enum Verb {
         files: Files,
         /// Its path, as the descriptor has it
         path: PathBuf,
+    },
+    /// Become a command that may only look
+    #[command(hide = true)]
+    Confine {
+        /// Seconds that it may compute
+        #[arg(long)]
+        cpu: u64,
+        /// Where it may write
+        #[arg(long)]
+        temp: PathBuf,
+        /// Program and arguments
+        #[arg(last = true, required = true)]
+        words: Vec<OsString>,
     },
     /// Print completions for a shell
     Completions {

@@ -10,9 +10,9 @@ use super::reader::nearest;
 use super::reader::shown;
 use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
-    Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent,
-    OnFailure, Owner, Probe, ProbeKind, Process, Reload, Service, Target, Validate, Verify,
-    VerifyKind, Written,
+    Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent, OnDrift,
+    OnFailure, Owner, Probe, ProbeKind, Process, Publish, Reload, Service, Target, Validate,
+    Verify, VerifyKind, Written,
 };
 use super::url;
 use crate::authority;
@@ -283,9 +283,11 @@ impl<'a> Context<'a> {
                     let mut fields = value.fields("exec: { command: [/usr/bin/check] }")?;
                     let words = fields.need("command");
                     let run_as = fields.get("run_as");
+                    let confine = fields.get("confine").and_then(|value| value.boolean());
                     fields.finish();
                     let timeout = timeout.unwrap_or(Duration::from_secs(5));
-                    self.command(&words?, run_as, timeout).map(ProbeKind::Exec)
+                    self.command(&words?, run_as, confine, timeout)
+                        .map(ProbeKind::Exec)
                 }
             }
         });
@@ -335,6 +337,7 @@ impl<'a> Context<'a> {
         &self,
         words: &Value<'_>,
         run_as: Option<Value<'_>>,
+        confine: Option<bool>,
         timeout: Duration,
     ) -> Option<Command> {
         if self.no_commands {
@@ -375,6 +378,7 @@ impl<'a> Context<'a> {
             argv,
             timeout,
             run_as,
+            confine: confine.unwrap_or(false),
         })
     }
 
@@ -410,14 +414,43 @@ impl<'a> Context<'a> {
         on_absent: OnAbsent,
         default_mode: u32,
     ) -> Target {
+        let boolean = |value: Option<Value<'_>>| value.and_then(|value| value.boolean());
+        let secret = boolean(fields.get("secret")).unwrap_or(false);
+        let default_mode = if secret { 0o600 } else { default_mode };
+        let backup = fields.get("backup").and_then(|value| {
+            if value.boolean()? && secret {
+                return value.wrong(
+                    "a secret has no backup",
+                    "leave it out: what was replaced is at the registry, in its history",
+                );
+            }
+            value.boolean()
+        });
+        let mode = fields.get("mode").and_then(|value| {
+            let mode = mode(&value)?;
+            if secret && mode & 0o007 != 0 {
+                return value.wrong(
+                    "a secret is nobody else's",
+                    "write a mode that ends with 0, and give the application's group with `owner`",
+                );
+            }
+            Some(mode)
+        });
+        let publish = fields.get("publish").and_then(|value| {
+            value.choice(&[("rename", Publish::Rename), ("in_place", Publish::InPlace)])
+        });
+        let on_drift = fields.get("on_drift").and_then(|value| {
+            value.choice(&[("repair", OnDrift::Repair), ("report", OnDrift::Report)])
+        });
         Target {
             path: path
                 .and_then(|value| self.place(&value))
                 .unwrap_or_default(),
-            mode: fields
-                .get("mode")
-                .and_then(|value| mode(&value))
-                .unwrap_or(default_mode),
+            mode: mode.unwrap_or(default_mode),
+            publish: publish.unwrap_or_default(),
+            backup: backup.unwrap_or(false),
+            secret,
+            on_drift: on_drift.unwrap_or_default(),
             owner: fields.get("owner").and_then(|value| owner(&value)),
             required: fields
                 .get("required")
@@ -461,7 +494,7 @@ impl<'a> Context<'a> {
             if name == "exec" {
                 return self.own_command(&value, &mut fields).map(Validate::Exec);
             }
-            fields.idle(&["timeout", "run_as"], "format");
+            fields.idle(&["timeout", "run_as", "confine"], "format");
             let format = value.choice(&[
                 ("json", Format::Json),
                 ("yaml", Format::Yaml),
@@ -485,7 +518,7 @@ impl<'a> Context<'a> {
             let value = fields.get(name)?;
             match name {
                 "signal" => {
-                    fields.idle(&["timeout", "run_as", "method"], name);
+                    fields.idle(&["timeout", "run_as", "confine", "method"], name);
                     let process = process(&mut fields);
                     let user = fields.get("user").and_then(|value| user(&value));
                     Some(Reload::Signal {
@@ -499,7 +532,7 @@ impl<'a> Context<'a> {
                     self.own_command(&value, &mut fields).map(Reload::Exec)
                 }
                 _ => {
-                    fields.idle(&["pid_file", "process", "user", "run_as"], name);
+                    fields.idle(&["pid_file", "process", "user", "run_as", "confine"], name);
                     let method = fields.get("method").and_then(|value| {
                         value.choice(&[("POST", "POST"), ("PUT", "PUT"), ("GET", "GET")])
                     });
@@ -539,7 +572,7 @@ impl<'a> Context<'a> {
                 if let Some(value) = fields.get("timeout") {
                     timeout = value.duration(TIMEOUTS)?;
                 }
-                fields.idle(&["run_as"], name);
+                fields.idle(&["run_as", "confine"], name);
                 if name == "tcp" {
                     fields.idle(&["status", "body"], name);
                     VerifyKind::Tcp(socket_address(&value)?)
@@ -572,7 +605,13 @@ impl<'a> Context<'a> {
             .get("timeout")
             .and_then(|value| value.duration(TIMEOUTS));
         let run_as = fields.get("run_as");
-        self.command(words, run_as, timeout.unwrap_or(Duration::from_secs(30)))
+        let confine = fields.get("confine").and_then(|value| value.boolean());
+        self.command(
+            words,
+            run_as,
+            confine,
+            timeout.unwrap_or(Duration::from_secs(30)),
+        )
     }
 }
 

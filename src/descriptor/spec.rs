@@ -395,6 +395,14 @@ pub struct Target {
     pub validate: Option<Validate>,
     /// Done after the file was replaced.
     pub reload: Option<Reload>,
+    /// How a new content comes to the file.
+    pub publish: Publish,
+    /// Whether a copy of what is replaced is kept as `PATH.bak`; never of a secret.
+    pub backup: bool,
+    /// Whether the content is nobody else's to read: mode 0600 when not written, and no word of it in a message.
+    pub secret: bool,
+    /// What happens when somebody else changes the file.
+    pub on_drift: OnDrift,
     /// Asked after that; when it fails the file gets the last good content back.
     pub verify: Option<Verify>,
 }
@@ -406,6 +414,26 @@ pub struct Owner {
     pub user: Option<String>,
     /// Group.
     pub group: Option<String>,
+}
+
+/// How a new content comes to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Publish {
+    /// A complete file takes its name.
+    #[default]
+    Rename,
+    /// It is written over, which is not atomic: for a file that is mounted by itself.
+    InPlace,
+}
+
+/// What happens when somebody else changes a file that is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDrift {
+    /// It is put right, and the application reloads.
+    #[default]
+    Repair,
+    /// It stays until the source changes or an operator asks, and `status` says so.
+    Report,
 }
 
 /// What happens to the file when the registry has no such configuration.
@@ -527,4 +555,6 @@ pub struct Command {
     pub timeout: Duration,
     /// User it runs as; must be written when the agent is privileged.
     pub run_as: Option<String>,
+    /// Whether it may only look: no network, nothing written but in a directory of its own, few resources.
+    pub confine: bool,
 }

@@ -10,6 +10,7 @@
 //! kept, and those are shown through `Foreign` only.
 
 use super::children;
+use super::confine::Temp;
 use crate::foreign::Foreign;
 use nix::unistd::User;
 use rustix::process::{
@@ -53,6 +54,8 @@ pub struct Run<'a> {
     pub timeout: Duration,
     /// User by name or number; `None` is the agent's own. The command gets that user's primary group and no other one.
     pub run_as: Option<&'a str>,
+    /// Whether it may only look ([`super::confine`]). `{temp}` in its words is then the one directory that it may write to.
+    pub confine: bool,
 }
 
 /// Why a command did not succeed. Display has the command's last words, harmless to print.
@@ -64,6 +67,12 @@ pub enum Failure {
         /// Its first word.
         program: Foreign,
         /// What the system said.
+        source: io::Error,
+    },
+    /// A confined command has nowhere to write.
+    #[error("{source}; give the agent a directory for temporary files (TMPDIR)")]
+    Temp {
+        /// Says where.
         source: io::Error,
     },
     /// `run_as` names nobody.
@@ -134,8 +143,10 @@ fn tail(words: &Foreign) -> String {
 /// [`Failure`] unless the exit code is 0. Ends at the latest [`GRACE`] and a little more after the time limit.
 pub async fn run(run: Run<'_>) -> Result<(), Failure> {
     let (argv, run_as) = (run.argv.to_vec(), run.run_as.map(str::to_owned));
+    let cpu = run.confine.then_some(run.timeout);
     // Looking up a user reads files, and starting a process waits for its exec.
-    let mut running = tokio::task::spawn_blocking(move || Running::start(&argv, run_as.as_deref()))
+    let starting = move || Running::start(&argv, run_as.as_deref(), cpu);
+    let mut running = tokio::task::spawn_blocking(starting)
         .await
         .map_err(|_| Failure::Stopping)??;
     let in_time = running.ended_within(run.timeout).await;
@@ -174,6 +185,20 @@ fn judge(status: ExitStatus, words: Foreign) -> Result<(), Failure> {
     }
 }
 
+/// Ourselves, who become the command when they have given up what it does not need.
+fn confined_command(argv: &[String], temp: &Temp, cpu: Duration) -> Command {
+    let place = temp.path().to_string_lossy();
+    // By this name it is the program that runs now, also when the file was replaced meanwhile.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("confine")
+        .arg(format!("--cpu={}", cpu.as_secs()))
+        .arg(format!("--temp={place}"))
+        .arg("--")
+        .args(argv.iter().map(|word| word.replace("{temp}", &place)));
+    command
+}
+
 /// A started command; dropping it kills its group.
 struct Running {
     child: Child,
@@ -184,6 +209,8 @@ struct Running {
     words: Words,
     /// Whether the leader is not reaped yet, so that its number is still its own.
     armed: bool,
+    /// Where a confined command may write.
+    _temp: Option<Temp>,
 }
 
 /// How the end of the leader is seen without reaping it.
@@ -195,7 +222,11 @@ enum Leader {
 
 impl Running {
     /// Blocking, within a runtime.
-    fn start(argv: &[String], run_as: Option<&str>) -> Result<Self, Failure> {
+    fn start(
+        argv: &[String],
+        run_as: Option<&str>,
+        confined: Option<Duration>,
+    ) -> Result<Self, Failure> {
         let program = argv.first().map(String::as_str).unwrap_or_default();
         let refused = |source| Failure::Start {
             program: Foreign::from(program),
@@ -210,9 +241,19 @@ impl Running {
             Some(user) => user.home.clone(),
             None => Person::home_of(rustix::process::geteuid().as_raw()),
         };
-        let mut command = Command::new(program);
+        let (mut command, temp) = match confined {
+            None => {
+                let mut command = Command::new(program);
+                command.args(argv.get(1..).unwrap_or_default());
+                (command, None)
+            }
+            Some(cpu) => {
+                let owner = user.as_ref().map(|user| (user.uid, user.gid));
+                let temp = Temp::make(owner).map_err(|source| Failure::Temp { source })?;
+                (confined_command(argv, &temp, cpu), Some(temp))
+            }
+        };
         command
-            .args(argv.get(1..).unwrap_or_default())
             .env_clear()
             .env("PATH", PATH)
             .env("HOME", home)
@@ -222,6 +263,9 @@ impl Running {
             .stderr(writer)
             .process_group(0)
             .kill_on_drop(true);
+        if let Some(temp) = &temp {
+            command.env("TMPDIR", temp.path());
+        }
         if let Some(user) = user
             && user.uid != rustix::process::geteuid().as_raw()
         {
@@ -253,6 +297,7 @@ impl Running {
                 kept: VecDeque::with_capacity(KEPT),
             },
             armed: true,
+            _temp: temp,
         })
     }
 
@@ -437,6 +482,7 @@ mod tests {
             argv: &words(&["sh", "-c", script]),
             timeout,
             run_as: None,
+            confine: false,
         })
         .await
     }
@@ -483,6 +529,7 @@ mod tests {
             argv: &there_is_none,
             timeout: LONG,
             run_as: None,
+            confine: false,
         });
         assert_eq!(
             there_is_none.await.unwrap_err().to_string(),
@@ -492,6 +539,7 @@ mod tests {
             argv: &words(&["true"]),
             timeout: LONG,
             run_as: Some("no-such-user"),
+            confine: false,
         })
         .await;
         assert_eq!(
@@ -502,6 +550,7 @@ mod tests {
             argv: &[],
             timeout: LONG,
             run_as: None,
+            confine: false,
         });
         assert!(no_words.await.is_err());
     }
@@ -586,6 +635,7 @@ mod tests {
             argv: &words(&["true"]),
             timeout: LONG,
             run_as: Some(&own),
+            confine: false,
         })
         .await
         .unwrap();
@@ -597,6 +647,7 @@ mod tests {
             argv: &words(&["sh", "-c", "echo $(id -u) $(id -g) $(id -G); exit 1"]),
             timeout: LONG,
             run_as: Some("54321"),
+            confine: false,
         })
         .await
         .unwrap_err()

@@ -11,8 +11,14 @@
 //! never followed or written through; a directory, a pipe or a device there is an error. A staged file is locked while its
 //! publisher lives, so [`sweep`] takes only what a crash left behind.
 //!
+//! What hung on the file that is replaced (label, ACL, attributes) goes over to the new one ([`keeping`]). Where the name itself
+//! cannot be replaced, because a single file is mounted there, the file can be written over ([`in_place`]), which is not atomic and
+//! therefore only done when it was asked for ([`Way::InPlace`]). A copy of what is replaced is kept where that was asked for.
+//!
 //! Everything here blocks.
 
+use super::in_place;
+use super::keeping;
 use super::rights::{Refused, Rights};
 use super::way;
 use super::way::{Directory, identity};
@@ -30,7 +36,7 @@ use std::{
     fmt::Write as _,
     fs::File,
     hash::{BuildHasher as _, RandomState},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _, Seek as _, Write as _},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
@@ -39,6 +45,10 @@ use std::{
 const MARK: &str = ".outrigger-";
 /// Bytes of the random end.
 const RANDOM: usize = 16;
+/// What the name of a backup ends with.
+const BACKUP: &str = ".bak";
+/// How much of a file is kept as a backup, or to be put back: more than any content may have.
+const MOST_KEPT: u64 = 64 << 20;
 
 /// Why a file could not be read, written or removed. Display names the path and the next step.
 #[derive(Debug, thiserror::Error)]
@@ -114,13 +124,43 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// Disk or quota is full.
-    #[error("{}: no space left to {doing}; make room, it is tried again", path.display())]
+    /// The disk is full, of bytes or of files.
+    #[error("{}: no space left to {doing}, or no room for one more file; make room (df, df -i), it is tried again", path.display())]
     Full {
         /// The target.
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The quota of whoever writes there is used up.
+    #[error("{}: the quota is used up, cannot {doing}; make room or raise it, it is tried again", path.display())]
+    Quota {
+        /// The target.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A single file is mounted at the target: the name cannot be given to another file.
+    #[error("{}: a file is mounted there by itself and cannot be replaced; mount its directory instead, or write `publish: in_place`, which is not atomic", path.display())]
+    Mounted {
+        /// The target.
+        path: PathBuf,
+    },
+    /// A link is where a file should be written over.
+    #[error("{}: is a link, and with `publish: in_place` nothing is written through one; write the path it leads to", path.display())]
+    LinkInPlace {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Writing over it failed half-way, and so did putting the old content back.
+    #[error("{}: was written in part ({source}) and its old content cannot be put back; it is tried again", path.display())]
+    Torn {
+        /// The target.
+        path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
@@ -159,11 +199,17 @@ impl Error {
                 doing,
                 source: errno.into(),
             },
-            Errno::NOSPC | Errno::DQUOT => Self::Full {
+            Errno::NOSPC => Self::Full {
                 path,
                 doing,
                 source: errno.into(),
             },
+            Errno::DQUOT => Self::Quota {
+                path,
+                doing,
+                source: errno.into(),
+            },
+            Errno::BUSY | Errno::XDEV => Self::Mounted { path },
             Errno::ROFS => Self::ReadOnly { path },
             Errno::ISDIR => Self::Directory { path },
             _ => Self::Other {
@@ -263,6 +309,29 @@ impl Found {
     }
 }
 
+/// How a new content comes to its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// A complete file takes the name: every reader sees the old or the new content.
+    #[default]
+    Rename,
+    /// The file that is there is written over: a reader may see something of both.
+    InPlace,
+}
+
+/// What a published file is like, besides its content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: Owner,
+    /// How it comes there.
+    pub way: Way,
+    /// Whether a copy of what is replaced is kept beside it, as `NAME.bak`.
+    pub backup: bool,
+}
+
 /// The directory of a target, held open, and the target's name in it.
 struct Place {
     directory: Directory,
@@ -331,6 +400,60 @@ impl Place {
         }
     }
 
+    /// Whether a file may be written over there: nothing, or a file is.
+    fn may_be_written_over(&self) -> Result<(), Error> {
+        self.act(|| match self.may_be_replaced()? {
+            Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Symlink => {
+                Err(Error::LinkInPlace {
+                    path: self.path.clone(),
+                })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// Writes over the file, or makes it; gives it mode and owner.
+    fn write_over(&self, bytes: &[u8], mode: u32, owner: Owner) -> Result<(), Error> {
+        const DOING: &str = "write over it";
+        let flags = OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            // Should a pipe have taken its place, opening it must not wait.
+            | OFlags::NONBLOCK
+            | OFlags::CLOEXEC;
+        // One that is made anew is nobody else's to read until it has its final mode.
+        let own = Mode::from_raw_mode(0o600);
+        let file =
+            openat(&self.directory.fd, &self.name, flags, own).map_err(|errno| match errno {
+                Errno::LOOP => Error::LinkInPlace {
+                    path: self.path.clone(),
+                },
+                errno => self.failed(DOING)(errno),
+            })?;
+        let stat = fstat(&file).map_err(self.failed(DOING))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Error::Special {
+                path: self.path.clone(),
+            });
+        }
+        // Before anything secret is in it; where they are right they are left alone, for a mount may forbid the change.
+        let is = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid);
+        let (uid, gid) = (
+            owner.uid.unwrap_or(stat.st_uid),
+            owner.gid.unwrap_or(stat.st_gid),
+        );
+        if is != (mode, uid, gid) {
+            self.give(&file, mode, owner)?;
+        }
+        in_place::write_over(&File::from(file), bytes, MOST_KEPT).map_err(|failure| match failure {
+            in_place::Failure::Undone(source) => Error::io(&self.path, DOING, source),
+            in_place::Failure::Torn(source) => Error::Torn {
+                path: self.path.clone(),
+                source,
+            },
+        })
+    }
+
     /// The file itself and its metadata; `None` when there is none, or a link, or somebody else's that cannot be read.
     fn open(&self) -> Result<Option<(OwnedFd, Stat)>, Error> {
         let Some(found) = self.may_be_replaced()? else {
@@ -381,8 +504,11 @@ impl Place {
 #[must_use = "a staged file that is not published is removed"]
 pub struct Staged {
     place: Place,
+    /// Where it is written over, when it is not renamed.
+    over: Option<Place>,
     temporary: OsString,
-    in_place: bool,
+    /// Whether its temporary name is gone.
+    is_placed: bool,
     /// The file itself, for reading; it holds the lock that keeps [`sweep`] away.
     file: OwnedFd,
     /// The file when we last had to do with it.
@@ -392,6 +518,7 @@ pub struct Staged {
     sums: RandomState,
     mode: u32,
     owner: Owner,
+    backup: bool,
 }
 
 impl std::fmt::Debug for Staged {
@@ -405,10 +532,55 @@ impl std::fmt::Debug for Staged {
 /// # Errors
 /// [`Error`]; nothing is left behind then.
 pub fn stage(target: &Path, bytes: &[u8], mode: u32, owner: Owner) -> Result<Staged, Error> {
-    const DOING: &str = "write beside it";
+    let manner = Manner {
+        mode,
+        owner,
+        ..Manner::default()
+    };
+    stage_in(target, bytes, &manner)
+}
+
+/// Writes `bytes` beside `target`; [`Staged::publish`] puts them there as `manner` says. What is to be written over is staged in the
+/// directory for temporary files where nothing can be made beside it.
+///
+/// # Errors
+/// [`Error`]; nothing is left behind then.
+pub fn stage_in(target: &Path, bytes: &[u8], manner: &Manner) -> Result<Staged, Error> {
     let place = Place::of(target)?;
+    match manner.way {
+        Way::Rename => begin(place, None, bytes, manner),
+        Way::InPlace => {
+            let over = Place::of(target)?;
+            over.may_be_written_over()?;
+            match begin(place, Some(over), bytes, manner) {
+                Err(Error::ReadOnly { .. } | Error::NotPermitted { .. }) => {
+                    let elsewhere =
+                        std::env::temp_dir().join(target.file_name().unwrap_or_default());
+                    begin(
+                        Place::of(&elsewhere)?,
+                        Some(Place::of(target)?),
+                        bytes,
+                        manner,
+                    )
+                }
+                other => other,
+            }
+        }
+    }
+}
+
+fn begin(
+    place: Place,
+    over: Option<Place>,
+    bytes: &[u8],
+    manner: &Manner,
+) -> Result<Staged, Error> {
+    const DOING: &str = "write beside it";
+    let mode = manner.mode;
     let (temporary, file, left) = place.act(|| {
-        place.may_be_replaced()?;
+        if over.is_none() {
+            place.may_be_replaced()?;
+        }
         let temporary = temporary(&place)?;
         let written = write(&place, &temporary, bytes, mode);
         if written.is_err() {
@@ -421,14 +593,16 @@ pub fn stage(target: &Path, bytes: &[u8], mode: u32, owner: Owner) -> Result<Sta
     let sums = RandomState::new();
     Ok(Staged {
         place,
+        over,
         temporary,
-        in_place: false,
+        is_placed: false,
         file,
         left,
         sum: sums.hash_one(bytes),
         sums,
         mode,
-        owner,
+        owner: manner.owner,
+        backup: manner.backup,
     })
 }
 
@@ -494,11 +668,15 @@ impl Staged {
         Ok(())
     }
 
-    /// Gives it its owner and mode, syncs it, renames it over the target and syncs the directory.
+    /// Gives it its owner and mode, syncs it, renames it over the target and syncs the directory. Where it is to be written over, that
+    /// is done.
     ///
     /// # Errors
     /// [`Error`]; the target is as it was then, unless somebody else has changed it or its directory meanwhile.
     pub fn publish(mut self) -> Result<(), Error> {
+        if let Some(over) = self.over.take() {
+            return self.write_over(&over);
+        }
         let place = &self.place;
         let tampered = || Error::Tampered {
             path: place.path.clone(),
@@ -509,6 +687,7 @@ impl Staged {
                 return Err(tampered());
             }
             place.give(&self.file, self.mode, self.owner)?;
+            self.take_over()?;
             fsync(&self.file).map_err(place.failed("write beside it"))?;
             renameat(
                 &place.directory.fd,
@@ -522,7 +701,7 @@ impl Staged {
         })?;
         let is_ours = renamed.is_some_and(|found| identity(&found) == identity(&self.left));
         let is_there = place.directory.is_still_there();
-        self.in_place = true;
+        self.is_placed = true;
         match (is_ours, is_there) {
             (true, true) => Ok(()),
             (true, false) => Err(Error::Exchanged {
@@ -532,6 +711,67 @@ impl Staged {
                 path: self.place.path.clone(),
             }),
         }
+    }
+
+    /// Takes over what hangs on the file that is there, and keeps a copy of it where that is wanted.
+    fn take_over(&self) -> Result<(), Error> {
+        // What is there and cannot be read has nothing that could be taken over.
+        let Ok(Some((old, stat))) = self.place.open() else {
+            return Ok(());
+        };
+        let lost = keeping::carry(&old, &self.file);
+        for lost in lost {
+            let (path, attribute) = (self.place.path.display(), lost.name);
+            tracing::warn!(%path, %attribute, errno = %lost.errno, "an attribute of the file cannot be kept");
+        }
+        // An ACL brought rights of its own.
+        fchmod(&self.file, Mode::from_raw_mode(self.mode))
+            .map_err(self.place.failed("give it its mode"))?;
+        if self.backup {
+            back_up(&self.place, old, &stat)?;
+        }
+        Ok(())
+    }
+
+    /// Writes it over the file that is there.
+    fn write_over(&self, over: &Place) -> Result<(), Error> {
+        let bytes = self.place.act(|| {
+            if self.is_untouched()? {
+                self.bytes()
+            } else {
+                Err(Error::Tampered {
+                    path: over.path.clone(),
+                })
+            }
+        })?;
+        // What was looked at may not be what was read.
+        if self.sums.hash_one(bytes.as_slice()) != self.sum {
+            return Err(Error::Tampered {
+                path: over.path.clone(),
+            });
+        }
+        over.act(|| {
+            if self.backup
+                && let Some((old, stat)) = over.open()?
+            {
+                back_up(over, old, &stat)?;
+            }
+            over.write_over(&bytes, self.mode, self.owner)
+        })
+    }
+
+    /// What is staged, as it is now.
+    fn bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        self.file
+            .try_clone()
+            .and_then(|file| {
+                let mut file = File::from(file);
+                file.rewind()?;
+                file.read_to_end(&mut bytes)
+            })
+            .map_err(|source| Error::io(&self.place.path, "look at what is staged", source))?;
+        Ok(bytes)
     }
 
     /// Whether its name, and no other, still means the file that we made, with the content that it had.
@@ -547,18 +787,13 @@ impl Staged {
         if stamp(&now) == stamp(&self.left) {
             return Ok(true);
         }
-        let mut bytes = Vec::new();
-        self.file
-            .try_clone()
-            .and_then(|file| File::from(file).read_to_end(&mut bytes))
-            .map_err(|source| Error::io(&self.place.path, "look at what is staged", source))?;
-        Ok(self.sums.hash_one(bytes.as_slice()) == self.sum)
+        Ok(self.sums.hash_one(self.bytes()?.as_slice()) == self.sum)
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if !self.in_place {
+        if !self.is_placed {
             let place = &self.place;
             // What cannot be removed now is swept at the next start.
             _ = place.act(|| {
@@ -567,6 +802,37 @@ impl Drop for Staged {
             });
         }
     }
+}
+
+/// Keeps a copy of a file beside it, with its mode and, where that can be given, its owner. There is one; an older one is replaced.
+fn back_up(place: &Place, old: OwnedFd, stat: &Stat) -> Result<(), Error> {
+    const DOING: &str = "keep a backup of it";
+    let failed = |source| Error::io(&place.path, DOING, source);
+    let mut bytes = Vec::new();
+    File::from(old)
+        .take(MOST_KEPT)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    let mode = stat.st_mode & 0o777;
+    let temporary = temporary(place)?;
+    let written = write(place, &temporary, &bytes, mode).and_then(|file| {
+        // Whose it was it need not be: it must only be readable by nobody else, which its mode sees to.
+        _ = fchown(
+            &file,
+            Some(Uid::from_raw(stat.st_uid)),
+            Some(Gid::from_raw(stat.st_gid)),
+        );
+        fchmod(&file, Mode::from_raw_mode(mode)).map_err(place.failed(DOING))?;
+        fsync(&file).map_err(place.failed(DOING))?;
+        let mut name = place.name.clone();
+        name.push(BACKUP);
+        renameat(&place.directory.fd, &temporary, &place.directory.fd, &name)
+            .map_err(place.failed(DOING))
+    });
+    if written.is_err() {
+        _ = unlinkat(&place.directory.fd, &temporary, AtFlags::empty());
+    }
+    written
 }
 
 /// The file as it is, at most `limit` bytes of it and one more; `None` when there is none, or a link.
@@ -1191,6 +1457,105 @@ mod tests {
             over.store(true, Ordering::Relaxed);
             assert!(reader.join().unwrap() > 0);
         });
+    }
+
+    fn over(target: &Path, bytes: &[u8], backup: bool) -> Result<(), Error> {
+        let manner = Manner {
+            mode: 0o640,
+            way: Way::InPlace,
+            backup,
+            ..Manner::default()
+        };
+        stage_in(target, bytes, &manner)?.publish()
+    }
+
+    #[test]
+    fn in_place_the_same_file_has_the_new_content_under_all_its_names_and_a_link_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let target = at("a");
+        over(&target, b"made anew", false).unwrap();
+        fs::hard_link(&target, at("other")).unwrap();
+        let before = fs::metadata(&target).unwrap().ino();
+        for content in [&b"a longer content than before"[..], b"short", b""] {
+            over(&target, content, false).unwrap();
+            assert_eq!(fs::read(&target).unwrap(), content);
+            assert_eq!(fs::read(at("other")).unwrap(), content);
+        }
+        let after = fs::metadata(&target).unwrap();
+        assert_eq!((after.ino(), after.mode() & 0o777), (before, 0o640));
+        assert_eq!(names(folder.path()), ["a", "other"]);
+        symlink(&target, at("link")).unwrap();
+        let error = over(&at("link"), b"x", false).unwrap_err();
+        assert!(matches!(error, Error::LinkInPlace { .. }), "{error}");
+        assert_eq!(fs::read(&target).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_backup_is_the_one_content_before_with_its_mode_however_the_new_one_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        let bak = folder.path().join("a.bak");
+        let manner = Manner {
+            mode: 0o600,
+            backup: true,
+            ..Manner::default()
+        };
+        let put = |bytes: &[u8]| stage_in(&target, bytes, &manner)?.publish();
+        put(b"one").unwrap();
+        assert!(!bak.exists());
+        put(b"two").unwrap();
+        assert_eq!(fs::read(&bak).unwrap(), b"one");
+        over(&target, b"three", true).unwrap();
+        assert_eq!(fs::read(&bak).unwrap(), b"two");
+        assert_eq!(fs::metadata(&bak).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(names(folder.path()), ["a", "a.bak"]);
+        // What cannot be kept is not thrown away.
+        fs::remove_file(&bak).unwrap();
+        fs::create_dir(&bak).unwrap();
+        assert!(put(b"four").is_err());
+        assert_eq!(fs::read(&target).unwrap(), b"three");
+        assert_eq!(names(folder.path()), ["a", "a.bak"]);
+    }
+
+    #[test]
+    fn a_file_that_takes_the_name_takes_over_the_attributes_and_has_its_own_mode_all_the_same() {
+        use rustix::fs::{XattrFlags, getxattr, setxattr};
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        put(&target, b"one").unwrap();
+        if let Err(errno) = setxattr(&target, "user.note", b"kept", XattrFlags::empty()) {
+            eprintln!("SKIPPED: this file system has no attributes: {errno}");
+            return;
+        }
+        put(&target, b"two").unwrap();
+        let mut note = [0_u8; 16];
+        let length = getxattr(&target, "user.note", &mut note).unwrap();
+        assert_eq!(&note[..length], b"kept");
+        let found = fs::metadata(&target).unwrap();
+        assert_eq!(found.mode() & 0o777, 0o640);
+        assert_eq!(fs::read(&target).unwrap(), b"two");
+    }
+
+    #[test]
+    fn each_way_of_having_no_room_or_no_right_names_place_and_next_step() {
+        let path = Path::new("/run/app/conf");
+        let said = |errno| Error::of(path, "write beside it", errno).to_string();
+        for (errno, words) in [
+            (Errno::NOSPC, "make room (df, df -i), it is tried again"),
+            (Errno::DQUOT, "the quota is used up, cannot write beside it"),
+            (Errno::ROFS, "is read-only; mount a writable one there"),
+            (Errno::BUSY, "write `publish: in_place`"),
+            (Errno::XDEV, "write `publish: in_place`"),
+            (Errno::ACCESS, "give the agent's user the right"),
+            (Errno::ISDIR, "is a directory"),
+        ] {
+            let said = said(errno);
+            assert!(
+                said.starts_with("/run/app/conf: ") && said.contains(words),
+                "{said}"
+            );
+        }
     }
 
     fn names_if_there(folder: &Path) -> Vec<OsString> {

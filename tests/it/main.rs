@@ -32,6 +32,7 @@ mod hands;
 mod hostile;
 mod lists;
 mod manners;
+mod modes;
 mod neighbours;
 mod operator;
 mod over_grpc;
