@@ -733,7 +733,7 @@ mod tests {
         Content {
             bytes: text.as_bytes().into(),
             md5: text.into(),
-            modified: None,
+            ..Content::of(Vec::new())
         }
     }
 

@@ -1777,11 +1777,7 @@ mod tests {
         }
 
         async fn publish(&mut self, data_id: &str, text: &str) {
-            let content = Content {
-                bytes: text.as_bytes().into(),
-                md5: md5_hex(text.as_bytes()).into(),
-                modified: None,
-            };
+            let content = Content::of(text.into());
             self.tell(data_id, ConfigState::Present(content)).await;
         }
 

@@ -124,7 +124,9 @@ mod tests {
             let answer = Answer {
                 server: Arc::clone(&server),
                 status,
-                sealed: false,
+                sealed: None,
+                kind: None,
+                data_key: None,
                 modified: None,
                 body: body.as_bytes().to_vec(),
             };

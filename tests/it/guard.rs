@@ -1102,7 +1102,7 @@ fn nothing_that_holds_a_secret_shows_it_when_it_is_printed() {
     let content = Content {
         bytes: CANARY.as_bytes().into(),
         md5: "0".into(),
-        modified: None,
+        ..Content::of(Vec::new())
     };
     let variables = [
         ("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc"),

@@ -203,11 +203,7 @@ fn text(content: &Content) -> String {
 }
 
 fn content(text: &str) -> Content {
-    Content {
-        bytes: text.as_bytes().into(),
-        md5: md5_hex(text.as_bytes()).into(),
-        modified: None,
-    }
+    Content::of(text.into())
 }
 
 pub(crate) fn config_key(data_id: &str) -> ConfigKey {
