@@ -7,7 +7,7 @@
 //! that mean nothing in any format; anything else stops the rendering, until the template says how it is to be quoted:
 //! `{{ one.metadata.zone | quote("json") }}`. A whole configuration goes in as it came where the template says so: `{{ raw("db") }}`.
 
-use minijinja::value::{Enumerator, Object, ObjectRepr};
+use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Environment, Error as Inner, ErrorKind, UndefinedBehavior, Value};
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,17 @@ const UNQUOTED: char = '\0';
 const RAW: &str = "raw";
 /// Names that mean something in every template, hence are no names of sources.
 pub const RESERVED: [&str; 12] = [
-    RAW, "range", "dict", "debug", "namespace", "loop", "self", "super", "caller", "true", "false",
+    RAW,
+    "range",
+    "dict",
+    "debug",
+    "namespace",
+    "loop",
+    "self",
+    "super",
+    "caller",
+    "true",
+    "false",
     "none",
 ];
 /// Of a metadata key.
@@ -180,14 +190,27 @@ fn refused(what: &'static str) -> Inner {
     Inner::new(ErrorKind::InvalidOperation, what)
 }
 
+/// Truth values as every format of configuration writes them; nothing is not printed as if it were something.
+fn plain(value: &Value) -> Result<Option<&'static str>, Inner> {
+    match value.kind() {
+        ValueKind::Bool if value.is_true() => Ok(Some("true")),
+        ValueKind::Bool => Ok(Some("false")),
+        ValueKind::None => Err(refused(
+            "a value is null; write `| default(\"…\", true)` behind it",
+        )),
+        _ => Ok(None),
+    }
+}
+
 /// The text of a value, for a filter that makes it harmless.
 fn text_of(value: &Value) -> Result<String, Inner> {
     if value.is_undefined() {
         return Err(Inner::from(ErrorKind::UndefinedError));
     }
-    let text = match value.downcast_object_ref::<Foreign>() {
-        Some(foreign) => foreign.0.clone(),
-        None => value.to_string(),
+    let text = match (value.downcast_object_ref::<Foreign>(), plain(value)?) {
+        (Some(foreign), _) => foreign.0.clone(),
+        (None, Some(word)) => word.to_owned(),
+        (None, None) => value.to_string(),
     };
     if text.contains(UNQUOTED) {
         return Err(refused(NOT_QUOTED));
@@ -246,7 +269,10 @@ fn environment() -> Environment<'static> {
         if value.downcast_object_ref::<Foreign>().is_some() {
             return Err(refused(NOT_QUOTED));
         }
-        minijinja::escape_formatter(out, state, value)
+        match plain(value)? {
+            Some(word) => Ok(out.write_str(word)?),
+            None => minijinja::escape_formatter(out, state, value),
+        }
     });
     environment
 }
@@ -498,20 +524,42 @@ mod tests {
             "hosts": ["b", "a"], "pass word": "it's", "big": u64::MAX,
         });
         for (template, out) in [
-            ("{{ db.url }}:{{ db.pool.size }} {{ db.pool.ratio }} {{ db.pool.lazy }} {{ db.big }}\n",
-                "db:5432:20 0.5 true 18446744073709551615\n"),
+            (
+                "{{ db.url }}:{{ db.pool.size }} {{ db.pool.ratio }} {{ db.pool.lazy }} {{ db.big }}\n",
+                "db:5432:20 0.5 true 18446744073709551615\n",
+            ),
             ("{% for host in db.hosts %}{{ host }};{% endfor %}", "b;a;"),
             ("{{ db['pass word'] | quote('shell') }}", "'it'\\''s'"),
-            ("{% for key, value in db.pool | items %}{{ key }}={{ value }};{% endfor %}", "lazy=true;ratio=0.5;size=20;"),
-            ("{% for key in db %}{{ key | ident }}={{ db[key] is none }};{% endfor %}",
-                "big=false;hosts=false;none=true;pass_word=false;pool=false;url=false;"),
+            (
+                "{% for key, value in db.pool | items %}{{ key }}={{ value }};{% endfor %}",
+                "lazy=true;ratio=0.5;size=20;",
+            ),
+            (
+                "{% for key in db %}{{ key | ident }}={{ db[key] is none }};{% endfor %}",
+                "big=false;hosts=false;none=true;pass_word=false;pool=false;url=false;",
+            ),
             ("{{ db.nope | default('x') }}", "x"),
+            ("{{ db['none'] | default('x', true) }}", "x"),
+            ("{{ db.pool.lazy | quote('json') }}", "\"true\""),
             ("{{ raw('db') | length > 10 }}", "true"),
         ] {
-            assert_eq!(composed(template, db.clone()).as_deref(), Ok(out), "{template}");
+            assert_eq!(
+                composed(template, db.clone()).as_deref(),
+                Ok(out),
+                "{template}"
+            );
         }
-        assert_eq!(composed("{{ raw('db') }}", "a\nb".into()).unwrap(), "\"a\\nb\"");
-        for wrong in ["{{ db.nope }}", "{{ raw('x') }}", "{{ raw(db) }}", "{{ other }}"] {
+        assert_eq!(
+            composed("{{ raw('db') }}", "a\nb".into()).unwrap(),
+            "\"a\\nb\""
+        );
+        for wrong in [
+            "{{ db.nope }}",
+            "{{ raw('x') }}",
+            "{{ raw(db) }}",
+            "{{ other }}",
+            "{{ db['none'] }}",
+        ] {
             assert!(composed(wrong, db.clone()).is_err(), "{wrong}");
         }
     }
@@ -542,7 +590,10 @@ mod tests {
             "{{ db.ok ~ db.a }}",
         ] {
             let out = composed(template, db.clone());
-            assert!(out.as_ref().is_err_and(|why| !why.contains("evil")), "{template}: {out:?}");
+            assert!(
+                out.as_ref().is_err_and(|why| !why.contains("evil")),
+                "{template}: {out:?}"
+            );
         }
         assert_eq!(composed("{{ db.ok }}", db).as_deref(), Ok("fine"));
     }

@@ -272,7 +272,10 @@ mod tests {
         }
         let long = vec![b' '; LONGEST + 1];
         let said = read(Some(Format::Yaml), &long).unwrap_err().to_string();
-        assert!(said.contains("1048577 bytes are more than 1048576"), "{said}");
+        assert!(
+            said.contains("1048577 bytes are more than 1048576"),
+            "{said}"
+        );
         assert!(read(None, &long).is_ok());
         assert!(read(None, b"\xff").is_err());
     }

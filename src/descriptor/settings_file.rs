@@ -1220,8 +1220,8 @@ shutdown_timout: 10s
           12 |   timeout: 3s
              |   ^^^^^^^
           help: keys here are auth, config_tag, connect_timeout, context_path, endpoint,
-                endpoint_insecure, endpoint_refresh, grpc_offset, long_poll, namespace,
-                request_timeout, servers, tls, transport, write_rate
+                endpoint_insecure, endpoint_refresh, grpc_offset, long_poll, namespace, request_timeout,
+                servers, tls, transport, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^

@@ -44,7 +44,7 @@ pub struct Call {
 }
 
 /// An answer of any status. Its `Debug` shows no byte of the body, which may be a token or a configuration.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Answer {
     /// Who answered: a base URL.
     pub server: Arc<str>,
@@ -701,11 +701,8 @@ mod tests {
         Answer {
             server: "http://nacos:8848".into(),
             status,
-            sealed: None,
-            kind: None,
-            data_key: None,
-            modified: None,
             body: body.as_bytes().to_vec(),
+            ..Answer::default()
         }
     }
 

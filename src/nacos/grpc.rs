@@ -597,7 +597,10 @@ impl Shell {
         let modified = u64::try_from(answer.last_modified / 1000).ok();
         let content = Content {
             modified: modified.filter(|modified| *modified > 0),
-            kind: answer.content_type.filter(|kind| !kind.is_empty()).map(Arc::from),
+            kind: answer
+                .content_type
+                .filter(|kind| !kind.is_empty())
+                .map(Arc::from),
             data_key: data_key.map(Arc::from),
             ..Content::of(content.into_bytes())
         };

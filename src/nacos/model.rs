@@ -1,5 +1,6 @@
 //! The nouns of a Nacos registry, as both of our sides use them: typed, checked, without a wire format.
 
+use crate::descriptor::spec::ENCRYPTED;
 use crate::foreign::Foreign;
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -271,9 +272,6 @@ impl ConfigKey {
         self.data_id.starts_with(ENCRYPTED)
     }
 }
-
-/// What the data id of an encrypted configuration begins with.
-pub const ENCRYPTED: &str = "cipher-";
 
 impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -20,7 +20,6 @@ use outrigger::nacos::model::{
 use outrigger::nacos::poll::{self, Poll};
 use outrigger::nacos::route::{self, Judged, Route, Whom};
 use outrigger::nacos::servers::{self, Order, Servers};
-use outrigger::nacos::wire::md5_hex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
