@@ -42,6 +42,7 @@ mod recorded;
 mod recorded_rpc;
 mod rpc;
 mod scenes;
+mod sources;
 mod support;
 mod switches;
 #[cfg(feature = "tls")]
