@@ -48,10 +48,7 @@ pub(super) fn explain(
         }
         None => {
             let known: Vec<&str> = match what {
-                Some(Subject::Config { .. }) => {
-                    let of = |config: &Config| -> Vec<&str> { data_ids(config).collect() };
-                    status.configs.iter().flat_map(of).collect()
-                }
+                Some(Subject::Config { .. }) => status.configs.iter().flat_map(data_ids).collect(),
                 Some(Subject::Subscription { .. }) => status
                     .subscriptions
                     .iter()

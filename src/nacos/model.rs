@@ -239,19 +239,6 @@ pub struct Content {
 }
 
 impl Content {
-    /// A content of these bytes, of which nothing else is known.
-    #[must_use]
-    pub fn of(bytes: Vec<u8>) -> Self {
-        Self {
-            md5: super::wire::md5_hex(&bytes).into(),
-            bytes: bytes.into(),
-            modified: None,
-            kind: None,
-            data_key: None,
-            is_opened: false,
-        }
-    }
-
     /// As what the server knows it, where that is something else than what was received: the server has decrypted it on its way.
     #[must_use]
     pub(super) fn sealed(mut self, key: &ConfigKey, said: &str) -> Self {
