@@ -40,7 +40,8 @@ pub(super) struct Heard {
 /// All that is known.
 pub(super) type AllHeard = BTreeMap<ConfigKey, Heard>;
 
-type Contents = BTreeMap<ConfigKey, Content>;
+/// Contents as they came.
+pub(super) type Contents = BTreeMap<ConfigKey, Content>;
 
 /// What became of the configurations.
 #[derive(Clone, Debug, PartialEq)]

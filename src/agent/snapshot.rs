@@ -293,6 +293,32 @@ mod tests {
     }
 
     #[test]
+    fn an_encrypted_content_is_kept_with_its_key_and_one_that_was_decrypted_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let sealed = Content {
+            data_key: Some("key".into()),
+            kind: Some("yaml".into()),
+            ..content("sealed")
+        };
+        let first = Snapshots::new(folder.path());
+        assert!(first.save(&key("cipher-a"), &sealed).unwrap());
+        let next = Snapshots::new(folder.path());
+        assert_eq!(next.load(&key("cipher-a")).unwrap(), Some(sealed));
+        let opened = Content {
+            is_opened: true,
+            ..content("clear")
+        };
+        assert!(!next.save(&key("cipher-a"), &opened).unwrap());
+        assert!(
+            next.load(&key("cipher-a"))
+                .unwrap()
+                .unwrap()
+                .data_key
+                .is_some()
+        );
+    }
+
+    #[test]
     fn what_is_saved_is_read_by_the_next_run_and_nobody_else() {
         let folder = tempfile::tempdir().unwrap();
         let first = Snapshots::new(&folder.path().join("state"));

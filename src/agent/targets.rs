@@ -46,7 +46,7 @@ use tokio::{
 };
 
 use super::Parts;
-use super::composing::{self, AllHeard, Composer, Heard, Means, What};
+use super::composing::{self, AllHeard, Composer, Contents, Heard, Means, What};
 use super::contents;
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
@@ -1365,7 +1365,7 @@ struct Job {
     /// The list in force, of a target that is made of one.
     offer: Mutex<Option<Arc<Offer>>>,
     /// The MD5 of the content that was made last, and what it was made of.
-    made: Mutex<Option<(Arc<str>, Arc<BTreeMap<ConfigKey, Content>>)>>,
+    made: Mutex<Option<(Arc<str>, Arc<Contents>)>>,
     /// Whether there may be a file beside the target that says why it is held.
     is_marked: AtomicBool,
     /// Whether such a file of an earlier run was looked for.

@@ -707,6 +707,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_server_has_decrypted_goes_on_to_be_known_by_the_md5_of_what_is_encrypted() {
+        let key = |data_id: &str| model::ConfigKey {
+            namespace: model::Namespace::public(),
+            group: "G".into(),
+            data_id: data_id.into(),
+        };
+        let sealed = wire::md5_hex(b"sealed");
+        let clear = || Content {
+            data_key: Some("key".into()),
+            ..Content::of(b"clear".to_vec())
+        };
+        let opened = clear().sealed(&key("cipher-aes-a"), &sealed.to_ascii_uppercase());
+        assert!(opened.is_opened && *opened.md5 == *sealed);
+        let own = wire::md5_hex(b"clear");
+        for (content, data_id, said) in [
+            (clear(), "a", &*sealed),
+            (clear(), "cipher-aes-a", "no md5"),
+            (clear(), "cipher-aes-a", &*own),
+            (Content::of(b"clear".to_vec()), "cipher-aes-a", &*sealed),
+        ] {
+            let taken = content.sealed(&key(data_id), said);
+            assert!(!taken.is_opened && *taken.md5 == *own, "{data_id} {said}");
+        }
+    }
+
+    #[test]
     fn what_prepares_a_persistent_service_is_read_as_each_version_says_it() {
         for (status, body) in [
             (200, "ok"),
