@@ -457,20 +457,20 @@ impl Composer {
 struct Work {
     config: Config,
     means: Means,
-    /// What was decrypted last, by what it was.
-    opened: Mutex<BTreeMap<ConfigKey, (Content, Content)>>,
+    /// What was decrypted last, and what it was, by the words in front of its errors: one configuration can have two names.
+    opened: Mutex<BTreeMap<String, (Content, Content)>>,
 }
 
 impl Work {
     async fn make(self: &Arc<Self>, sources: &Contents) -> Result<Content, Trouble> {
-        let mut clear = Contents::new();
+        let mut clear = BTreeMap::new();
         let several = match &self.config.made_of {
             MadeOf::One(part) => return self.open("", part, sources).await,
             MadeOf::Several { template, parts } => (template, parts),
         };
         for (name, part) in several.1 {
             let label = format!("{name} ({}): ", key_of(part));
-            clear.insert(key_of(part), self.open(&label, part, sources).await?);
+            clear.insert(name.clone(), self.open(&label, part, sources).await?);
         }
         let work = Arc::clone(self);
         let sealed = sources.clone();
@@ -506,7 +506,7 @@ impl Work {
         let Some(command) = &part.decrypt else {
             return Ok(content.clone());
         };
-        let before = self.opened().get(&key).cloned();
+        let before = self.opened().get(label).cloned();
         if let Some((_, clear)) = before.filter(|(sealed, _)| sealed == content) {
             return Ok(clear);
         }
@@ -519,11 +519,12 @@ impl Work {
                 why: format!("{label}{why}"),
                 relents: true,
             })?;
-        self.opened().insert(key, (content.clone(), clear.clone()));
+        self.opened()
+            .insert(label.to_owned(), (content.clone(), clear.clone()));
         Ok(clear)
     }
 
-    fn opened(&self) -> std::sync::MutexGuard<'_, BTreeMap<ConfigKey, (Content, Content)>> {
+    fn opened(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Content, Content)>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -559,12 +560,12 @@ fn final_trouble(why: impl Into<String>) -> Trouble {
 fn compose(
     template: &Template,
     parts: &BTreeMap<String, Part>,
-    clear: &Contents,
+    clear: &BTreeMap<String, Content>,
 ) -> Result<Content, Trouble> {
     let mut sources = BTreeMap::new();
     for (name, part) in parts {
         let key = key_of(part);
-        let Some(content) = clear.get(&key) else {
+        let Some(content) = clear.get(name) else {
             return Err(final_trouble("a source is missing"));
         };
         let format = contents::format_of(content.kind.as_deref(), &part.data_id);

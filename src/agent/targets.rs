@@ -2239,6 +2239,27 @@ mod tests {
         assert_eq!(house.read("made").as_deref(), Some("url=db:2 beta=true\n"));
     }
 
+    #[tokio::test]
+    async fn one_configuration_can_be_there_as_it_is_and_decrypted() {
+        let mut house = House::new();
+        let mut config = several(&house, "{{ db }} {{ flags }}\n");
+        let MadeOf::Several { parts, .. } = &mut config.made_of else {
+            panic!();
+        };
+        let mut sealed = part("cipher-a");
+        parts.insert("db".to_owned(), sealed.clone());
+        sealed.decrypt = Some(exec(&["tr", "a", "b"]));
+        parts.insert("flags".to_owned(), sealed);
+        config.target.on_absent = OnAbsent::Remove;
+        house.set(&[config]);
+        house.publish("cipher-a", "aaa").await;
+        house.until_state("db+flags", TargetState::Applied).await;
+        assert_eq!(house.read("made").as_deref(), Some("aaa bbb\n"));
+        house.tell("cipher-a", ConfigState::Absent).await;
+        house.until_state("db+flags", TargetState::Missing).await;
+        assert_eq!(house.read("made"), None);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn without_the_registry_the_sources_of_an_earlier_run_are_rendered_again() {
         let mut house = House::new();
