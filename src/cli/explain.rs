@@ -572,7 +572,7 @@ subscription payments
   期望      /run/orders/orders.yaml 的内容是命名空间 public、分组 PAYMENTS 中的 orders.yaml
   现状      rejected，已持续 12 min
   原因      not valid yaml: line 2, column 11: a flow sequence is not closed
-  下一步    请发布有效的内容；在此之前文件保持上一份有效内容
+  下一步    请发布有效的内容，或修正原因中指出的校验、模板或解密命令；在此之前文件保持上一份有效内容
 
 订阅 payments
   期望      /etc/nginx/upstreams/payments.conf 的内容是命名空间 public 中 DEFAULT_GROUP@@payments
