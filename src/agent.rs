@@ -2,6 +2,9 @@
 
 pub mod admin;
 pub mod catalog;
+mod composing;
+pub mod contents;
+mod deciphering;
 mod following;
 pub mod formats;
 pub mod gate;

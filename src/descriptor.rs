@@ -10,6 +10,7 @@ mod parse;
 mod reader;
 pub mod settings;
 mod settings_file;
+mod sources;
 pub mod spec;
 mod subscriptions;
 mod url;

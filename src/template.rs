@@ -1,11 +1,13 @@
-//! Templates that an operator writes for lists of instances: minijinja, with nothing in it that a registrant could use.
+//! Templates that an operator writes for lists of instances and for configurations: minijinja, with nothing in it that somebody
+//! who writes to the registry could use.
 //!
 //! A template is a local file's text; it can include no other one, and what comes from a registry is never read as one. Names
-//! that are not there are errors, and so is an endless loop (by fuel) or a huge output. Text of a registrant (metadata) is a
-//! value of its own kind, which prints only while it is made of letters that mean nothing in any format; anything else stops
-//! the rendering, until the template says how it is to be quoted: `{{ one.metadata.zone | quote("json") }}`.
+//! that are not there are errors, and so is an endless loop (by fuel) or a huge output. Text from a registry (metadata, the values
+//! of a configuration and the names they have in it) is a value of its own kind, which prints only while it is made of letters
+//! that mean nothing in any format; anything else stops the rendering, until the template says how it is to be quoted:
+//! `{{ one.metadata.zone | quote("json") }}`. A whole configuration goes in as it came where the template says so: `{{ raw("db") }}`.
 
-use minijinja::value::{Object, ObjectRepr};
+use minijinja::value::{Enumerator, Object, ObjectRepr, ValueKind};
 use minijinja::{Environment, Error as Inner, ErrorKind, UndefinedBehavior, Value};
 use std::{
     collections::BTreeMap,
@@ -22,6 +24,23 @@ const MOST_OUTPUT: usize = 16 * 1024 * 1024;
 const FUEL: u64 = 1_000_000;
 /// Stands in an output for text that was not quoted, whatever way it came there.
 const UNQUOTED: char = '\0';
+/// Puts a whole source in as it came.
+const RAW: &str = "raw";
+/// Names that mean something in every template, hence are no names of sources.
+pub const RESERVED: [&str; 12] = [
+    RAW,
+    "range",
+    "dict",
+    "debug",
+    "namespace",
+    "loop",
+    "self",
+    "super",
+    "caller",
+    "true",
+    "false",
+    "none",
+];
 /// Of a metadata key.
 const LONGEST_KEY: usize = 128;
 
@@ -60,6 +79,15 @@ pub struct List {
     pub instances: Vec<Instance>,
 }
 
+/// One configuration of several.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// As it came.
+    pub text: Arc<str>,
+    /// What it says.
+    pub value: serde_json::Value,
+}
+
 /// One instance, as a template sees it.
 #[derive(Clone, Debug)]
 pub struct Instance {
@@ -77,7 +105,7 @@ pub struct Instance {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Text of a registrant that means something somewhere.
+/// Text from the registry that means something somewhere.
 struct Foreign(String);
 
 impl fmt::Debug for Foreign {
@@ -97,6 +125,57 @@ impl Object for Foreign {
     }
 }
 
+/// What a configuration says under names that its author chose: they are text from the registry as well.
+struct Mapping(BTreeMap<String, Value>);
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{UNQUOTED}")
+    }
+}
+
+impl Object for Mapping {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let foreign = key.downcast_object_ref::<Foreign>();
+        let key = foreign.map_or_else(|| key.as_str(), |foreign| Some(&foreign.0))?;
+        self.0.get(key).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.keys().cloned().map(foreign).collect())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{UNQUOTED}")
+    }
+}
+
+/// What a configuration says. Its depth is bounded by whoever read it.
+fn said(value: serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(is) => Value::from(is),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            _ => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        serde_json::Value::String(text) => foreign(text),
+        serde_json::Value::Array(all) => {
+            Value::from_object(all.into_iter().map(said).collect::<Vec<_>>())
+        }
+        serde_json::Value::Object(all) => Value::from_object(Mapping(
+            all.into_iter()
+                .map(|(name, value)| (name, said(value)))
+                .collect(),
+        )),
+    }
+}
+
 /// A text that means nothing in any format is a string; any other is to be quoted.
 fn foreign(text: String) -> Value {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+=,-".contains(&byte);
@@ -111,14 +190,27 @@ fn refused(what: &'static str) -> Inner {
     Inner::new(ErrorKind::InvalidOperation, what)
 }
 
+/// Truth values as every format of configuration writes them; nothing is not printed as if it were something.
+fn plain(value: &Value) -> Result<Option<&'static str>, Inner> {
+    match value.kind() {
+        ValueKind::Bool if value.is_true() => Ok(Some("true")),
+        ValueKind::Bool => Ok(Some("false")),
+        ValueKind::None => Err(refused(
+            "a value is null; write `| default(\"…\", true)` behind it",
+        )),
+        _ => Ok(None),
+    }
+}
+
 /// The text of a value, for a filter that makes it harmless.
 fn text_of(value: &Value) -> Result<String, Inner> {
     if value.is_undefined() {
         return Err(Inner::from(ErrorKind::UndefinedError));
     }
-    let text = match value.downcast_object_ref::<Foreign>() {
-        Some(foreign) => foreign.0.clone(),
-        None => value.to_string(),
+    let text = match (value.downcast_object_ref::<Foreign>(), plain(value)?) {
+        (Some(foreign), _) => foreign.0.clone(),
+        (None, Some(word)) => word.to_owned(),
+        (None, None) => value.to_string(),
     };
     if text.contains(UNQUOTED) {
         return Err(refused(NOT_QUOTED));
@@ -126,7 +218,7 @@ fn text_of(value: &Value) -> Result<String, Inner> {
     Ok(text)
 }
 
-const NOT_QUOTED: &str = "a value that an instance was registered with is not quoted; write `| quote(\"json\")` (nginx haproxy shell yaml) or `| ident` behind it";
+const NOT_QUOTED: &str = "a value from the registry is not quoted; write `| quote(\"json\")` (nginx haproxy shell yaml) or `| ident` behind it";
 
 /// `value | quote("json")`: one word of that format, its quotes included.
 fn quote(value: &Value, format: &str) -> Result<String, Inner> {
@@ -177,7 +269,10 @@ fn environment() -> Environment<'static> {
         if value.downcast_object_ref::<Foreign>().is_some() {
             return Err(refused(NOT_QUOTED));
         }
-        minijinja::escape_formatter(out, state, value)
+        match plain(value)? {
+            Some(word) => Ok(out.write_str(word)?),
+            None => minijinja::escape_formatter(out, state, value),
+        }
     });
     environment
 }
@@ -216,6 +311,7 @@ impl Write for Bounded {
 /// # Errors
 /// [`Error`], also when text of a registrant is not quoted.
 pub fn render(text: &str, list: List) -> Result<String, Error> {
+    let environment = environment();
     let instances: Vec<Value> = list.instances.into_iter().map(instance).collect();
     let context = BTreeMap::from([
         ("service", Value::from(list.service)),
@@ -223,10 +319,31 @@ pub fn render(text: &str, list: List) -> Result<String, Error> {
         ("namespace", Value::from(list.namespace)),
         ("instances", Value::from_object(instances)),
     ]);
-    let environment = environment();
+    filled(text, &environment, Value::from_object(context))
+}
+
+/// What comes out of a template, for these configurations, each by its name. Takes time: call it where blocking is allowed.
+///
+/// # Errors
+/// [`Error`], also when text of a configuration is not quoted.
+pub fn compose(text: &str, sources: BTreeMap<String, Source>) -> Result<String, Error> {
+    let (mut texts, mut context) = (BTreeMap::new(), BTreeMap::new());
+    for (name, source) in sources {
+        texts.insert(name.clone(), source.text);
+        context.insert(name, said(source.value));
+    }
+    let mut environment = environment();
+    environment.add_function(RAW, move |name: &str| {
+        let text = texts.get(name).map(ToString::to_string);
+        text.ok_or_else(|| refused("raw wants the name of a source in quotes: raw(\"db\")"))
+    });
+    filled(text, &environment, Value::from_object(context))
+}
+
+fn filled(text: &str, environment: &Environment<'_>, context: Value) -> Result<String, Error> {
     let template = environment.template_from_str(text)?;
     let mut out = Bounded(Vec::new());
-    template.render_captured_to(Value::from_object(context), &mut out)?;
+    template.render_captured_to(context, &mut out)?;
     let mut out = String::from_utf8(out.0).map_err(|_| refused("no text comes out"))?;
     if out.contains(UNQUOTED) {
         return Err(Error(NOT_QUOTED.to_owned()));
@@ -393,7 +510,109 @@ mod tests {
         assert!(check("a\0b").is_err());
     }
 
+    fn composed(template: &str, value: serde_json::Value) -> Result<String, String> {
+        let text = value.to_string().into();
+        let db = Source { text, value };
+        compose(template, BTreeMap::from([("db".to_owned(), db)]))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_template_sees_what_configurations_say() {
+        let db = serde_json::json!({
+            "url": "db:5432", "pool": { "size": 20, "ratio": 0.5, "lazy": true }, "none": null,
+            "hosts": ["b", "a"], "pass word": "it's", "big": u64::MAX,
+        });
+        for (template, out) in [
+            (
+                "{{ db.url }}:{{ db.pool.size }} {{ db.pool.ratio }} {{ db.pool.lazy }} {{ db.big }}\n",
+                "db:5432:20 0.5 true 18446744073709551615\n",
+            ),
+            ("{% for host in db.hosts %}{{ host }};{% endfor %}", "b;a;"),
+            ("{{ db['pass word'] | quote('shell') }}", "'it'\\''s'"),
+            (
+                "{% for key, value in db.pool | items %}{{ key }}={{ value }};{% endfor %}",
+                "lazy=true;ratio=0.5;size=20;",
+            ),
+            (
+                "{% for key in db %}{{ key | ident }}={{ db[key] is none }};{% endfor %}",
+                "big=false;hosts=false;none=true;pass_word=false;pool=false;url=false;",
+            ),
+            ("{{ db.nope | default('x') }}", "x"),
+            ("{{ db['none'] | default('x', true) }}", "x"),
+            ("{{ db.pool.lazy | quote('json') }}", "\"true\""),
+            ("{{ raw('db') | length > 10 }}", "true"),
+        ] {
+            assert_eq!(
+                composed(template, db.clone()).as_deref(),
+                Ok(out),
+                "{template}"
+            );
+        }
+        assert_eq!(
+            composed("{{ raw('db') }}", "a\nb".into()).unwrap(),
+            "\"a\\nb\""
+        );
+        for wrong in [
+            "{{ db.nope }}",
+            "{{ raw('x') }}",
+            "{{ raw(db) }}",
+            "{{ other }}",
+            "{{ db['none'] }}",
+        ] {
+            assert!(composed(wrong, db.clone()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_unquoted_hostile_configuration_stops_the_render_wherever_its_text_stands() {
+        let hostile = "x; } evil";
+        let db = serde_json::json!({ "a": hostile, hostile: { "b": [hostile] }, "ok": "fine" });
+        for template in [
+            "{{ db.a }}",
+            "{{ db }}",
+            "{{ db | string }}",
+            "{{ [db] }}",
+            "{{ db.a ~ '' }}",
+            "{{ db.a | upper }}",
+            "{{ db.a[0:3] }}",
+            "{{ db | list }}",
+            "{{ db | items | list }}",
+            "{{ db | dictsort }}",
+            "{% for key in db %}{{ key }}{% endfor %}",
+            "{% for key, value in db | items %}{{ key }}{% endfor %}",
+            "{% for one in db['x; } evil'].b %}{{ one }}{% endfor %}",
+            "{{ db['x; } evil'].b | join(',') }}",
+            "{{ db['x; } evil'].b | first }}",
+            "{{ '%s' | format(db.a) }}",
+            "{{ db.a | replace('x', 'y') }}",
+            "{{ dict(a=db.a) }}",
+            "{{ db.ok ~ db.a }}",
+        ] {
+            let out = composed(template, db.clone());
+            assert!(
+                out.as_ref().is_err_and(|why| !why.contains("evil")),
+                "{template}: {out:?}"
+            );
+        }
+        assert_eq!(composed("{{ db.ok }}", db).as_deref(), Ok("fine"));
+    }
+
     proptest! {
+        #[test]
+        fn whatever_a_configuration_says_it_is_quoted_or_nothing_comes_out(key: String, value: String) {
+            prop_assume!(!key.contains('\0') && !value.contains('\0'));
+            let db = serde_json::json!({ key.clone(): value.clone() });
+            let template = "{% for key, value in db | items %}{{ [key, value][0] | quote('json') }}:{{ value | quote('json') }}{% endfor %}";
+            let out = composed(template, db.clone()).unwrap();
+            let read: BTreeMap<String, String> = serde_json::from_str(&format!("{{{out}}}")).unwrap();
+            prop_assert_eq!(read, BTreeMap::from([(key, value)]));
+            if let Ok(plain) = composed("{% for key, value in db | items %}{{ key }}{{ value }}{% endfor %}", db) {
+                let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@/+=,-".contains(&byte);
+                prop_assert!(plain.bytes().all(harmless));
+            }
+        }
+
         #[test]
         fn json_quoted_is_the_value_whatever_it_is(zone: String) {
             prop_assume!(!zone.contains('\0'));

@@ -304,22 +304,14 @@ fn take(fallback: &Mutex<Option<Content>>) -> Option<Content> {
         .take()
 }
 
-fn content(bytes: Vec<u8>) -> Content {
-    Content {
-        md5: md5_hex(&bytes).into(),
-        bytes: bytes.into(),
-        modified: None,
-    }
-}
-
 /// The content that these neighbours make. What the guard will never release is not rendered.
 fn offer(subscription: &Subscription, passed: &Passed) -> Result<Offer, renderings::Error> {
     let size = passed.neighbours.len();
     if size > MOST_INSTANCES {
         return Ok(Offer {
             size,
-            content: content(Vec::new()),
-            neighbours: content(Vec::new()),
+            content: Content::of(Vec::new()),
+            neighbours: Content::of(Vec::new()),
         });
     }
     let about = About {
@@ -330,7 +322,7 @@ fn offer(subscription: &Subscription, passed: &Passed) -> Result<Offer, renderin
     let text = renderings::render(&subscription.rendering, about, &passed.neighbours)?;
     Ok(Offer {
         size,
-        content: content(text.into_bytes()),
-        neighbours: content(serde_json::to_vec(&passed.neighbours)?),
+        content: Content::of(text.into_bytes()),
+        neighbours: Content::of(serde_json::to_vec(&passed.neighbours)?),
     })
 }

@@ -39,21 +39,32 @@ impl std::error::Error for Mistake {}
 /// # Errors
 /// The first [`Mistake`].
 pub fn check(format: Format, bytes: &[u8]) -> Result<(), Mistake> {
-    let (format, outcome) = match format {
-        Format::Json => ("json", text(bytes).and_then(json)),
-        Format::Yaml => (
-            "yaml",
-            crate::yaml::check(bytes).map_err(|mistake| (mistake.place, mistake.message)),
-        ),
-        Format::Toml => ("toml", text(bytes).and_then(toml)),
-        Format::Properties => ("properties", properties(bytes)),
-        Format::Xml => ("xml", text(bytes).and_then(xml)),
+    let outcome = match format {
+        Format::Json => text(bytes).and_then(json),
+        Format::Yaml => {
+            crate::yaml::check(bytes).map_err(|mistake| (mistake.place, mistake.message))
+        }
+        Format::Toml => text(bytes).and_then(toml),
+        Format::Properties => properties(bytes),
+        Format::Xml => text(bytes).and_then(xml),
     };
     outcome.map_err(|(place, message)| Mistake {
-        format,
+        format: word(format),
         place,
         message,
     })
+}
+
+/// A format as it is written in a descriptor.
+#[must_use]
+pub fn word(format: Format) -> &'static str {
+    match format {
+        Format::Json => "json",
+        Format::Yaml => "yaml",
+        Format::Toml => "toml",
+        Format::Properties => "properties",
+        Format::Xml => "xml",
+    }
 }
 
 type Wrong = (Option<Place>, String);

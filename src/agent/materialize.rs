@@ -1600,7 +1600,7 @@ mod tests {
         Content {
             bytes: text.as_bytes().into(),
             md5: text.into(),
-            modified: None,
+            ..Content::of(Vec::new())
         }
     }
 

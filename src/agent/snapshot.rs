@@ -29,8 +29,8 @@ use std::{
 const LIMIT: usize = 64 * 1024 * 1024;
 /// All of them together; of those that nobody has used since the start the oldest go first.
 const ROOM: u64 = 256 * 1024 * 1024;
-/// Of the first line: three names of at most 256 characters of 4 bytes, escaped, and two numbers fit.
-const HEADER: usize = 8 * 1024;
+/// Of the first line: three names of at most 256 characters of 4 bytes, escaped, two numbers, a type and a data key fit.
+const HEADER: usize = 16 * 1024;
 /// Of the file format.
 const VERSION: u32 = 1;
 
@@ -70,6 +70,12 @@ struct Header {
     data_id: String,
     md5: String,
     size: usize,
+    /// As what the registry has it; without it where it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<Arc<str>>,
+    /// Of an encrypted content: it is kept as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data_key: Option<Arc<str>>,
 }
 
 impl Header {
@@ -81,6 +87,8 @@ impl Header {
             data_id: key.data_id.to_string(),
             md5: content.md5.to_string(),
             size: content.bytes.len(),
+            kind: content.kind.clone(),
+            data_key: content.data_key.clone(),
         }
     }
 }
@@ -122,7 +130,8 @@ impl Snapshots {
     /// # Errors
     /// [`Error`]; the old snapshot is still there then.
     pub fn save(&self, key: &ConfigKey, content: &Content) -> Result<bool, Error> {
-        if content.bytes.len() > LIMIT {
+        // What the server has decrypted on its way is clear text, and no snapshot is.
+        if content.bytes.len() > LIMIT || content.is_opened {
             return Ok(false);
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -252,9 +261,9 @@ impl Snapshots {
         let header: Header = serde_json::from_slice(header)
             .map_err(|_| damaged("its header is not one of this version"))?;
         let content = Content {
-            bytes: bytes.into(),
-            md5: md5_hex(bytes).into(),
-            modified: None,
+            kind: header.kind.clone(),
+            data_key: header.data_key.clone(),
+            ..Content::of(bytes.into())
         };
         if header.md5 != *content.md5 || header.size != bytes.len() {
             return Err(damaged("its content does not have the MD5 of its header"));
@@ -297,11 +306,33 @@ mod tests {
     }
 
     fn content(text: &str) -> Content {
-        Content {
-            bytes: text.as_bytes().into(),
-            md5: md5_hex(text.as_bytes()).into(),
-            modified: None,
-        }
+        Content::of(text.into())
+    }
+
+    #[test]
+    fn an_encrypted_content_is_kept_with_its_key_and_one_that_was_decrypted_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let sealed = Content {
+            data_key: Some("key".into()),
+            kind: Some("yaml".into()),
+            ..content("sealed")
+        };
+        let first = Snapshots::new(folder.path(), "snapshots");
+        assert!(first.save(&key("cipher-a"), &sealed).unwrap());
+        let next = Snapshots::new(folder.path(), "snapshots");
+        assert_eq!(next.load(&key("cipher-a")).unwrap(), Some(sealed));
+        let opened = Content {
+            is_opened: true,
+            ..content("clear")
+        };
+        assert!(!next.save(&key("cipher-a"), &opened).unwrap());
+        assert!(
+            next.load(&key("cipher-a"))
+                .unwrap()
+                .unwrap()
+                .data_key
+                .is_some()
+        );
     }
 
     #[test]

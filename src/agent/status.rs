@@ -132,15 +132,31 @@ pub struct Held {
     pub until: Option<String>,
 }
 
-/// One configuration kept as a file.
+/// One of several configurations that are one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Config {
+pub struct ConfigSource {
+    /// Its name in the template.
+    pub name: String,
     /// Data id.
     pub data_id: String,
     /// Group.
     pub group: String,
     /// Namespace id.
     pub namespace: String,
+}
+
+/// One configuration kept as a file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Data id; of several those of all of them, with ` + ` between.
+    pub data_id: String,
+    /// Group; of several likewise, each once.
+    pub group: String,
+    /// Namespace id; of several likewise.
+    pub namespace: String,
+    /// Those that a template makes the file of; empty where it is one as it is.
+    #[serde(default)]
+    pub sources: Vec<ConfigSource>,
     /// File.
     pub path: String,
     /// Whether `startupz` and `once` wait for it.
@@ -196,7 +212,17 @@ pub fn picture(
     let (mut configs, mut subscriptions) = (Vec::new(), Vec::new());
     for view in targets {
         match &view.source {
-            Source::Config(key) => configs.push(config(key, view)),
+            Source::Config(key) => configs.push(config([key], Vec::new(), view)),
+            Source::Configs(keys) => {
+                let source = |(name, key): (&String, &ConfigKey)| ConfigSource {
+                    name: name.clone(),
+                    data_id: key.data_id.to_string(),
+                    group: key.group.to_string(),
+                    namespace: key.namespace.to_string(),
+                };
+                let sources = keys.iter().map(source).collect();
+                configs.push(config(keys.values(), sources, view));
+            }
             Source::Service(key) => subscriptions.push(subscription(key, view)),
         }
     }
@@ -286,11 +312,26 @@ fn happened(history: &History) -> Vec<Happened> {
         .collect()
 }
 
-fn config(key: &ConfigKey, view: &TargetView) -> Config {
+fn config<'a>(
+    keys: impl IntoIterator<Item = &'a ConfigKey>,
+    sources: Vec<ConfigSource>,
+    view: &TargetView,
+) -> Config {
+    let keys: Vec<&ConfigKey> = keys.into_iter().collect();
+    let all = |of: fn(&ConfigKey) -> &str| {
+        let mut words: Vec<&str> = Vec::new();
+        for word in keys.iter().map(|key| of(key)) {
+            if !words.contains(&word) {
+                words.push(word);
+            }
+        }
+        words.join(" + ")
+    };
     Config {
-        data_id: key.data_id.to_string(),
-        group: key.group.to_string(),
-        namespace: key.namespace.to_string(),
+        data_id: all(|key| &key.data_id),
+        group: all(|key| &key.group),
+        namespace: all(|key| key.namespace.naming_id()),
+        sources,
         path: view.path.display().to_string(),
         required: view.required,
         state: view.state.word().to_owned(),

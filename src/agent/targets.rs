@@ -19,7 +19,7 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Kept, OnAbsent, Process, Reload, Rendering, Target, Validate, Verify,
+    Command, Config, Kept, MadeOf, OnAbsent, Process, Reload, Rendering, Target, Validate, Verify,
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
@@ -48,6 +48,8 @@ use tokio::{
 };
 
 use super::Parts;
+use super::composing::{self, AllHeard, Composer, Contents, Heard, Means, What};
+use super::contents;
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
 use super::guard::{Held, Why};
@@ -55,9 +57,9 @@ use super::ledger::Ledger;
 use super::materialize::{self, Effect, Event, Memory, Outcome, Past, Rules, Slot, Standing};
 use super::placing::{self, Drift, Placed};
 use super::renderings;
-use super::snapshot::Snapshots;
+use super::snapshot::{self, Snapshots};
 use super::verify;
-use super::view::{HeldView, History, ListView, Source, TargetState, TargetView};
+use super::view::{HeldView, History, ListView, MadeView, Source, TargetState, TargetView};
 
 /// How often a file is looked at though nothing happened, give or take a fifth.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -98,16 +100,42 @@ impl Want {
     fn target(&self) -> &Target {
         self.kept.target()
     }
+
+    /// The configurations it is made of.
+    fn configs(&self) -> Vec<&ConfigKey> {
+        match &self.key {
+            Source::Config(key) => vec![key],
+            Source::Configs(keys) => keys.values().collect(),
+            Source::Service(_) => Vec::new(),
+        }
+    }
+
+    /// The configurations, where the file is something else than one as it is.
+    fn composed(&self) -> Option<&Config> {
+        match &self.kept {
+            Kept::Config(config)
+                if config.made_of.is_secret() || matches!(self.key, Source::Configs(_)) =>
+            {
+                Some(config)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What a target is made of, as the registry knows it.
 fn source_of(kept: &Kept) -> Source {
     match kept {
-        Kept::Config(config) => Source::Config(ConfigKey {
-            namespace: Namespace::new(&config.namespace),
-            group: config.group.as_str().into(),
-            data_id: config.data_id.as_str().into(),
-        }),
+        Kept::Config(config) => match &config.made_of {
+            MadeOf::One(part) => Source::Config(composing::key_of(part)),
+            MadeOf::Several { parts, .. } => {
+                let keys = parts.iter();
+                Source::Configs(
+                    keys.map(|(name, part)| (name.clone(), composing::key_of(part)))
+                        .collect(),
+                )
+            }
+        },
         Kept::Subscription(list) => Source::Service(ServiceKey {
             namespace: Namespace::new(&list.namespace),
             group: list.group.as_str().into(),
@@ -128,6 +156,7 @@ impl Targets {
         let (services, watched_services) = watch::channel(BTreeSet::new());
         let (list_teller, told_lists) = mpsc::channel(QUEUE);
         let (news, heard) = mpsc::channel(QUEUE);
+        let (made, told_made) = mpsc::channel(QUEUE);
         let (inbox, letters) = mpsc::channel(QUEUE);
         let board = Board::new(parts.epoch);
         parts.transport.watch_configs(watched, teller);
@@ -158,7 +187,9 @@ impl Targets {
             services,
             lists: BTreeMap::new(),
             followers: BTreeMap::new(),
+            composers: BTreeMap::new(),
             news,
+            made,
             inbox,
             dice: Dice::new(parts.seed.rotate_left(47)),
         };
@@ -166,6 +197,7 @@ impl Targets {
             told,
             told_lists,
             heard,
+            told_made,
             letters,
         };
         parts.tasks.spawn("targets", router.run(wants, ears));
@@ -258,6 +290,19 @@ fn settle(view: &mut TargetView, target: &Target, standing: &Standing, drift: Op
             (state, reason) = (TargetState::Held, Some(held.reason.clone()));
         }
     }
+    if let Some(made) = &view.made {
+        if let Some(why) = made
+            .rejected
+            .as_ref()
+            .filter(|_| state != TargetState::Pending)
+        {
+            (state, reason) = (TargetState::Rejected, Some(why.clone()));
+        } else if let (TargetState::Missing, Some(which), Some(why)) =
+            (state, &made.missing, &reason)
+        {
+            reason = Some(format!("{which}: {why}"));
+        }
+    }
     if state == TargetState::Applied && drift.is_some() {
         reason = drift.cloned();
     }
@@ -286,6 +331,8 @@ struct Inside {
     standings: BTreeMap<Slot, Standing>,
     /// What is said of files that somebody else has changed, and that stay so.
     drifts: BTreeMap<Slot, String>,
+    /// What is said of configurations once the machines have said what became of them.
+    next_made: BTreeMap<Slot, MadeView>,
 }
 
 impl Board {
@@ -320,10 +367,12 @@ impl Board {
             inside.views.retain(|slot, _| slots.contains(slot));
             inside.standings.retain(|slot, _| slots.contains(slot));
             inside.drifts.retain(|slot, _| slots.contains(slot));
+            inside.next_made.retain(|slot, _| slots.contains(slot));
             for want in wants {
                 inside.views.entry(want.slot).or_insert_with(|| TargetView {
                     source: want.key.clone(),
                     list: matches!(want.key, Source::Service(_)).then(ListView::default),
+                    made: want.composed().map(|_| MadeView::default()),
                     path: want.target().path.clone(),
                     required: want.target().required,
                     state: TargetState::Waiting,
@@ -340,6 +389,27 @@ impl Board {
     fn tell(&self, want: &Want, standing: &Standing) {
         self.update(want, |inside| {
             inside.standings.insert(want.slot, standing.clone());
+            let made = inside.next_made.remove(&want.slot);
+            if let (Some(made), Some(view)) = (made, inside.views.get_mut(&want.slot)) {
+                view.made = Some(made);
+            }
+        });
+    }
+
+    /// Changes what is known of the configurations that a target is made of.
+    fn made(&self, want: &Want, made: MadeView, md5: Option<&str>) {
+        self.update(want, |inside| {
+            let standing = inside.standings.get(&want.slot);
+            let has = standing.and_then(|standing| standing.md5.as_deref());
+            if md5.is_some() && has != md5 {
+                // What was said before holds until it is known what became of the new content.
+                inside.next_made.insert(want.slot, made);
+                return;
+            }
+            inside.next_made.remove(&want.slot);
+            if let Some(view) = inside.views.get_mut(&want.slot) {
+                view.made = Some(made);
+            }
         });
     }
 
@@ -428,10 +498,10 @@ fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
             | TargetState::Held
     );
     match (source, warns) {
-        (Source::Config(_), true) => {
+        (Source::Config(_) | Source::Configs(_), true) => {
             tracing::warn!(config = %from, %path, state = word, reason, "configuration");
         }
-        (Source::Config(_), false) => {
+        (Source::Config(_) | Source::Configs(_), false) => {
             tracing::info!(config = %from, %path, state = word, reason, "configuration");
         }
         (Source::Service(_), true) => {
@@ -548,6 +618,7 @@ struct Ears {
     told: mpsc::Receiver<(ConfigKey, ConfigState)>,
     told_lists: mpsc::Receiver<(ServiceKey, ListState)>,
     heard: mpsc::Receiver<(Slot, News)>,
+    told_made: mpsc::Receiver<(Slot, What)>,
     letters: mpsc::Receiver<Letter>,
 }
 
@@ -567,7 +638,9 @@ struct Router {
     /// What is known of services.
     lists: BTreeMap<ServiceKey, List>,
     followers: BTreeMap<Slot, Follower>,
+    composers: BTreeMap<Slot, Composer>,
     news: mpsc::Sender<(Slot, News)>,
+    made: mpsc::Sender<(Slot, What)>,
     inbox: mpsc::Sender<Letter>,
     dice: Dice,
 }
@@ -605,6 +678,7 @@ impl Router {
                 Some((key, state)) = ears.told.recv() => self.news(key, state).await,
                 Some((key, state)) = ears.told_lists.recv() => self.listed(&key, state).await,
                 Some((slot, news)) = ears.heard.recv() => self.followed(slot, news).await,
+                Some((slot, what)) = ears.told_made.recv() => self.composed(slot, what).await,
                 Some(letter) = ears.letters.recv() => match letter {
                     Letter::Late(key) => self.recall(&key),
                     Letter::Remembered(key, content) => self.remembered(&key, content).await,
@@ -629,9 +703,9 @@ impl Router {
         }
         let (mut keys, mut services) = (BTreeSet::new(), BTreeSet::new());
         for want in wanted {
-            match &want.key {
-                Source::Config(key) => _ = keys.insert(key.clone()),
-                Source::Service(key) => _ = services.insert(key.clone()),
+            keys.extend(want.configs().into_iter().cloned());
+            if let Source::Service(key) = &want.key {
+                services.insert(key.clone());
             }
         }
         self.lists.retain(|key, _| services.contains(key));
@@ -687,6 +761,7 @@ impl Router {
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|_, (by, _)| *by != slot);
         self.followers.remove(&slot);
+        self.composers.remove(&slot);
         if let Some(group) = self.groups.get(&GroupKey::of(&want)) {
             let job = group
                 .jobs
@@ -733,6 +808,7 @@ impl Router {
             looked: AtomicBool::new(false),
             complained: AtomicBool::new(false),
             offer: Mutex::default(),
+            made: Mutex::default(),
             is_marked: AtomicBool::new(false),
             unmarked: AtomicBool::new(false),
         };
@@ -753,7 +829,11 @@ impl Router {
         group.tell(Event::Wanted { slot, rules, past }).await;
         // What is known already will not be told again.
         let config = match &want.key {
-            Source::Config(key) => key,
+            Source::Config(key) if want.composed().is_none() => key,
+            Source::Config(_) | Source::Configs(_) => {
+                self.compose(want);
+                return;
+            }
             Source::Service(key) => {
                 let list = self.lists.entry(key.clone()).or_default();
                 let (said, unreachable) = (list.said.clone(), list.unreachable.clone());
@@ -830,7 +910,9 @@ impl Router {
 
     /// Tells every target of the configuration.
     async fn hand_on(&self, key: &ConfigKey, event: impl Fn(Slot) -> Event) {
-        let is_of_it = |want: &&Arc<Want>| matches!(&want.key, Source::Config(own) if own == key);
+        let is_of_it = |want: &&Arc<Want>| {
+            matches!(&want.key, Source::Config(own) if own == key) && want.composed().is_none()
+        };
         for want in self.live.values().filter(is_of_it) {
             if let Some(group) = self.groups.get(&GroupKey::of(want)) {
                 group.tell(event(want.slot)).await;
@@ -853,6 +935,12 @@ impl Router {
                 known.remembered = None;
                 known.state = Some(state.clone());
                 forget = state == ConfigState::Absent;
+            }
+        }
+        for (slot, composer) in &self.composers {
+            let want = self.live.get(slot);
+            if want.is_some_and(|want| want.configs().contains(&&key)) {
+                composer.hear(&key, &state);
             }
         }
         self.hand_on(&key, |slot| Event::Known {
@@ -911,6 +999,86 @@ impl Router {
             content: content.clone(),
         })
         .await;
+    }
+}
+
+/// Files that are something else than one configuration as it is.
+impl Router {
+    /// Starts what makes the content; it is told what is known already.
+    fn compose(&mut self, want: &Arc<Want>) {
+        let Some(config) = want.composed() else {
+            return;
+        };
+        let means = Means {
+            snapshots: Arc::clone(&self.stores.snapshots),
+            permits: Arc::clone(&self.commands.permits),
+            metrics: self.commands.metrics.clone(),
+            late: SNAPSHOT_AFTER,
+            seed: self.dice.seed(),
+        };
+        let heard = |key: &ConfigKey| {
+            let known = self.known.get(key)?;
+            let heard = Heard {
+                state: known.state.clone(),
+                unreachable: known.unreachable.clone(),
+            };
+            Some((key.clone(), heard))
+        };
+        let heard: AllHeard = want.configs().into_iter().filter_map(heard).collect();
+        let whose = (want.slot, config.clone());
+        let composer = Composer::start(&self.parts, whose, &means, heard, &self.made);
+        self.composers.insert(want.slot, composer);
+    }
+
+    async fn composed(&self, slot: Slot, what: What) {
+        let Some(want) = self.live.get(&slot) else {
+            return;
+        };
+        let Some(group) = self.groups.get(&GroupKey::of(want)) else {
+            return;
+        };
+        let view = match &what {
+            What::Rejected(why) => MadeView {
+                rejected: Some(why.clone()),
+                missing: None,
+            },
+            What::Absent(which) if !which.is_empty() => MadeView {
+                rejected: None,
+                missing: Some(which.clone()),
+            },
+            _ => MadeView::default(),
+        };
+        // Beside what an earlier run had it is still true that what the registry says was rejected.
+        match &what {
+            What::Fallback(_) => {}
+            What::Content { content, .. } => self.board.made(want, view, Some(&content.md5)),
+            _ => self.board.made(want, view, None),
+        }
+        let state = match what {
+            What::Content {
+                content,
+                sources,
+                is_remembered,
+            } => {
+                if let Some(job) = group.job(slot) {
+                    let made = (Arc::clone(&content.md5), sources);
+                    *job.made.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+                }
+                if is_remembered {
+                    group.tell(Event::Remembered { slot, content }).await;
+                    return;
+                }
+                ConfigState::Present(content)
+            }
+            What::Fallback(content) => {
+                group.tell(Event::Remembered { slot, content }).await;
+                return;
+            }
+            What::Absent(_) => ConfigState::Absent,
+            What::Unreachable(why) => ConfigState::Unreachable(why),
+            What::Rejected(_) => return,
+        };
+        group.tell(Event::Known { slot, state }).await;
     }
 }
 
@@ -1367,6 +1535,8 @@ struct Job {
     complained: AtomicBool,
     /// The list in force, of a target that is made of one.
     offer: Mutex<Option<Arc<Offer>>>,
+    /// The MD5 of the content that was made last, and what it was made of.
+    made: Mutex<Option<(Arc<str>, Arc<Contents>)>>,
     /// Whether there may be a file beside the target that says why it is held.
     is_marked: AtomicBool,
     /// Whether such a file of an earlier run was looked for.
@@ -1576,9 +1746,16 @@ impl Job {
         if is_there && self.drifted(content) {
             return Ok(Step::Over(Outcome::Unchanged));
         }
-        if let Some(Validate::Format(format)) = &target.validate
+        let format = match (&target.validate, &self.want.key) {
+            (Some(Validate::Format(format)), _) => Some(*format),
+            (Some(Validate::Auto), Source::Config(key)) => {
+                contents::format_of(content.kind.as_deref(), &key.data_id)
+            }
+            _ => None,
+        };
+        if let Some(format) = format
             && check
-            && let Err(mistake) = formats::check(*format, &bytes)
+            && let Err(mistake) = formats::check(format, &bytes)
         {
             let why = if target.secret {
                 format!("not well-formed as `validate` wants it; {UNTOLD}")
@@ -1698,8 +1875,25 @@ impl Job {
         })
     }
 
+    /// Keeps the content for a start without the registry, and (`for_return`) for a roll-back.
     fn keep(&self, content: &Content, for_return: bool) {
-        let (path, whole) = (&self.want.target().path, content);
+        // What was decrypted is on no disk but in its target: it can go back for as long as we live.
+        let is_clear =
+            matches!(&self.want.kept, Kept::Config(config) if config.made_of.is_secret());
+        if for_return && !is_clear {
+            let key = good_key(&self.want.target().path);
+            self.note(self.stores.good.save(&key, content));
+        }
+        if self.want.composed().is_some() {
+            let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+            let sources = made.clone().filter(|(md5, _)| *md5 == content.md5);
+            drop(made);
+            // As it came: what was decrypted is on no disk but in its target.
+            for (key, content) in sources.iter().flat_map(|(_, sources)| sources.iter()) {
+                self.note(self.stores.snapshots.save(key, content));
+            }
+            return;
+        }
         let offer = self.offer.lock().unwrap_or_else(PoisonError::into_inner);
         let in_force = offer
             .clone()
@@ -1713,11 +1907,11 @@ impl Job {
             }
             _ => return,
         };
-        let mut saved = self.stores.snapshots.save(&key, content);
-        if for_return {
-            let good = self.stores.good.save(&good_key(path), whole);
-            saved = saved.and(good);
-        }
+        self.note(self.stores.snapshots.save(&key, content));
+    }
+
+    /// Says once that nothing can be kept.
+    fn note(&self, saved: Result<bool, snapshot::Error>) {
         match saved {
             Ok(_) => self.complained.store(false, Ordering::Relaxed),
             Err(error) => {
@@ -1737,7 +1931,7 @@ impl Job {
         };
         let counted = Counted {
             what: match self.want.key {
-                Source::Config(_) => "config",
+                Source::Config(_) | Source::Configs(_) => "config",
                 Source::Service(_) => "subscription",
             },
             outcome,
@@ -1852,7 +2046,9 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
-    use crate::descriptor::spec::{Config, Filter, Format, Guard, OnDrift, Publish, Subscription};
+    use crate::descriptor::spec::{
+        Filter, Format, Guard, OnDrift, Part, Publish, Subscription, Template,
+    };
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -1982,9 +2178,11 @@ mod tests {
 
     fn config_at(path: PathBuf, data_id: &str) -> Config {
         Config {
-            data_id: data_id.to_owned(),
-            group: "G".to_owned(),
-            namespace: String::new(),
+            made_of: MadeOf::One(Part {
+                data_id: data_id.to_owned(),
+                group: "G".to_owned(),
+                ..Part::default()
+            }),
             target: Target {
                 path,
                 mode: 0o600,
@@ -2054,11 +2252,7 @@ mod tests {
         }
 
         async fn publish(&mut self, data_id: &str, text: &str) {
-            let content = Content {
-                bytes: text.as_bytes().into(),
-                md5: md5_hex(text.as_bytes()).into(),
-                modified: None,
-            };
+            let content = Content::of(text.into());
             self.tell(data_id, ConfigState::Present(content)).await;
         }
 
@@ -2078,10 +2272,11 @@ mod tests {
         async fn until_state(&self, data_id: &str, state: TargetState) -> TargetView {
             let is_it = |view: &TargetView| {
                 let name = match &view.source {
-                    Source::Config(key) => &key.data_id,
-                    Source::Service(key) => &key.name,
+                    Source::Config(key) => key.data_id.to_string(),
+                    Source::Configs(keys) => keys.keys().cloned().collect::<Vec<_>>().join("+"),
+                    Source::Service(key) => key.name.to_string(),
                 };
-                **name == *data_id && view.state == state
+                *name == *data_id && view.state == state
             };
             let views = self
                 .until(&format!("{data_id} {state:?}"), |views| {
@@ -2248,6 +2443,199 @@ mod tests {
         house.set(&[b]);
         house.until_state("b", TargetState::Applied).await;
         assert_eq!(house.read("real/file").as_deref(), Some("other"));
+    }
+
+    fn part(data_id: &str) -> Part {
+        Part {
+            data_id: data_id.to_owned(),
+            group: "G".to_owned(),
+            ..Part::default()
+        }
+    }
+
+    fn several(house: &House, template: &str) -> Config {
+        let mut config = house.config("made");
+        config.made_of = MadeOf::Several {
+            template: Template {
+                file: "x.j2".into(),
+                text: template.into(),
+            },
+            parts: BTreeMap::from([
+                ("db".to_owned(), part("db.yaml")),
+                ("flags".to_owned(), part("flags.json")),
+            ]),
+        };
+        config
+    }
+
+    const BOTH: &str = "url={{ db.url }} beta={{ flags.beta }}\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn two_configurations_are_one_file_and_a_bad_one_keeps_the_last_good_file() {
+        let mut house = House::new();
+        house.set(&[several(&house, BOTH)]);
+        house.publish("db.yaml", "url: db:1\n").await;
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(house.read("made"), None);
+        house.publish("flags.json", r#"{"beta":true}"#).await;
+        let view = house.until_state("db+flags", TargetState::Applied).await;
+        assert!(view.reason.is_none() && view.applied_once);
+        assert_eq!(house.read("made").as_deref(), Some("url=db:1 beta=true\n"));
+        for (bad, words) in [
+            (
+                "url: db:1\na: [hunter2",
+                "db (G/db.yaml): not valid yaml: line 2",
+            ),
+            (
+                "url: \"x; hunter2\"",
+                "x.j2: line 1: a value from the registry is not quoted",
+            ),
+            ("other: hunter2", "x.j2: line 1: "),
+            (
+                &"#".repeat(1001),
+                "db (G/db.yaml): the content has 1001 bytes; `max_size` is 1000",
+            ),
+        ] {
+            house.publish("db.yaml", bad).await;
+            let view = house
+                .until("rejected", |views| {
+                    views[0].state == TargetState::Rejected
+                        && views[0]
+                            .reason
+                            .as_ref()
+                            .is_some_and(|why| why.starts_with(words))
+                })
+                .await;
+            assert!(
+                !view[0].reason.as_ref().unwrap().contains("hunter2"),
+                "{view:?}"
+            );
+            assert_eq!(house.read("made").as_deref(), Some("url=db:1 beta=true\n"));
+        }
+        house.publish("db.yaml", "url: db:2\n").await;
+        house.until_state("db+flags", TargetState::Applied).await;
+        assert_eq!(house.read("made").as_deref(), Some("url=db:2 beta=true\n"));
+        house.tell("flags.json", ConfigState::Absent).await;
+        let view = house.until_state("db+flags", TargetState::Missing).await;
+        let reason = view.reason.unwrap();
+        assert!(reason.starts_with("flags (G/flags.json): "), "{reason}");
+        assert_eq!(house.read("made").as_deref(), Some("url=db:2 beta=true\n"));
+    }
+
+    #[tokio::test]
+    async fn one_configuration_can_be_there_as_it_is_and_decrypted() {
+        let mut house = House::new();
+        let mut config = several(&house, "{{ db }} {{ flags }}\n");
+        let MadeOf::Several { parts, .. } = &mut config.made_of else {
+            panic!();
+        };
+        let mut sealed = part("cipher-a");
+        parts.insert("db".to_owned(), sealed.clone());
+        sealed.decrypt = Some(exec(&["tr", "a", "b"]));
+        parts.insert("flags".to_owned(), sealed);
+        config.target.on_absent = OnAbsent::Remove;
+        house.set(&[config]);
+        house.publish("cipher-a", "aaa").await;
+        house.until_state("db+flags", TargetState::Applied).await;
+        assert_eq!(house.read("made").as_deref(), Some("aaa bbb\n"));
+        house.tell("cipher-a", ConfigState::Absent).await;
+        house.until_state("db+flags", TargetState::Missing).await;
+        assert_eq!(house.read("made"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_registry_the_sources_of_an_earlier_run_are_rendered_again() {
+        let mut house = House::new();
+        house.set(&[several(&house, BOTH)]);
+        house.publish("db.yaml", "url: db:1\n").await;
+        house.publish("flags.json", r#"{"beta":true}"#).await;
+        house.until_state("db+flags", TargetState::Applied).await;
+        let over = house.parts.tasks.finish(Duration::from_secs(5)).await;
+        assert!(over.is_ok());
+        fs::remove_file(house.path("made")).unwrap();
+        let house = House::on(house.folder);
+        // Another template: what was kept is what went in, not what came out.
+        house.set(&[several(&house, "{{ flags.beta }} {{ db.url }}\n")]);
+        let view = house.until_state("db+flags", TargetState::Applied).await;
+        assert!(view.reason.unwrap().contains("snapshot"));
+        assert_eq!(house.read("made").as_deref(), Some("true db:1\n"));
+    }
+
+    #[tokio::test]
+    async fn what_is_decrypted_is_in_its_target_alone_and_a_failing_command_is_tried_again() {
+        let mut house = House::new();
+        let allowed = house.path("allowed");
+        let script = format!(
+            "test -e {} || {{ echo no key for $OUTRIGGER_DATA_KEY >&2; exit 1; }}; tr a-z b-za; echo $OUTRIGGER_DATA_ID",
+            allowed.display()
+        );
+        let mut config = house.config("sealed");
+        let mut sealed = part("cipher-rot-a");
+        sealed.decrypt = Some(exec(&["sh", "-c", &script]));
+        config.made_of = MadeOf::One(sealed);
+        house.set(&[config]);
+        let content = Content {
+            data_key: Some("0123456789abcdef".into()),
+            ..Content::of(b"gtmsdq1".to_vec())
+        };
+        let md5 = content.md5.to_string();
+        house
+            .tell("cipher-rot-a", ConfigState::Present(content))
+            .await;
+        let view = house
+            .until_state("cipher-rot-a", TargetState::Rejected)
+            .await;
+        assert_eq!(
+            view.reason.as_deref(),
+            Some(
+                "the decrypt command failed and is tried again: sh: exit status 1: no key for [data key]"
+            )
+        );
+        fs::File::create(&allowed).unwrap();
+        let view = house
+            .until_state("cipher-rot-a", TargetState::Applied)
+            .await;
+        assert_eq!(
+            house.read("sealed").as_deref(),
+            Some("hunter1cipher-rot-a\n")
+        );
+        // By what the registry has, not by what it says.
+        assert_eq!(view.md5, Some(md5));
+        let over = house.parts.tasks.finish(Duration::from_secs(5)).await;
+        assert!(over.is_ok());
+        let mut kept = 0;
+        for entry in fs::read_dir(house.path("state/snapshots")).unwrap() {
+            let bytes = fs::read(entry.unwrap().path()).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(
+                text.contains("gtmsdq1") && text.contains("0123456789abcdef"),
+                "{text}"
+            );
+            assert!(!text.contains("hunter1"), "{text}");
+            kept += 1;
+        }
+        assert_eq!(kept, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_format_that_nobody_wrote_out_is_what_the_registry_or_the_name_says() {
+        let mut house = House::new();
+        let mut config = house.config("a.conf");
+        config.target.validate = Some(Validate::Auto);
+        let mut other = house.config("b.json");
+        other.target.validate = Some(Validate::Auto);
+        house.set(&[config, other]);
+        house.publish("a.conf", "{").await;
+        house.until_state("a.conf", TargetState::Applied).await;
+        house.publish("b.json", "{").await;
+        house.until_state("b.json", TargetState::Rejected).await;
+        let content = Content {
+            kind: Some("yaml".into()),
+            ..Content::of(b"a: [".to_vec())
+        };
+        house.tell("a.conf", ConfigState::Present(content)).await;
+        let view = house.until_state("a.conf", TargetState::Rejected).await;
+        assert!(view.reason.unwrap().starts_with("not valid yaml"));
     }
 
     fn nginx() -> Rendering {

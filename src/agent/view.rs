@@ -1,7 +1,12 @@
 //! What is true now, as `status`, `explain` and `/metrics` show it: plain values that actors publish and nobody else changes.
 
 use crate::nacos::model::{ConfigKey, InstanceKey, ServiceKey};
-use std::{collections::VecDeque, fmt, path::PathBuf, time::SystemTime};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    path::PathBuf,
+    time::SystemTime,
+};
 
 /// So many things that happened are kept of each service and target.
 const KEPT: usize = 16;
@@ -131,6 +136,8 @@ pub struct ServiceView {
 pub enum Source {
     /// A configuration.
     Config(ConfigKey),
+    /// Several, each by its name in the template.
+    Configs(BTreeMap<String, ConfigKey>),
     /// The instances of a service.
     Service(ServiceKey),
 }
@@ -139,6 +146,10 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(key) => key.fmt(f),
+            Self::Configs(keys) => {
+                let all: Vec<String> = keys.values().map(ToString::to_string).collect();
+                f.write_str(&all.join(" + "))
+            }
             Self::Service(key) => key.fmt(f),
         }
     }
@@ -161,6 +172,15 @@ pub struct ListView {
     pub rejected: Option<String>,
 }
 
+/// What became of configurations that are not a file as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeView {
+    /// Why no content could be made of what the registry says.
+    pub rejected: Option<String>,
+    /// Which of them is missing.
+    pub missing: Option<String>,
+}
+
 /// Why a list is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldView {
@@ -179,6 +199,8 @@ pub struct TargetView {
     pub source: Source,
     /// The instances, where it is made of them.
     pub list: Option<ListView>,
+    /// What became of the configurations, where it is not made of one as it is.
+    pub made: Option<MadeView>,
     /// File.
     pub path: PathBuf,
     /// Whether `startupz` and `once` wait for it.

@@ -48,9 +48,7 @@ pub(super) fn explain(
         }
         None => {
             let known: Vec<&str> = match what {
-                Some(Subject::Config { .. }) => {
-                    status.configs.iter().map(|c| c.data_id.as_str()).collect()
-                }
+                Some(Subject::Config { .. }) => status.configs.iter().flat_map(data_ids).collect(),
                 Some(Subject::Subscription { .. }) => status
                     .subscriptions
                     .iter()
@@ -67,6 +65,13 @@ pub(super) fn explain(
             End::Usage
         }
     }
+}
+
+/// All that a file is made of.
+fn data_ids(config: &Config) -> impl Iterator<Item = &str> {
+    let one = config.sources.is_empty().then_some(config.data_id.as_str());
+    let several = config.sources.iter().map(|source| source.data_id.as_str());
+    one.into_iter().chain(several)
 }
 
 /// The language that the environment asks for.
@@ -103,7 +108,8 @@ impl Voice {
                 parts.extend(of_name.map(|service| self.service(service)));
             }
             Some(Subject::Config { data_id }) => {
-                let of_name = status.configs.iter().filter(|c| c.data_id == *data_id);
+                let is_of_it = |c: &&Config| data_ids(c).any(|one| one == data_id);
+                let of_name = status.configs.iter().filter(is_of_it);
                 parts.extend(of_name.map(|config| self.config(config)));
             }
             Some(Subject::Subscription { name }) => {
@@ -285,7 +291,21 @@ impl Voice {
     }
 
     fn config(&self, config: &Config) -> String {
+        let sources: Vec<String> = (config.sources.iter())
+            .map(|one| {
+                let key = format!("{}/{}/{}", one.namespace, one.group, one.data_id);
+                format!("{} ({key})", one.name)
+            })
+            .collect();
         let wanted = match self.lang {
+            Lang::En if !sources.is_empty() => format!(
+                "{} is what its template makes of {}",
+                config.path,
+                sources.join(", ")
+            ),
+            Lang::Zh if !sources.is_empty() => {
+                format!("{} 由模板生成，来源：{}", config.path, sources.join("、"))
+            }
             Lang::En => format!(
                 "{} holds data id {} of group {} in namespace {}",
                 config.path, config.data_id, config.group, config.namespace
@@ -328,8 +348,8 @@ impl Voice {
                 "请修正原因中所指的问题；会自动重试，也可执行 `outrigger retry 路径` 立即重试",
             ),
             "rejected" => self.say(
-                "publish a content that is valid; until then the file keeps the last good one",
-                "请发布有效的内容；在此之前文件保持上一份有效内容",
+                "publish a content that is valid, or mend what the reason names (validator, template, decrypt command); until then the file keeps the last good one",
+                "请发布有效的内容，或修正原因中指出的校验、模板或解密命令；在此之前文件保持上一份有效内容",
             ),
             "rolled_back" => self.say(
                 "the application runs with the content before it: look at its own log, then publish a content it is well with; where it was the application itself, mend that and run `outrigger retry PATH` with the file's path",
@@ -556,7 +576,7 @@ subscription payments
   期望      /run/orders/orders.yaml 的内容是命名空间 public、分组 PAYMENTS 中的 orders.yaml
   现状      rejected，已持续 12 min
   原因      not valid yaml: line 2, column 11: a flow sequence is not closed
-  下一步    请发布有效的内容；在此之前文件保持上一份有效内容
+  下一步    请发布有效的内容，或修正原因中指出的校验、模板或解密命令；在此之前文件保持上一份有效内容
 
 订阅 payments
   期望      /etc/nginx/upstreams/payments.conf 的内容是命名空间 public 中 DEFAULT_GROUP@@payments

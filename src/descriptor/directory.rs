@@ -12,7 +12,7 @@
 use super::Surroundings;
 use super::parse::parse;
 use super::settings::Settings;
-use super::spec::{Descriptor, Rendering};
+use super::spec::{Descriptor, MadeOf, Rendering};
 use crate::report::Problem;
 use crate::template;
 use md5::Digest as _;
@@ -118,21 +118,38 @@ fn with_templates(
     around: &Surroundings,
 ) -> Result<Descriptor, Vec<Problem>> {
     let mut problems = Vec::new();
-    for (at, subscription) in descriptor.subscriptions.iter_mut().enumerate() {
-        let Rendering::Template { file, text } = &mut subscription.rendering else {
-            continue;
-        };
+    let places = &descriptor.places;
+    let of_configs = descriptor.configs.iter_mut().enumerate();
+    let of_configs = of_configs.filter_map(|(at, config)| match &mut config.made_of {
+        MadeOf::Several { template, .. } => Some((
+            format!("configs[{at}].template"),
+            places.config_templates.get(at),
+            &template.file,
+            &mut template.text,
+        )),
+        MadeOf::One(_) => None,
+    });
+    let of_lists = descriptor.subscriptions.iter_mut().enumerate();
+    let of_lists = of_lists.filter_map(|(at, list)| match &mut list.rendering {
+        Rendering::Template { file, text } => Some((
+            format!("subscriptions[{at}].template"),
+            places.templates.get(at),
+            &*file,
+            text,
+        )),
+        _ => None,
+    });
+    for (key, written, file, text) in of_configs.chain(of_lists) {
         match template_text(file, *left, around) {
             Ok(found) => {
                 *left = left.saturating_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
                 *text = found.into();
             }
             Err(message) => {
-                let written = descriptor.places.templates.get(at);
                 problems.push(Problem {
                     source: path.to_owned(),
                     place: written.and_then(|written| written.place),
-                    key: format!("subscriptions[{at}].template"),
+                    key,
                     message,
                     help: None,
                     excerpt: written.and_then(|written| written.excerpt.clone()),

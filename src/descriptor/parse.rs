@@ -10,7 +10,7 @@ use super::reader::nearest;
 use super::reader::shown;
 use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
-    Address, AddressRules, Cidr, Command, Config, Descriptor, Format, Heartbeat, OnAbsent, OnDrift,
+    Address, AddressRules, Cidr, Command, Descriptor, Format, Heartbeat, OnAbsent, OnDrift,
     OnFailure, Owner, Probe, ProbeKind, Process, Publish, Reload, Service, Target, Validate,
     Verify, VerifyKind, Written,
 };
@@ -128,10 +128,11 @@ impl<'a> Context<'a> {
             .and_then(|value| value.list("a list: - data_id: orders.yaml"));
         for value in configs.unwrap_or_default() {
             if let Some(mut fields) = value.fields("- data_id: orders.yaml") {
-                let (config, written) = self.config(&mut fields);
+                let (config, [written, template]) = self.config(&mut fields);
                 fields.finish();
                 descriptor.configs.push(config);
                 descriptor.places.configs.push(written);
+                descriptor.places.config_templates.push(template);
             }
         }
         let subscriptions = fields
@@ -382,30 +383,6 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// A configuration; where something was noted, with defaults in place of it.
-    fn config(&self, fields: &mut Fields<'_>) -> (Config, Written) {
-        let path = fields.need("path");
-        let written = path.as_ref().map(Value::written).unwrap_or_default();
-        let data_id = fields
-            .need("data_id")
-            .and_then(|value| checked(&value, "data id", 256, ".:_-"));
-        let on_absent = fields.get("on_absent").and_then(|value| {
-            value.choice(&[
-                ("keep", OnAbsent::Keep),
-                ("remove", OnAbsent::Remove),
-                ("fail", OnAbsent::Fail),
-            ])
-        });
-        let on_absent = on_absent.unwrap_or(OnAbsent::Keep);
-        let config = Config {
-            data_id: data_id.unwrap_or_default(),
-            group: group(fields),
-            namespace: self.namespace(fields),
-            target: self.target(fields, path, on_absent, 0o640),
-        };
-        (config, written)
-    }
-
     /// What every kept file has.
     pub(super) fn target(
         &self,
@@ -495,14 +472,16 @@ impl<'a> Context<'a> {
                 return self.own_command(&value, &mut fields).map(Validate::Exec);
             }
             fields.idle(&["timeout", "run_as", "confine"], "format");
-            let format = value.choice(&[
-                ("json", Format::Json),
-                ("yaml", Format::Yaml),
-                ("toml", Format::Toml),
-                ("properties", Format::Properties),
-                ("xml", Format::Xml),
-            ]);
-            format.map(Validate::Format)
+            value
+                .choice(&[
+                    ("json", Some(Format::Json)),
+                    ("yaml", Some(Format::Yaml)),
+                    ("toml", Some(Format::Toml)),
+                    ("properties", Some(Format::Properties)),
+                    ("xml", Some(Format::Xml)),
+                    ("auto", None),
+                ])
+                .map(|format| format.map_or(Validate::Auto, Validate::Format))
         });
         if form.is_some() {
             fields.finish();
@@ -600,7 +579,11 @@ impl<'a> Context<'a> {
     }
 
     /// `exec` with the `timeout` and `run_as` beside it.
-    fn own_command(&self, words: &Value<'_>, fields: &mut Fields<'_>) -> Option<Command> {
+    pub(super) fn own_command(
+        &self,
+        words: &Value<'_>,
+        fields: &mut Fields<'_>,
+    ) -> Option<Command> {
         let timeout = fields
             .get("timeout")
             .and_then(|value| value.duration(TIMEOUTS));
@@ -681,10 +664,14 @@ fn port(value: &Value<'_>) -> Option<u16> {
 }
 
 pub(super) fn group(fields: &mut Fields<'_>) -> String {
+    group_or(fields, DEFAULT_GROUP)
+}
+
+pub(super) fn group_or(fields: &mut Fields<'_>, default: &str) -> String {
     fields
         .get("group")
         .and_then(|value| checked(&value, "group", 128, ".:_-"))
-        .unwrap_or_else(|| DEFAULT_GROUP.to_owned())
+        .unwrap_or_else(|| default.to_owned())
 }
 
 /// A namespace id; nothing is `public`, as on every server.
@@ -1016,6 +1003,7 @@ fn process(fields: &mut Fields<'_>) -> Option<Process> {
 mod tests {
     use super::super::Flags;
     use super::super::settings_file::resolve;
+    use super::super::spec::MadeOf;
     use super::*;
     use crate::report;
     use proptest::prelude::*;
@@ -1306,10 +1294,8 @@ configs:
             matches!(&exec.kind, ProbeKind::Exec(command) if command.argv == ["/bin/check", ""])
         );
         let config = &found.configs[0];
-        assert_eq!(
-            (config.namespace.as_str(), config.target.mode),
-            ("public", 0o600)
-        );
+        assert!(matches!(&config.made_of, MadeOf::One(part) if part.namespace == "public"));
+        assert_eq!(config.target.mode, 0o600);
         assert_eq!(config.target.path, Path::new("/run/orders/orders.yaml"));
         let owner = config.target.owner.as_ref().unwrap();
         assert_eq!(
@@ -1570,7 +1556,7 @@ configs:
            8 |     max_size: 10MiB
              |               ^^^^^
           help: a size in bytes goes from 1 to 10485760
-        conf.d/orders.yaml:9:25: configs[0].validate.format: `jsn` is none of json, yaml, toml, properties, xml
+        conf.d/orders.yaml:9:25: configs[0].validate.format: `jsn` is none of json, yaml, toml, properties, xml, auto
            9 |     validate: { format: jsn, run_as: x }
              |                         ^^^
           help: did you mean `json`?

@@ -45,6 +45,8 @@ pub struct Registry {
     pub servers: Servers,
     /// Namespace of descriptors that name none.
     pub namespace: String,
+    /// The tag this agent carries: it gets contents that are published for it; none when not written.
+    pub config_tag: Option<String>,
     /// Path in front of every call; `/nacos` when not written.
     pub context_path: String,
     /// User and password; none when not written.
@@ -232,12 +234,13 @@ pub struct Catalog {
 }
 
 /// Every setting, in the order of the documentation.
-pub(super) const KEYS: [&str; 31] = [
+pub(super) const KEYS: [&str; 32] = [
     "registry.servers",
     "registry.endpoint",
     "registry.endpoint_refresh",
     "registry.endpoint_insecure",
     "registry.namespace",
+    "registry.config_tag",
     "registry.context_path",
     "registry.auth.username",
     "registry.auth.password_file",

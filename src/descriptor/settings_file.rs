@@ -5,6 +5,7 @@
 
 use super::Flags;
 use super::Surroundings;
+use super::parse::checked;
 use super::parse::is_account;
 use super::parse::namespace;
 use super::reader::Fields;
@@ -388,6 +389,11 @@ impl<'a> Reading<'a> {
                 "public".to_owned(),
                 namespace,
             ),
+            config_tag: self
+                .setting(&mut fields, "registry.config_tag", |value| {
+                    checked(value, "tag", 128, ".:_-")
+                })
+                .value,
             context_path: self.or(
                 &mut fields,
                 "registry.context_path",
@@ -714,6 +720,7 @@ fn text_of(settings: &Settings, key: &str) -> String {
             Servers::Endpoint { insecure, .. } => insecure.to_string(),
         },
         "registry.namespace" => registry.namespace.clone(),
+        "registry.config_tag" => registry.config_tag.clone().unwrap_or_else(none),
         "registry.context_path" => registry.context_path.clone(),
         "registry.auth.username" => auth.map_or_else(none, |auth| auth.username.clone()),
         "registry.auth.password_file" => match auth.map(|auth| &auth.password) {
@@ -1212,9 +1219,9 @@ shutdown_timout: 10s
         /etc/outrigger/outrigger.yaml:12:3: registry.timeout: unknown key
           12 |   timeout: 3s
              |   ^^^^^^^
-          help: keys here are auth, connect_timeout, context_path, endpoint, endpoint_insecure,
-                endpoint_refresh, grpc_offset, long_poll, namespace, request_timeout, servers, tls,
-                transport, write_rate
+          help: keys here are auth, config_tag, connect_timeout, context_path, endpoint,
+                endpoint_insecure, endpoint_refresh, grpc_offset, long_poll, namespace, request_timeout,
+                servers, tls, transport, write_rate
         /etc/outrigger/outrigger.yaml:13:12: state_dir: `var/../lib` is not an absolute path
           13 | state_dir: var/../lib
              |            ^^^^^^^^^^

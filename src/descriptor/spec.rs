@@ -43,6 +43,8 @@ pub struct Places {
     pub services: Vec<Written>,
     /// Of each configuration: its path.
     pub configs: Vec<Written>,
+    /// Of each configuration: its template.
+    pub config_templates: Vec<Written>,
     /// Of each subscription: its path.
     pub subscriptions: Vec<Written>,
     /// Of each subscription: its template.
@@ -207,17 +209,63 @@ pub enum OnFailure {
     Unhealthy,
 }
 
-/// A configuration kept as a file.
+/// A configuration, or several, kept as a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// What the file is made of.
+    pub made_of: MadeOf,
+    /// The file that is kept.
+    pub target: Target,
+}
+
+/// What a file of configurations is made of.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MadeOf {
+    /// One, as it is.
+    One(Part),
+    /// Those with these names, by a template.
+    Several {
+        /// The template.
+        template: Template,
+        /// What it is given.
+        parts: BTreeMap<String, Part>,
+    },
+}
+
+impl MadeOf {
+    /// Whether something in the file was encrypted.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        match self {
+            Self::One(part) => part.decrypt.is_some(),
+            Self::Several { parts, .. } => parts.values().any(|part| part.decrypt.is_some()),
+        }
+    }
+}
+
+/// What the data id of an encrypted configuration begins with, as Nacos' own convention is.
+pub const ENCRYPTED: &str = "cipher-";
+
+/// One configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
     /// Data id.
     pub data_id: String,
     /// Group; `DEFAULT_GROUP` when not written.
     pub group: String,
     /// Namespace id; the settings' one when not written.
     pub namespace: String,
-    /// The file that is kept.
-    pub target: Target,
+    /// Reads what is encrypted, writes what it says; `None` where it is taken as it is.
+    pub decrypt: Option<Command>,
+}
+
+/// A template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    /// The file, beside the descriptor.
+    pub file: PathBuf,
+    /// What it says; filled in by whoever read it.
+    pub text: Arc<str>,
 }
 
 /// The instances of a service, kept as a file.
@@ -367,6 +415,12 @@ impl Kept {
         }
     }
 
+    /// Whether something in the file was encrypted: it is on no disk but there.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Config(config) if config.made_of.is_secret())
+    }
+
     /// The file, to be changed.
     pub fn target_mut(&mut self) -> &mut Target {
         match self {
@@ -452,6 +506,8 @@ pub enum OnAbsent {
 pub enum Validate {
     /// It parses.
     Format(Format),
+    /// It parses as what the registry or the data id says it is.
+    Auto,
     /// The command exits with 0; `{staged}` in its words is the staged file's path.
     Exec(Command),
 }

@@ -7,9 +7,10 @@ use super::parse::group;
 use super::parse::service_name;
 use super::reader::Fields;
 use super::reader::Value;
+use super::sources::template_file;
 use super::spec::{Filter, Guard, MOST_INSTANCES, OnAbsent, Rendering, Subscription, Written};
 use crate::foreign::Foreign;
-use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 /// What a list of instances may be held for.
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -185,20 +186,9 @@ fn rendering(
         "env" => variable(fields, service).map(|variable| Rendering::Env { variable }),
         "template" => {
             let value = template?;
-            let name = value.text()?;
-            let plain = name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-            if !plain || name.starts_with('.') || name.ends_with(".yaml") || name.ends_with(".yml")
-            {
-                return value.wrong(
-                    format!("`{}` is not the name of a template", Foreign::new(name)),
-                    "write the name of a file beside this descriptor: payments.j2",
-                );
-            }
-            let beside = value.source().parent().map(PathBuf::from);
+            let file = template_file(&value)?;
             Some(Rendering::Template {
-                file: beside.unwrap_or_default().join(name),
+                file,
                 text: "".into(),
             })
         }
@@ -346,7 +336,7 @@ mod tests {
     use super::super::settings_file::resolve;
     use super::*;
     use crate::report;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     fn read(text: &str) -> Result<Vec<Subscription>, String> {
         let around = Surroundings::default();

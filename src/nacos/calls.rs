@@ -11,6 +11,8 @@ use crate::foreign::Foreign;
 use reqwest::{Method, StatusCode};
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
+/// Header in which a client says its tag; over gRPC the label `app_` with this behind it.
+pub(super) const TAG: &str = "Vipserver-Tag";
 /// Longest answer to a naming call; bytes.
 const NAMING_LIMIT: usize = 16 * 1024 * 1024;
 /// Longest configuration: Nacos' own limit, there in characters.
@@ -42,14 +44,18 @@ pub struct Call {
 }
 
 /// An answer of any status. Its `Debug` shows no byte of the body, which may be a token or a configuration.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Answer {
     /// Who answered: a base URL.
     pub server: Arc<str>,
     /// HTTP status.
     pub status: u16,
-    /// It has a header `Content-MD5`.
-    pub sealed: bool,
+    /// Its header `Content-MD5`.
+    pub sealed: Option<Arc<str>>,
+    /// Its header `Config-Type`.
+    pub kind: Option<Arc<str>>,
+    /// Its header `Encrypted-Data-Key`.
+    pub data_key: Option<Arc<str>>,
     /// `Last-Modified`, in seconds since 1970.
     pub modified: Option<u64>,
     /// Body.
@@ -82,6 +88,13 @@ impl Call {
             limit: NAMING_LIMIT,
             signed: true,
         }
+    }
+
+    /// The call of who gets the content that is published for this tag.
+    #[must_use]
+    pub fn tagged(mut self, tag: Option<&str>) -> Self {
+        self.headers.extend(tag.map(|tag| (TAG, tag.to_owned())));
+        self
     }
 
     fn with_query(self, query: Vec<(&'static str, String)>) -> Self {
@@ -398,10 +411,9 @@ impl Answer {
     /// For the content of a configuration: 1.4.8, 2.5.1 and 3.0.3 all send `Content-MD5` with it, and the page of a proxy must
     /// not become somebody's file. Its value is not compared: for an encrypted configuration it is that of another text.
     fn is_sealed(&self) -> Result<(), Error> {
-        if self.sealed {
-            Ok(())
-        } else {
-            Err(self.garbage("a configuration without Content-MD5"))
+        match self.sealed {
+            Some(_) => Ok(()),
+            None => Err(self.garbage("a configuration without Content-MD5")),
         }
     }
 
@@ -564,9 +576,10 @@ impl Answer {
         let answer = self.ok()?;
         answer.is_sealed()?;
         Ok(Some(Content {
-            md5: wire::md5_hex(&answer.body).into(),
             modified: answer.modified,
-            bytes: answer.body.into(),
+            kind: answer.kind,
+            data_key: answer.data_key,
+            ..Content::of(answer.body)
         }))
     }
 
@@ -688,9 +701,34 @@ mod tests {
         Answer {
             server: "http://nacos:8848".into(),
             status,
-            sealed: false,
-            modified: None,
             body: body.as_bytes().to_vec(),
+            ..Answer::default()
+        }
+    }
+
+    #[test]
+    fn what_a_server_has_decrypted_goes_on_to_be_known_by_the_md5_of_what_is_encrypted() {
+        let key = |data_id: &str| model::ConfigKey {
+            namespace: model::Namespace::public(),
+            group: "G".into(),
+            data_id: data_id.into(),
+        };
+        let sealed = wire::md5_hex(b"sealed");
+        let clear = || Content {
+            data_key: Some("key".into()),
+            ..Content::of(b"clear".to_vec())
+        };
+        let opened = clear().sealed(&key("cipher-aes-a"), &sealed.to_ascii_uppercase());
+        assert!(opened.is_opened && *opened.md5 == *sealed);
+        let own = wire::md5_hex(b"clear");
+        for (content, data_id, said) in [
+            (clear(), "a", &*sealed),
+            (clear(), "cipher-aes-a", "no md5"),
+            (clear(), "cipher-aes-a", &*own),
+            (Content::of(b"clear".to_vec()), "cipher-aes-a", &*sealed),
+        ] {
+            let taken = content.sealed(&key(data_id), said);
+            assert!(!taken.is_opened && *taken.md5 == *own, "{data_id} {said}");
         }
     }
 

@@ -443,12 +443,16 @@ fn setup(settings: &Registry) -> rpc::ConnectionSetupRequest {
         ("module", "naming"),
         ("AppName", "outrigger"),
     ];
+    let tag = settings.config_tag.clone();
+    let tag = tag.map(|tag| (format!("app_{}", super::calls::TAG), tag));
     rpc::ConnectionSetupRequest {
         client_version: concat!("Outrigger:v", env!("CARGO_PKG_VERSION")).to_owned(),
         tenant: Namespace::new(&settings.namespace).tenant().to_owned(),
         labels: labels
+            .into_iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into(),
+            .chain(tag)
+            .collect(),
         // An empty table asks for the server's.
         ability_table: Some(rpc::Abilities::new()),
         module: "internal".to_owned(),

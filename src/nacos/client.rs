@@ -467,7 +467,15 @@ impl Client {
             what,
         })?;
         let limit = call.limit(status);
-        let sealed = response.headers().contains_key("content-md5");
+        let header = |name| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            (!value.is_empty()).then(|| Arc::<str>::from(value))
+        };
+        let sealed = match response.headers().contains_key("content-md5") {
+            true => Some(header("content-md5").unwrap_or_default()),
+            false => None,
+        };
+        let (kind, data_key) = (header("config-type"), header("encrypted-data-key"));
         let modified = response
             .headers()
             .get("last-modified")
@@ -486,6 +494,8 @@ impl Client {
             server: Arc::clone(server),
             status,
             sealed,
+            kind,
+            data_key,
             modified,
             body,
         })
@@ -797,9 +807,12 @@ impl Client {
         key: &ConfigKey,
         whom: Whom,
     ) -> Result<Option<(Content, Arc<str>)>, Error> {
-        let answer = self.call(&calls::config_get(key), whom).await?;
+        let call = calls::config_get(key).tagged(self.settings.config_tag.as_deref());
+        let answer = self.call(&call, whom).await?;
         let server = Arc::clone(&answer.server);
-        Ok(answer.content()?.map(|content| (content, server)))
+        let sealed = answer.sealed.clone().unwrap_or_default();
+        let content = answer.content()?;
+        Ok(content.map(|content| (content.sealed(key, &sealed), server)))
     }
 
     /// Asks which of `keys` have another MD5; answered at once or at the end of the hold.
@@ -808,7 +821,8 @@ impl Client {
         keys: &[(ConfigKey, Arc<str>)],
         whom: Whom,
     ) -> Result<Vec<ConfigKey>, Error> {
-        let call = calls::config_listen(keys, self.settings.long_poll);
+        let call = calls::config_listen(keys, self.settings.long_poll)
+            .tagged(self.settings.config_tag.as_deref());
         self.call(&call, whom).await?.changed(keys)
     }
 }

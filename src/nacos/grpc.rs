@@ -394,9 +394,13 @@ impl Shell {
         payload: rpc::Payload,
         token: Option<Arc<Token>>,
     ) -> Result<rpc::Payload, Error> {
-        let headers = token.map_or_else(BTreeMap::new, |token| {
+        let mut headers = token.map_or_else(BTreeMap::new, |token| {
             BTreeMap::from([("accessToken".to_owned(), token.text.expose().to_owned())])
         });
+        // Servers up to 2.4 look for the tag here, later ones in the labels of the connection.
+        if let Some(tag) = &self.client.settings.config_tag {
+            headers.insert(calls::TAG.to_owned(), tag.clone());
+        }
         let within = self.client.settings.request_timeout;
         let writes = [rpc::InstanceRequest::KIND, rpc::BatchInstanceRequest::KIND];
         let writes = writes.contains(&payload.kind());
@@ -583,7 +587,8 @@ impl Shell {
         let md5 = wire::md5_hex(content.as_bytes());
         let sealed = answer.md5.unwrap_or_default();
         // Of an encrypted one it is that of another text.
-        let encrypted = answer.encrypted_data_key.is_some_and(|key| !key.is_empty());
+        let data_key = answer.encrypted_data_key.filter(|key| !key.is_empty());
+        let encrypted = data_key.is_some();
         if sealed.is_empty() || sealed != md5 && !encrypted {
             return Err(garbage(
                 "a configuration with another MD5 than its content has",
@@ -591,11 +596,15 @@ impl Shell {
         }
         let modified = u64::try_from(answer.last_modified / 1000).ok();
         let content = Content {
-            bytes: content.into_bytes().into(),
-            md5: md5.into(),
             modified: modified.filter(|modified| *modified > 0),
+            kind: answer
+                .content_type
+                .filter(|kind| !kind.is_empty())
+                .map(Arc::from),
+            data_key: data_key.map(Arc::from),
+            ..Content::of(content.into_bytes())
         };
-        Ok(Some((content, server)))
+        Ok(Some((content.sealed(key, &sealed), server)))
     }
 
     async fn listen(&self, asked: Vec<(ConfigKey, Arc<str>)>) -> Result<Vec<ConfigKey>, Error> {

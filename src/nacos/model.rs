@@ -1,5 +1,6 @@
 //! The nouns of a Nacos registry, as both of our sides use them: typed, checked, without a wire format.
 
+use crate::descriptor::spec::ENCRYPTED;
 use crate::foreign::Foreign;
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -228,6 +229,35 @@ pub struct Content {
     pub md5: Arc<str>,
     /// When it was published, in seconds since 1970, where the server says so; what was kept from an earlier run has none.
     pub modified: Option<u64>,
+    /// What the server says it is: `yaml`, `json`, …; `text` also where nobody said anything.
+    pub kind: Option<Arc<str>>,
+    /// The encrypted key of an encrypted content.
+    pub data_key: Option<Arc<str>>,
+    /// Whether the server has decrypted it: `bytes` is clear text, and `md5` that of the encrypted one, by which the server goes on
+    /// to know it.
+    pub is_opened: bool,
+}
+
+impl Content {
+    /// As what the server knows it, where that is something else than what was received: the server has decrypted it on its way.
+    #[must_use]
+    pub(super) fn sealed(mut self, key: &ConfigKey, said: &str) -> Self {
+        let is_md5 = said.len() == 32 && said.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if key.is_encrypted() && self.data_key.is_some() && is_md5 {
+            let said = said.to_ascii_lowercase();
+            self.is_opened = *said != *self.md5;
+            self.md5 = said.into();
+        }
+        self
+    }
+}
+
+impl ConfigKey {
+    /// Whether its name says that its content is encrypted, as Nacos' own convention is.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.data_id.starts_with(ENCRYPTED)
+    }
 }
 
 impl fmt::Debug for Content {

@@ -491,7 +491,7 @@ mod tests {
         Content {
             bytes: version.to_string().into_bytes().into(),
             md5: version.to_string().into(),
-            modified: None,
+            ..Content::of(Vec::new())
         }
     }
 

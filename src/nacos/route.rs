@@ -124,9 +124,8 @@ mod tests {
             let answer = Answer {
                 server: Arc::clone(&server),
                 status,
-                sealed: false,
-                modified: None,
                 body: body.as_bytes().to_vec(),
+                ..Answer::default()
             };
             judge(&call, &server, &Ok(answer))
         };
@@ -144,9 +143,8 @@ mod tests {
         let starting = Answer {
             server: Arc::clone(&server),
             status: 503,
-            sealed: false,
-            modified: None,
             body: b"server is STARTING now, please try again later!".to_vec(),
+            ..Answer::default()
         };
         assert_eq!(who_answered(&call, &Ok(starting)), None);
         for (status, body) in [

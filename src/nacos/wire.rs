@@ -4,7 +4,7 @@
 //! nothing), writing is exact. Because both sides share this file they could agree on a mistake: the recorded exchanges in
 //! `tests/cases/` are what proves it.
 
-use super::model::{self, Listed};
+use super::model::{self, Content, Listed};
 use crate::foreign::Foreign;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::value::RawValue;
@@ -425,6 +425,21 @@ pub fn md5_hex(bytes: &[u8]) -> String {
         _ = write!(hex, "{byte:02x}");
     }
     hex
+}
+
+impl Content {
+    /// A content of these bytes, of which nothing else is known.
+    #[must_use]
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            md5: md5_hex(&bytes).into(),
+            bytes: bytes.into(),
+            modified: None,
+            kind: None,
+            data_key: None,
+            is_opened: false,
+        }
+    }
 }
 
 fn yes() -> bool {

@@ -24,11 +24,12 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, Interest, unix::AsyncFd},
+    io::{AsyncReadExt, AsyncWriteExt, Interest, unix::AsyncFd},
     net::unix::pipe,
     process::{Child, Command},
     time::{sleep, timeout},
 };
+use zeroize::Zeroizing;
 
 /// Between TERM and KILL.
 pub const GRACE: Duration = Duration::from_secs(2);
@@ -56,6 +57,17 @@ pub struct Run<'a> {
     pub run_as: Option<&'a str>,
     /// Whether it may only look ([`super::confine`]). `{temp}` in its words is then the one directory that it may write to.
     pub confine: bool,
+}
+
+/// What a command is given that makes something of it.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// Its standard input.
+    pub bytes: &'a [u8],
+    /// Variables beside the usual ones.
+    pub env: &'a [(&'static str, &'a str)],
+    /// Bytes that may come out.
+    pub most: usize,
 }
 
 /// Why a command did not succeed. Display has the command's last words, harmless to print.
@@ -105,6 +117,15 @@ pub enum Failure {
         /// The end of what it printed.
         words: Foreign,
     },
+    /// It wrote more than there may be, and was killed.
+    #[error("more than {most} bytes come out, killed")]
+    TooMuch {
+        /// The limit.
+        most: usize,
+    },
+    /// Something that it left behind may still write.
+    #[error("it ended, but a process that it left holds its output open")]
+    Unfinished,
     /// The agent stops.
     #[error("the agent is stopping")]
     Stopping,
@@ -142,10 +163,23 @@ fn tail(words: &Foreign) -> String {
 /// # Errors
 /// [`Failure`] unless the exit code is 0. Ends at the latest [`GRACE`] and a little more after the time limit.
 pub async fn run(run: Run<'_>) -> Result<(), Failure> {
+    perform(run, None).await.map(drop)
+}
+
+/// Runs the command with an input and waits for its end; what it wrote. Its errors alone are words that are shown. Dropping the
+/// future kills the whole group.
+///
+/// # Errors
+/// As [`run`], and when more comes out than may.
+pub async fn filter(run: Run<'_>, input: Input<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    perform(run, Some(input)).await
+}
+
+async fn perform(run: Run<'_>, input: Option<Input<'_>>) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let (argv, run_as) = (run.argv.to_vec(), run.run_as.map(str::to_owned));
-    let cpu = run.confine.then_some(run.timeout);
+    let (cpu, filter) = (run.confine.then_some(run.timeout), input.map(Filter::new));
     // Looking up a user reads files, and starting a process waits for its exec.
-    let starting = move || Running::start(&argv, run_as.as_deref(), cpu);
+    let starting = move || Running::start(&argv, run_as.as_deref(), cpu, filter);
     let mut running = tokio::task::spawn_blocking(starting)
         .await
         .map_err(|_| Failure::Stopping)??;
@@ -158,11 +192,25 @@ pub async fn run(run: Run<'_>) -> Result<(), Failure> {
     // The leader is dead or dying and is about to be reaped: from here on its number may be somebody else's.
     running.armed = false;
     let status = timeout(REAP, running.child.wait()).await;
-    _ = timeout(LAST_WORDS, running.words.rest()).await;
+    let patience = if running.filter.is_some() {
+        REAP
+    } else {
+        LAST_WORDS
+    };
+    _ = timeout(patience, running.rest()).await;
     let words = running.words.last();
     running.tell_what_is_left(run.argv, in_time).await;
+    let (out, is_too_much, is_whole) = match running.filter.take() {
+        Some(filter) => (filter.out, filter.is_too_much, filter.reader.is_none()),
+        None => (Zeroizing::default(), false, true),
+    };
     match status {
-        Ok(Ok(status)) if in_time => judge(status, words),
+        _ if is_too_much => Err(Failure::TooMuch {
+            most: input.map_or(0, |input| input.most),
+        }),
+        // Half of what it says may be worse than nothing.
+        Ok(Ok(status)) if in_time && status.success() && !is_whole => Err(Failure::Unfinished),
+        Ok(Ok(status)) if in_time => judge(status, words).map(|()| out),
         Ok(Err(source)) if in_time => Err(Failure::Start {
             program: Foreign::new(run.argv.first().cloned().unwrap_or_default()),
             source,
@@ -207,6 +255,7 @@ struct Running {
     group: Option<Pid>,
     leader: Leader,
     words: Words,
+    filter: Option<Filter>,
     /// Whether the leader is not reaped yet, so that its number is still its own.
     armed: bool,
     /// Where a confined command may write.
@@ -226,6 +275,7 @@ impl Running {
         argv: &[String],
         run_as: Option<&str>,
         confined: Option<Duration>,
+        mut filter: Option<Filter>,
     ) -> Result<Self, Failure> {
         let program = argv.first().map(String::as_str).unwrap_or_default();
         let refused = |source| Failure::Start {
@@ -266,6 +316,13 @@ impl Running {
         if let Some(temp) = &temp {
             command.env("TMPDIR", temp.path());
         }
+        if let Some(filter) = &mut filter {
+            let (stdin, stdout) = filter.open().map_err(refused)?;
+            command
+                .stdin(stdin)
+                .stdout(stdout)
+                .envs(filter.env.iter().map(|(name, value)| (name, value)));
+        }
         if let Some(user) = user
             && user.uid != rustix::process::geteuid().as_raw()
         {
@@ -296,6 +353,7 @@ impl Running {
                 pipe: Some(pipe::Receiver::from_owned_fd(reader.into()).map_err(refused)?),
                 kept: VecDeque::with_capacity(KEPT),
             },
+            filter,
             armed: true,
             _temp: temp,
         })
@@ -311,8 +369,25 @@ impl Running {
                 () = self.leader.ended() => return true,
                 () = &mut over => return false,
                 () = self.words.more(), if self.words.pipe.is_some() => {}
+                () = Filter::more(&mut self.filter), if self.filter.as_ref().is_some_and(Filter::is_open) => {
+                    if self.filter.as_ref().is_some_and(|filter| filter.is_too_much) {
+                        self.signal(Signal::KILL);
+                    }
+                }
             }
         }
+    }
+
+    /// What is still in the pipes.
+    async fn rest(&mut self) {
+        while self
+            .filter
+            .as_ref()
+            .is_some_and(|filter| filter.reader.is_some())
+        {
+            Filter::more(&mut self.filter).await;
+        }
+        self.words.rest().await;
     }
 
     async fn tell_what_is_left(&mut self, argv: &[String], in_time: bool) {
@@ -363,6 +438,91 @@ impl Leader {
                     _ => return,
                 }
             },
+        }
+    }
+}
+
+/// What goes in and what comes out of a command that makes something of it. None of it is ever shown.
+struct Filter {
+    input: Zeroizing<Vec<u8>>,
+    /// How much of it is written.
+    written: usize,
+    env: Vec<(&'static str, Zeroizing<String>)>,
+    most: usize,
+    out: Zeroizing<Vec<u8>>,
+    is_too_much: bool,
+    writer: Option<pipe::Sender>,
+    reader: Option<pipe::Receiver>,
+}
+
+impl Filter {
+    fn new(input: Input<'_>) -> Self {
+        let env = input.env.iter();
+        Self {
+            input: input.bytes.to_vec().into(),
+            written: 0,
+            env: env
+                .map(|(name, value)| (*name, (*value).to_owned().into()))
+                .collect(),
+            most: input.most,
+            out: Zeroizing::default(),
+            is_too_much: false,
+            writer: None,
+            reader: None,
+        }
+    }
+
+    /// Makes both pipes; the command's ends of them. Within a runtime.
+    fn open(&mut self) -> io::Result<(io::PipeReader, io::PipeWriter)> {
+        let (stdin, writer) = io::pipe()?;
+        let (reader, stdout) = io::pipe()?;
+        self.writer = Some(pipe::Sender::from_owned_fd(writer.into())?);
+        self.reader = Some(pipe::Receiver::from_owned_fd(reader.into())?);
+        Ok((stdin, stdout))
+    }
+
+    fn is_open(&self) -> bool {
+        self.writer.is_some() || self.reader.is_some()
+    }
+
+    /// Writes or reads once, whichever can be done; what was begun and dropped is done by the next.
+    async fn more(this: &mut Option<Self>) {
+        let Some(filter) = this else { return };
+        let left = filter.input.get(filter.written..).unwrap_or_default();
+        let mut piece = Zeroizing::new([0; KEPT]);
+        let (writes, reads) = (filter.writer.is_some(), filter.reader.is_some());
+        let write = async {
+            match &mut filter.writer {
+                Some(writer) if !left.is_empty() => writer.write(left).await,
+                _ => Ok(0),
+            }
+        };
+        let read = async {
+            match &mut filter.reader {
+                Some(reader) => reader.read(&mut piece[..]).await,
+                None => Ok(0),
+            }
+        };
+        tokio::select! {
+            written = write, if writes => match written {
+                Ok(count) if count > 0 => filter.written += count,
+                // All is written, or it does not want to know: its exit code says whether that is well.
+                _ => filter.writer = None,
+            },
+            read = read, if reads => match read {
+                Ok(count) if count > 0 => {
+                    let piece = piece.get(..count).unwrap_or_default();
+                    if filter.out.len() + count > filter.most {
+                        filter.is_too_much = true;
+                        filter.reader = None;
+                        filter.writer = None;
+                    } else {
+                        filter.out.extend_from_slice(piece);
+                    }
+                }
+                _ => filter.reader = None,
+            },
+            else => {}
         }
     }
 }
@@ -506,6 +666,62 @@ mod tests {
             sleep(Duration::from_millis(10)).await;
         }
         panic!("not within 5s: {what}");
+    }
+
+    async fn filtered(
+        script: &str,
+        bytes: &[u8],
+        most: usize,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, Failure> {
+        let argv = words(&["sh", "-c", script]);
+        let run = Run {
+            argv: &argv,
+            timeout,
+            run_as: None,
+            confine: false,
+        };
+        let input = Input {
+            bytes,
+            env: &[("KEY", "k")],
+            most,
+        };
+        filter(run, input).await.map(|out| out.to_vec())
+    }
+
+    #[tokio::test]
+    async fn a_filter_gets_its_input_and_what_it_writes_comes_back() {
+        let large: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let most = large.len();
+        assert_eq!(filtered("cat", &large, most, LONG).await.unwrap(), large);
+        let out = filtered("echo $KEY; cat >/dev/null", b"x", 10, LONG).await;
+        assert_eq!(out.unwrap(), b"k\n");
+        // Who does not read his input may still have an answer.
+        assert_eq!(
+            filtered("echo ok", &large, 10, LONG).await.unwrap(),
+            b"ok\n"
+        );
+        assert_eq!(filtered(":", &large, 10, LONG).await.unwrap(), b"");
+    }
+
+    #[tokio::test]
+    async fn what_a_filter_writes_is_bounded_and_never_among_its_last_words() {
+        let failed = filtered("echo hunter2; echo no key >&2; exit 3", b"", 100, LONG).await;
+        assert_eq!(failed.unwrap_err().to_string(), "exit status 3: no key");
+        let most = filtered("yes hunter2", b"", 1000, LONG).await.unwrap_err();
+        assert_eq!(most.to_string(), "more than 1000 bytes come out, killed");
+        let hangs = filtered(
+            "echo hunter2; sleep 100",
+            b"",
+            100,
+            Duration::from_millis(200),
+        )
+        .await;
+        let said = hangs.unwrap_err();
+        assert!(
+            said.timed_out() && !said.to_string().contains("hunter2"),
+            "{said}"
+        );
     }
 
     #[tokio::test]

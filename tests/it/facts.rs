@@ -28,13 +28,13 @@ fn answered(server: &str, name: &str) -> Answer {
     Answer {
         server: "http://nacos:8848".into(),
         status: u16::try_from(case["response"]["status"].as_u64().unwrap()).unwrap(),
-        sealed: headers.get("content-md5").is_some(),
-        modified: None,
+        sealed: headers["content-md5"].as_str().map(Into::into),
         body: case["response"]["body"]
             .as_str()
             .unwrap_or_default()
             .as_bytes()
             .to_vec(),
+        ..Answer::default()
     }
 }
 
@@ -104,9 +104,8 @@ fn a_409_and_a_404_of_a_configuration_mean_ask_again_and_not_deleted() {
     let busy = Answer {
         server: "http://nacos:8848".into(),
         status: 409,
-        sealed: false,
-        modified: None,
         body: b"requested file is being modified, please try later.".to_vec(),
+        ..Answer::default()
     };
     assert!(matches!(busy.content(), Err(Error::Busy { .. })));
     for server in ["nacos-1.4.8", "nacos-2.5.1", "nacos-3.0.3"] {

@@ -1095,14 +1095,15 @@ fn nothing_that_holds_a_secret_shows_it_when_it_is_printed() {
     let answer = Answer {
         server: "http://nacos:8848".into(),
         status: 200,
-        sealed: true,
-        modified: None,
+        data_key: Some(CANARY.into()),
         body: format!("{{\"accessToken\":\"{CANARY}\",\"tokenTtl\":1}}").into_bytes(),
+        ..Answer::default()
     };
     let content = Content {
         bytes: CANARY.as_bytes().into(),
         md5: "0".into(),
-        modified: None,
+        data_key: Some(CANARY.into()),
+        ..Content::of(Vec::new())
     };
     let variables = [
         ("OUTRIGGER_REGISTRY_AUTH_USERNAME", "svc"),
@@ -1170,9 +1171,9 @@ mod readers {
             let answer = Answer {
                 server: "http://nacos:8848".into(),
                 status,
-                sealed,
-                modified: None,
+                sealed: sealed.then(|| "0".into()),
                 body,
+                ..Answer::default()
             };
             let key = ConfigKey {
                 namespace: Namespace::new("public"),

@@ -56,6 +56,7 @@ impl House {
             auth: None,
             tls: Tls::default(),
             transport,
+            config_tag: None,
             grpc_offset: 1000,
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(3),

@@ -43,6 +43,7 @@ mod recorded;
 mod recorded_rpc;
 mod rpc;
 mod scenes;
+mod sources;
 mod support;
 mod switches;
 #[cfg(feature = "tls")]

@@ -179,9 +179,8 @@ fn failure(server: &Arc<str>, status: u16, body: &str) -> Answer {
     Answer {
         server: Arc::clone(server),
         status,
-        sealed: false,
-        modified: None,
         body: body.as_bytes().to_vec(),
+        ..Answer::default()
     }
 }
 
@@ -189,9 +188,10 @@ fn said(server: &Arc<str>, answer: &registry::Answer) -> Answer {
     Answer {
         server: Arc::clone(server),
         status: answer.status(),
-        sealed: answer.header("Content-MD5").is_some(),
+        sealed: answer.header("Content-MD5").map(Arc::from),
         modified: answer.header("Last-Modified").and_then(dates::read_http),
         body: answer.body().to_vec(),
+        ..Answer::default()
     }
 }
 

@@ -20,7 +20,6 @@ use outrigger::nacos::model::{
 use outrigger::nacos::poll::{self, Poll};
 use outrigger::nacos::route::{self, Judged, Route, Whom};
 use outrigger::nacos::servers::{self, Order, Servers};
-use outrigger::nacos::wire::md5_hex;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -212,11 +211,7 @@ fn text(content: &Content) -> String {
 }
 
 fn content(text: &str) -> Content {
-    Content {
-        bytes: text.as_bytes().into(),
-        md5: md5_hex(text.as_bytes()).into(),
-        modified: None,
-    }
+    Content::of(text.into())
 }
 
 pub(crate) fn config_key(data_id: &str) -> ConfigKey {
