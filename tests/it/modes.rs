@@ -1,6 +1,7 @@
 //! How files are put in place: over a mount, without room, against hands that edit them; and commands that may only look.
 
 use crate::support::{Agent, LONG, Process, Registry, run_as, said, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fs,
@@ -174,7 +175,16 @@ fn a_file_edited_by_hand_stays_so_where_that_is_only_to_be_reported_until_the_so
     let registry = Registry::start();
     let mut agent = Agent::of(&registry);
     let target = agent.path("app.conf");
-    agent.write("conf.d/a.yaml", &config(&target, ", on_drift: report"));
+    agent.write(
+        "conf.d/a.yaml",
+        &config(
+            &target,
+            &format!(
+                ", on_drift: report, verify: {{ exec: [\"true\"], {} }}",
+                run_as()
+            ),
+        ),
+    );
     registry.publish("app.conf", "first\n");
     agent.start();
     agent.until_state("configs", "app.conf", "applied");
@@ -187,7 +197,8 @@ fn a_file_edited_by_hand_stays_so_where_that_is_only_to_be_reported_until_the_so
             other => Err(format!("{other:?}")),
         }
     });
-    agent.stop();
+    agent.signal(Signal::SIGTERM);
+    agent.ended(LONG);
     fs::OpenOptions::new()
         .append(true)
         .open(&target)
@@ -342,9 +353,12 @@ fn nginx_confined_checks_a_configuration_and_makes_no_file_that_a_hostile_one_na
     let temp = folder.path().join("temp");
     fs::create_dir(&temp).unwrap();
     let own = temp.display();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
     let text = |more: &str| {
         format!(
-            "user root; pid {own}/pid; {more}\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f; uwsgi_temp_path {own}/u; scgi_temp_path {own}/s; server {{ listen 127.0.0.1:0; }} }}\n"
+            "user root; pid {own}/pid; {more}\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f; uwsgi_temp_path {own}/u; scgi_temp_path {own}/s; server {{ listen 127.0.0.1:{port}; }} }}\n"
         )
     };
     let check = |name: &str, text: &str| {
