@@ -407,3 +407,60 @@ fn the_agent_confines_the_validator_that_is_to_be_confined() {
     until_content(&target, "content\n");
     assert!(!outside.exists());
 }
+
+#[test]
+fn files_of_one_directory_are_exchanged_at_once_by_the_rename_of_a_link_to_a_version_named_by_its_content()
+ {
+    let registry = Registry::start();
+    let mut agent = Agent::of(&registry);
+    let folder = agent.path("app");
+    fs::create_dir(&folder).unwrap();
+    let (log, a, b) = (agent.path("log"), folder.join("a"), folder.join("b"));
+    // What an application loads that opens the version once.
+    let load = format!(
+        "cd {}/..data && echo $(cat a b) >> {}",
+        folder.display(),
+        log.display()
+    );
+    let one = |id: &str| {
+        format!(
+            "  - {{ data_id: {id}, path: {}, publish: directory, validate: {{ format: json }}, reload: {{ exec: [sh, -c, '{load}'], {} }} }}\n",
+            folder.join(id).display(),
+            run_as()
+        )
+    };
+    agent.write(
+        "conf.d/a.yaml",
+        &format!("configs:\n{}{}", one("a"), one("b")),
+    );
+    registry.publish("a", "1");
+    registry.publish("b", "1");
+    agent.start();
+    until_content(&log, "1 1\n");
+    assert_eq!(fs::read_link(&a).unwrap(), Path::new("..data/a"));
+    let first = fs::read_link(folder.join("..data")).unwrap();
+    assert!(first.to_str().unwrap().starts_with("..v-"), "{first:?}");
+
+    // One that is not valid holds the other.
+    registry.publish("b", "not json");
+    agent.until_state("configs", "b", "rejected");
+    registry.publish("a", "2");
+    agent.until_state("configs", "a", "pending");
+    assert_eq!(fs::read_link(folder.join("..data")).unwrap(), first);
+    registry.publish("b", "2");
+    until_content(&log, "1 1\n2 2\n");
+    assert_eq!(fs::read_to_string(&b).unwrap(), "2");
+    let versions = fs::read_dir(&folder)
+        .unwrap()
+        .filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("..v-")
+        })
+        .count();
+    assert_eq!(versions, 2, "the current one and the one before");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        5,
+        "and nothing half-made"
+    );
+}
