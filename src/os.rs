@@ -14,5 +14,6 @@ pub mod rights;
 pub mod signals;
 pub mod state;
 pub mod systemd;
+pub mod versions;
 pub mod watch;
 pub mod way;

@@ -5,7 +5,8 @@
 //! there is remembered over a restart as far as the ledger is sure of it; in doubt a file is put right.
 
 use crate::descriptor::spec::{OnDrift, Publish, Target};
-use crate::os::publish::{Error, Manner, Owner, Way};
+use crate::os::publish::{self, Error, Found, Manner, Owner, Staged, Way};
+use crate::os::versions::{self, Change};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::materialize::Memory;
@@ -23,10 +24,36 @@ pub(super) fn manner(target: &Target) -> Result<Manner, Error> {
         mode: target.mode,
         owner,
         way: match target.publish {
-            Publish::Rename => Way::Rename,
+            // Staged beside it, whichever way it goes from there.
+            Publish::Rename | Publish::Directory => Way::Rename,
             Publish::InPlace => Way::InPlace,
         },
         backup: target.backup && !target.secret,
+    })
+}
+
+/// The file as it is, whichever way it came there.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn current(target: &Target) -> Result<Option<Found>, Error> {
+    match target.publish {
+        Publish::Directory => versions::current(&target.path, target.max_size),
+        Publish::Rename | Publish::InPlace => publish::current(&target.path, target.max_size),
+    }
+}
+
+/// One file of a version: what is staged, or nothing where it goes.
+///
+/// # Errors
+/// When what was staged is not what it was.
+pub(super) fn change(target: &Target, staged: Option<Staged>) -> Result<Change, Error> {
+    let manner = manner(target)?;
+    Ok(Change {
+        path: target.path.clone(),
+        content: staged.map(Staged::take).transpose()?,
+        mode: manner.mode,
+        owner: manner.owner,
     })
 }
 

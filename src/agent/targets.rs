@@ -19,7 +19,8 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Config, Kept, MadeOf, OnAbsent, Process, Reload, Rendering, Target, Validate, Verify,
+    Command, Config, Kept, MadeOf, OnAbsent, Process, Publish, Reload, Rendering, Target, Validate,
+    Verify,
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
@@ -30,6 +31,7 @@ use crate::os::command::{self, Run};
 use crate::os::process::{self, Whom};
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::os::state::{GOOD, SNAPSHOTS};
+use crate::os::versions;
 use crate::tasks::Tasks;
 use std::{
     borrow::Cow,
@@ -120,6 +122,11 @@ impl Want {
             }
             _ => None,
         }
+    }
+
+    fn directory(&self) -> PathBuf {
+        let parent = self.target().path.parent();
+        parent.map(Path::to_owned).unwrap_or_default()
     }
 }
 
@@ -518,6 +525,8 @@ fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
 enum GroupKey {
     /// Targets of this descriptor with this reload.
     Shared(PathBuf, Reload),
+    /// Targets of this descriptor that are exchanged together in this directory, without a reload.
+    Together(PathBuf, PathBuf),
     /// A target without a reload.
     Alone(Slot),
 }
@@ -526,6 +535,9 @@ impl GroupKey {
     fn of(want: &Want) -> Self {
         match &want.target().reload {
             Some(reload) => Self::Shared(want.source.clone(), reload.clone()),
+            None if want.target().publish == Publish::Directory => {
+                Self::Together(want.source.clone(), want.directory())
+            }
             None => Self::Alone(want.slot),
         }
     }
@@ -540,6 +552,8 @@ type Claims = Arc<Mutex<BTreeMap<Spot, (Slot, PathBuf)>>>;
 struct Group {
     events: mpsc::Sender<Event>,
     jobs: Jobs,
+    /// Held while files of one directory are exchanged together.
+    exchange: Arc<tokio::sync::Mutex<()>>,
     /// The paths of all slots, also of some that were let go: a reload that a target owes is told of after that was let go.
     paths: Arc<Mutex<BTreeMap<Slot, PathBuf>>>,
     tasks: Tasks,
@@ -562,6 +576,57 @@ impl Group {
             };
             paths.remove(&oldest);
         }
+    }
+
+    /// Puts in place what is ready of the job, and with it all that is ready of the others in its directory: whoever comes first
+    /// does it for all of them, and they find what came of it.
+    async fn exchange(&self, job: &Arc<Job>) -> Outcome {
+        let _turn = self.exchange.lock().await;
+        if let Some(outcome) = job.exchanged().take() {
+            return outcome;
+        }
+        let directory = job.want.directory();
+        let (mut jobs, mut ready) = (Vec::new(), Vec::new());
+        for other in self
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
+            let target = other.want.target();
+            if target.publish == Publish::Directory
+                && other.want.directory() == directory
+                && let Some(one) = other.ready().take()
+            {
+                jobs.push((Arc::clone(other), one.hash.clone()));
+                ready.push((Arc::clone(&other.want), one));
+            }
+        }
+        if !jobs.iter().any(|(one, _)| Arc::ptr_eq(one, job)) {
+            // Who had begun it for all of them was let go meanwhile.
+            return Outcome::Doubtful("the work on the file was broken off".to_owned());
+        }
+        let work = tokio::task::spawn_blocking(move || {
+            let (mut turns, mut changes) = (Vec::new(), Vec::new());
+            for (want, Ready { _turn, staged, .. }) in ready {
+                turns.push(_turn);
+                changes.push(placing::change(
+                    want.target(),
+                    staged.map(|staged| *staged),
+                )?);
+            }
+            versions::publish(&changes)
+        });
+        let outcome = outcome_of(work.await.map_err(drop));
+        for (one, hash) in jobs {
+            if outcome == Outcome::Swapped {
+                one.is_put(hash.as_deref());
+            }
+            if !Arc::ptr_eq(&one, job) {
+                *one.exchanged() = Some(outcome.clone());
+            }
+        }
+        outcome
     }
 
     fn job(&self, slot: Slot) -> Option<Arc<Job>> {
@@ -804,6 +869,7 @@ impl Router {
             stores: self.stores.clone(),
             commands: self.commands.clone(),
             staged: Mutex::default(),
+            exchanged: Mutex::default(),
             was_rolled_back: AtomicBool::new(false),
             looked: AtomicBool::new(false),
             complained: AtomicBool::new(false),
@@ -1281,6 +1347,7 @@ fn start(
     let group = Group {
         events: events.clone(),
         jobs: Jobs::default(),
+        exchange: Arc::default(),
         paths: Arc::default(),
         tasks: parts.tasks.child(),
     };
@@ -1355,9 +1422,13 @@ impl Hands {
             Effect::Swap { slot } => {
                 if let Some(job) = self.group.job(slot) {
                     let (events, board) = (self.group.events.clone(), self.board.clone());
+                    let group = self.group.clone();
                     job.tasks.clone().spawn("swap a target", async move {
                         let removes = job.ready().as_ref().is_some_and(|it| it.staged.is_none());
-                        let outcome = job.swap().await;
+                        let outcome = match job.want.target().publish {
+                            Publish::Directory => group.exchange(&job).await,
+                            Publish::Rename | Publish::InPlace => job.swap().await,
+                        };
                         if !removes {
                             job.count(&outcome);
                         }
@@ -1528,6 +1599,8 @@ struct Job {
     commands: Commands,
     /// What can be swapped in.
     staged: Mutex<Option<Ready>>,
+    /// What came of it where another job of the directory has swapped it in.
+    exchanged: Mutex<Option<Outcome>>,
     was_rolled_back: AtomicBool,
     /// Whether leftovers of a crash were looked for.
     looked: AtomicBool,
@@ -1550,6 +1623,18 @@ struct Ready {
     hash: Option<Arc<str>>,
     /// `None` removes.
     staged: Option<Box<Staged>>,
+}
+
+/// What came of swapping; the work itself may have been broken off.
+fn outcome_of(swapped: Result<Result<(), publish::Error>, ()>) -> Outcome {
+    match swapped {
+        Ok(Ok(())) => Outcome::Swapped,
+        Ok(Err(error @ (publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }))) => {
+            Outcome::Doubtful(error.to_string())
+        }
+        Ok(Err(error)) => Outcome::Failed(error.to_string()),
+        Err(()) => Outcome::Doubtful("the work on the file was broken off".to_owned()),
+    }
 }
 
 /// In place of words that may quote a secret.
@@ -1598,6 +1683,7 @@ impl Job {
         check: bool,
     ) -> Result<Outcome, Outcome> {
         let turn = self.turn().await?;
+        *self.exchanged() = None;
         let hash = content.as_ref().map(|content| Arc::clone(&content.md5));
         let (turn, step) = self
             .blocking(turn, move |job| {
@@ -1655,18 +1741,23 @@ impl Job {
                 None => publish::remove(&path).map(drop),
             }
         });
-        match swapped.await {
-            Ok(Ok(())) => {
-                self.placed.put(hash.as_deref());
-                self.board.drift(&self.want, None);
-                Outcome::Swapped
-            }
-            Ok(Err(
-                error @ (publish::Error::Exchanged { .. } | publish::Error::Replaced { .. }),
-            )) => Outcome::Doubtful(error.to_string()),
-            Ok(Err(error)) => Outcome::Failed(error.to_string()),
-            Err(_) => Outcome::Doubtful("the work on the file was broken off".to_owned()),
+        let outcome = outcome_of(swapped.await.map_err(drop));
+        if outcome == Outcome::Swapped {
+            self.is_put(hash.as_deref());
         }
+        outcome
+    }
+
+    /// The file has this content now.
+    fn is_put(&self, hash: Option<&str>) {
+        self.placed.put(hash);
+        self.board.drift(&self.want, None);
+    }
+
+    fn exchanged(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.exchanged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what is in the file for a start without the registry, and for a return to it.
@@ -1725,7 +1816,7 @@ impl Job {
         }
         let manner = placing::manner(target)?;
         let owner = manner.owner;
-        let found = publish::current(path, target.max_size)?;
+        let found = placing::current(target)?;
         let bytes = match self.whole(content, found.as_ref()) {
             Ok(bytes) => bytes,
             Err(why) => {
@@ -1733,17 +1824,19 @@ impl Job {
                 return Ok(Step::Over(Outcome::Failed(why)));
             }
         };
-        let is_there = found.is_some();
+        let mut differs = found.is_some();
         if let Some(found) = found.filter(|found| *found.bytes == *bytes) {
-            self.placed.put(Some(&content.md5));
-            self.board.drift(&self.want, None);
+            differs = false;
+            self.is_put(Some(&content.md5));
             if found.has(target.mode, owner) {
                 return Ok(Step::Over(Outcome::Unchanged));
             }
-            publish::mend(path, target.mode, owner)?;
-            return Ok(Step::Over(Outcome::Mended));
+            if target.publish != Publish::Directory {
+                publish::mend(path, target.mode, owner)?;
+                return Ok(Step::Over(Outcome::Mended));
+            }
         }
-        if is_there && self.drifted(content) {
+        if differs && self.drifted(content) {
             return Ok(Step::Over(Outcome::Unchanged));
         }
         let format = match (&target.validate, &self.want.key) {

@@ -414,7 +414,18 @@ impl<'a> Context<'a> {
             Some(mode)
         });
         let publish = fields.get("publish").and_then(|value| {
-            value.choice(&[("rename", Publish::Rename), ("in_place", Publish::InPlace)])
+            let way = value.choice(&[
+                ("rename", Publish::Rename),
+                ("directory", Publish::Directory),
+                ("in_place", Publish::InPlace),
+            ])?;
+            if way == Publish::Directory && backup == Some(true) {
+                return value.wrong(
+                    "has no backup beside it",
+                    "leave `backup` out: the version before is kept anyway",
+                );
+            }
+            Some(way)
         });
         let on_drift = fields.get("on_drift").and_then(|value| {
             value.choice(&[("repair", OnDrift::Repair), ("report", OnDrift::Report)])
@@ -1179,6 +1190,37 @@ mod tests {
             (exec.timeout, exec.within),
             (Duration::from_secs(3), Duration::from_secs(30))
         );
+    }
+
+    #[test]
+    fn a_secret_is_closed_and_has_no_backup_and_each_way_of_putting_a_file_in_place_is_read() {
+        let secret = target("secret: true").unwrap();
+        assert!(secret.secret && secret.mode == 0o600 && !secret.backup);
+        assert_eq!(target("secret: true, mode: \"0640\"").unwrap().mode, 0o640);
+        let plain = target("backup: true").unwrap();
+        assert!(plain.backup && plain.mode == 0o640 && plain.on_drift == OnDrift::Repair);
+        assert_eq!(
+            target("on_drift: report").unwrap().on_drift,
+            OnDrift::Report
+        );
+        for (word, way) in [
+            ("rename", Publish::Rename),
+            ("directory", Publish::Directory),
+            ("in_place", Publish::InPlace),
+        ] {
+            assert_eq!(target(&format!("publish: {word}")).unwrap().publish, way);
+        }
+        for wrong in [
+            "secret: true, backup: true",
+            "secret: true, mode: \"0604\"",
+            "publish: directory, backup: true",
+            "publish: swap",
+            "validate: { format: json, confine: true }",
+        ] {
+            assert!(target(wrong).is_err(), "{wrong}");
+        }
+        let confined = target("validate: { exec: [a], confine: true, run_as: app }").unwrap();
+        assert!(matches!(confined.validate, Some(Validate::Exec(command)) if command.confine));
     }
 
     #[test]

@@ -476,6 +476,8 @@ pub enum Publish {
     /// A complete file takes its name.
     #[default]
     Rename,
+    /// It and all others of its directory and reload are exchanged at once, by a link to a new version of the directory.
+    Directory,
     /// It is written over, which is not atomic: for a file that is mounted by itself.
     InPlace,
 }

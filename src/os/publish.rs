@@ -164,6 +164,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The directory is laid out by somebody else.
+    #[error("{}: is somebody else's, for instance a volume of Kubernetes; keep the files in another directory", path.display())]
+    Layout {
+        /// The link that leads to the version that counts.
+        path: PathBuf,
+    },
     /// The file system is mounted read-only.
     #[error("{}: its file system is read-only; mount a writable one there", path.display())]
     ReadOnly {
@@ -220,7 +226,7 @@ impl Error {
         }
     }
 
-    fn io(path: &Path, doing: &'static str, source: io::Error) -> Self {
+    pub(super) fn io(path: &Path, doing: &'static str, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
             Some(errno) => Self::of(path, doing, errno),
             None => Self::Other {
@@ -333,14 +339,14 @@ pub struct Manner {
 }
 
 /// The directory of a target, held open, and the target's name in it.
-struct Place {
-    directory: Directory,
-    name: OsString,
-    path: PathBuf,
+pub(super) struct Place {
+    pub(super) directory: Directory,
+    pub(super) name: OsString,
+    pub(super) path: PathBuf,
 }
 
 impl Place {
-    fn of(target: &Path) -> Result<Self, Error> {
+    pub(super) fn of(target: &Path) -> Result<Self, Error> {
         let no_name = || Error::NoName {
             path: target.to_owned(),
         };
@@ -363,7 +369,10 @@ impl Place {
     }
 
     /// Does `work` with the rights that count here.
-    fn act<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    pub(super) fn act<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
         self.directory
             .rights
             .act(work)
@@ -373,7 +382,7 @@ impl Place {
             })?
     }
 
-    fn failed(&self, doing: &'static str) -> impl Fn(Errno) -> Error {
+    pub(super) fn failed(&self, doing: &'static str) -> impl Fn(Errno) -> Error {
         move |errno| Error::of(&self.path, doing, errno)
     }
 
@@ -388,14 +397,19 @@ impl Place {
 
     /// Whether a file may be put there: nothing, a file or a link is.
     fn may_be_replaced(&self) -> Result<Option<Stat>, Error> {
-        let found = self.look(&self.name)?;
+        self.may_be_replaced_at(&self.name)
+    }
+
+    /// The same of another name in the directory.
+    pub(super) fn may_be_replaced_at(&self, name: &OsStr) -> Result<Option<Stat>, Error> {
+        let found = self.look(name)?;
         match found.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Some(FileType::Directory) => Err(Error::Directory {
-                path: self.path.clone(),
+                path: self.path.with_file_name(name),
             }),
             None | Some(FileType::RegularFile | FileType::Symlink) => Ok(found),
             Some(_) => Err(Error::Special {
-                path: self.path.clone(),
+                path: self.path.with_file_name(name),
             }),
         }
     }
@@ -478,7 +492,7 @@ impl Place {
     }
 
     /// Owner first: changing it may take away bits of the mode.
-    fn give(&self, file: &OwnedFd, mode: u32, owner: Owner) -> Result<(), Error> {
+    pub(super) fn give(&self, file: &OwnedFd, mode: u32, owner: Owner) -> Result<(), Error> {
         if owner != Owner::default() {
             let (uid, gid) = (owner.uid.map(Uid::from_raw), owner.gid.map(Gid::from_raw));
             fchown(file, uid, gid).map_err(|errno| match (errno, &self.directory.rights) {
@@ -493,7 +507,7 @@ impl Place {
     }
 
     /// A directory that cannot be synced has the new entry all the same: it is only not safe from a power failure.
-    fn sync(&self) {
+    pub(super) fn sync(&self) {
         if let Err(errno) = fsync(&self.directory.fd) {
             tracing::debug!(path = %self.path.display(), %errno, "the directory cannot be synced");
         }
@@ -731,6 +745,28 @@ impl Staged {
             back_up(&self.place, old, &stat)?;
         }
         Ok(())
+    }
+
+    /// What was staged, for whoever puts it elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Tampered`] when it is not what was staged.
+    pub fn take(self) -> Result<Vec<u8>, Error> {
+        let tampered = || Error::Tampered {
+            path: self.place.path.clone(),
+        };
+        let bytes = self.place.act(|| {
+            if self.is_untouched()? {
+                self.bytes()
+            } else {
+                Err(tampered())
+            }
+        })?;
+        if self.sums.hash_one(bytes.as_slice()) == self.sum {
+            Ok(bytes)
+        } else {
+            Err(tampered())
+        }
     }
 
     /// Writes it over the file that is there.

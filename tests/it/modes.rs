@@ -1,6 +1,7 @@
 //! How files are put in place: over a mount, without room, against hands that edit them; and commands that may only look.
 
 use crate::support::{Agent, LONG, Process, Registry, run_as, said, until};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::{
     fs,
@@ -174,7 +175,16 @@ fn a_file_edited_by_hand_stays_so_where_that_is_only_to_be_reported_until_the_so
     let registry = Registry::start();
     let mut agent = Agent::of(&registry);
     let target = agent.path("app.conf");
-    agent.write("conf.d/a.yaml", &config(&target, ", on_drift: report"));
+    agent.write(
+        "conf.d/a.yaml",
+        &config(
+            &target,
+            &format!(
+                ", on_drift: report, verify: {{ exec: [\"true\"], {} }}",
+                run_as()
+            ),
+        ),
+    );
     registry.publish("app.conf", "first\n");
     agent.start();
     agent.until_state("configs", "app.conf", "applied");
@@ -187,7 +197,8 @@ fn a_file_edited_by_hand_stays_so_where_that_is_only_to_be_reported_until_the_so
             other => Err(format!("{other:?}")),
         }
     });
-    agent.stop();
+    agent.signal(Signal::SIGTERM);
+    agent.ended(LONG);
     fs::OpenOptions::new()
         .append(true)
         .open(&target)
@@ -342,9 +353,12 @@ fn nginx_confined_checks_a_configuration_and_makes_no_file_that_a_hostile_one_na
     let temp = folder.path().join("temp");
     fs::create_dir(&temp).unwrap();
     let own = temp.display();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
     let text = |more: &str| {
         format!(
-            "user root; pid {own}/pid; {more}\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f; uwsgi_temp_path {own}/u; scgi_temp_path {own}/s; server {{ listen 127.0.0.1:0; }} }}\n"
+            "user root; pid {own}/pid; {more}\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {own}/b; proxy_temp_path {own}/p; fastcgi_temp_path {own}/f; uwsgi_temp_path {own}/u; scgi_temp_path {own}/s; server {{ listen 127.0.0.1:{port}; }} }}\n"
         )
     };
     let check = |name: &str, text: &str| {
@@ -392,4 +406,61 @@ fn the_agent_confines_the_validator_that_is_to_be_confined() {
     assert_eq!(state["state"], "applied", "{state}");
     until_content(&target, "content\n");
     assert!(!outside.exists());
+}
+
+#[test]
+fn files_of_one_directory_are_exchanged_at_once_by_the_rename_of_a_link_to_a_version_named_by_its_content()
+ {
+    let registry = Registry::start();
+    let mut agent = Agent::of(&registry);
+    let folder = agent.path("app");
+    fs::create_dir(&folder).unwrap();
+    let (log, a, b) = (agent.path("log"), folder.join("a"), folder.join("b"));
+    // What an application loads that opens the version once.
+    let load = format!(
+        "cd {}/..data && echo $(cat a b) >> {}",
+        folder.display(),
+        log.display()
+    );
+    let one = |id: &str| {
+        format!(
+            "  - {{ data_id: {id}, path: {}, publish: directory, validate: {{ format: json }}, reload: {{ exec: [sh, -c, '{load}'], {} }} }}\n",
+            folder.join(id).display(),
+            run_as()
+        )
+    };
+    agent.write(
+        "conf.d/a.yaml",
+        &format!("configs:\n{}{}", one("a"), one("b")),
+    );
+    registry.publish("a", "1");
+    registry.publish("b", "1");
+    agent.start();
+    until_content(&log, "1 1\n");
+    assert_eq!(fs::read_link(&a).unwrap(), Path::new("..data/a"));
+    let first = fs::read_link(folder.join("..data")).unwrap();
+    assert!(first.to_str().unwrap().starts_with("..v-"), "{first:?}");
+
+    // One that is not valid holds the other.
+    registry.publish("b", "not json");
+    agent.until_state("configs", "b", "rejected");
+    registry.publish("a", "2");
+    agent.until_state("configs", "a", "pending");
+    assert_eq!(fs::read_link(folder.join("..data")).unwrap(), first);
+    registry.publish("b", "2");
+    until_content(&log, "1 1\n2 2\n");
+    assert_eq!(fs::read_to_string(&b).unwrap(), "2");
+    let versions = fs::read_dir(&folder)
+        .unwrap()
+        .filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("..v-")
+        })
+        .count();
+    assert_eq!(versions, 2, "the current one and the one before");
+    assert_eq!(
+        fs::read_dir(&folder).unwrap().count(),
+        5,
+        "and nothing half-made"
+    );
 }
