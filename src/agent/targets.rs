@@ -1580,7 +1580,7 @@ async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, S
 mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
-    use crate::descriptor::spec::{Config, Filter, Format, Guard, Subscription};
+    use crate::descriptor::spec::{Config, Filter, Format, Guard, Pacing, Subscription};
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -1722,6 +1722,7 @@ mod tests {
                 max_size: 1000,
                 validate: None,
                 reload: None,
+                pacing: Pacing::default(),
             },
         }
     }
