@@ -6,6 +6,7 @@ mod following;
 pub mod formats;
 pub mod gate;
 pub mod guard;
+pub mod ledger;
 pub mod locate;
 pub mod materialize;
 pub mod neighbours;
@@ -17,6 +18,7 @@ pub mod snapshot;
 pub mod status;
 pub mod supervisor;
 pub mod targets;
+mod verify;
 pub mod view;
 
 use crate::descriptor::settings;
@@ -27,7 +29,7 @@ use crate::nacos::Transport;
 use crate::nacos::auto;
 use crate::nacos::client;
 use crate::tasks::Tasks;
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// What every actor is given: where to run, what time it is, whom to ask, what to count.
@@ -89,6 +91,13 @@ pub enum Command {
     Release {
         /// Name of the service.
         service: String,
+        /// The answer.
+        answer: oneshot::Sender<usize>,
+    },
+    /// Try again what was taken back, rejected or failed of the file at a path; answers how many targets that are.
+    Retry {
+        /// The path as the descriptor has it.
+        path: PathBuf,
         /// The answer.
         answer: oneshot::Sender<usize>,
     },

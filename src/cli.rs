@@ -118,6 +118,7 @@ fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
             files,
             what: Holding::Subscription { name },
         } => ask::release(&flags(files), &around, &name),
+        Verb::Retry { files, path } => ask::retry(&flags(files), &around, &path),
         Verb::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut offered(), "outrigger", &mut out);

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub writes: Family<Outcome, Counter>,
     /// Reloads, by kind (`signal exec http`) and outcome.
     pub reloads: Family<Outcome, Counter>,
+    /// Verifications, by kind (`tcp http exec`) and outcome.
+    pub verifications: Family<Outcome, Counter>,
+    /// Times a file got the last good content back.
+    pub rollbacks: Counter,
     /// Lists of instances that the guard holds now.
     pub lists_held: Gauge,
     /// Reads of `conf.d` that found a mistake.
@@ -78,6 +82,16 @@ impl Metrics {
             "reloads",
             "Reloads of applications, by kind and outcome",
             self.reloads.clone(),
+        );
+        registry.register(
+            "verifications",
+            "Verifications of applications after a reload, by kind and outcome",
+            self.verifications.clone(),
+        );
+        registry.register(
+            "rollbacks",
+            "Times a file got the last good content back",
+            self.rollbacks.clone(),
         );
         registry.register(
             "lists_held",

@@ -507,12 +507,35 @@ impl Door {
                     None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
                 }
             }
-            (_, "/drain" | "/reload" | "/release") => {
+            (&Method::POST, "/retry") if !reading_only => {
+                let path = request
+                    .uri()
+                    .query()
+                    .and_then(|query| query.strip_prefix("path="))
+                    .map(|path| percent_encoding::percent_decode_str(path).decode_utf8_lossy());
+                let Some(path) = path.filter(|path| path.starts_with('/')) else {
+                    return text(
+                        StatusCode::BAD_REQUEST,
+                        "which? POST /retry?path=/ABSOLUTE/PATH\n",
+                    );
+                };
+                let path = PathBuf::from(path.into_owned());
+                log(caller, "asked to try a file again");
+                match self.ask(|answer| Command::Retry { path, answer }).await {
+                    Some(0) => text(
+                        StatusCode::NOT_FOUND,
+                        "no file of that path is kept; see outrigger status\n",
+                    ),
+                    Some(count) => text(StatusCode::OK, &format!("tried again: {count}\n")),
+                    None => text(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping\n"),
+                }
+            }
+            (_, "/drain" | "/reload" | "/release" | "/retry") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, "POST, on the unix socket\n")
             }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "GET /livez /readyz /startupz /metrics /status; POST /drain /reload /release on the unix socket\n",
+                "GET /livez /readyz /startupz /metrics /status; POST /drain /reload /release /retry on the unix socket\n",
             ),
         }
     }

@@ -10,7 +10,7 @@
 use crate::nacos::model::{ConfigKey, Content};
 use crate::nacos::wire::md5_hex;
 use crate::os::publish;
-use crate::os::state::{SNAPSHOTS, others_write};
+use crate::os::state::others_write;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,11 +100,11 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Those in `state_dir/snapshots`; the folder is made when the first is saved.
+    /// Those in the folder of that name in `state_dir`; it is made when the first is saved.
     #[must_use]
-    pub fn new(state_dir: &Path) -> Self {
+    pub fn new(state_dir: &Path, name: &str) -> Self {
         Self {
-            folder: state_dir.join(SNAPSHOTS),
+            folder: state_dir.join(name),
             kept: Mutex::default(),
             swept: Mutex::default(),
             room: ROOM,
@@ -127,6 +127,11 @@ impl Snapshots {
         }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.get(key) == Some(&content.md5) {
+            return Ok(false);
+        }
+        // An earlier run may have kept it: a start at which nothing is new writes nothing.
+        if !kept.contains_key(key) && self.has(key, content) {
+            kept.insert(key.clone(), Arc::clone(&content.md5));
             return Ok(false);
         }
         self.make_folder()?;
@@ -201,11 +206,25 @@ impl Snapshots {
             .map_err(failed)
     }
 
+    /// Whether this very content is kept.
+    fn has(&self, key: &ConfigKey, content: &Content) -> bool {
+        matches!(self.read(key), Ok(Some(found)) if found.md5 == content.md5)
+    }
+
     /// The content that was kept; `None` when there is none.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the file is of another configuration, cut or altered.
     pub fn load(&self, key: &ConfigKey) -> Result<Option<Content>, Error> {
+        let content = self.read(key)?;
+        if let Some(content) = &content {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.insert(key.clone(), Arc::clone(&content.md5));
+        }
+        Ok(content)
+    }
+
+    fn read(&self, key: &ConfigKey) -> Result<Option<Content>, Error> {
         self.sweep(key);
         let path = self.path(key);
         let limit = u64::try_from(LIMIT + HEADER).unwrap_or(u64::MAX);
@@ -243,8 +262,6 @@ impl Snapshots {
         if header != Header::of(key, &content) {
             return Err(damaged("its header names another configuration"));
         }
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.insert(key.clone(), Arc::clone(&content.md5));
         Ok(Some(content))
     }
 
@@ -290,12 +307,12 @@ mod tests {
     #[test]
     fn what_is_saved_is_read_by_the_next_run_and_nobody_else() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Snapshots::new(&folder.path().join("state"));
+        let first = Snapshots::new(&folder.path().join("state"), "snapshots");
         assert_eq!(first.load(&key("a")).unwrap(), None);
         assert!(first.save(&key("a"), &content("one\ntwo")).unwrap());
         assert!(!first.save(&key("a"), &content("one\ntwo")).unwrap());
         assert!(first.save(&key("b"), &content("")).unwrap());
-        let next = Snapshots::new(&folder.path().join("state"));
+        let next = Snapshots::new(&folder.path().join("state"), "snapshots");
         assert_eq!(next.load(&key("a")).unwrap(), Some(content("one\ntwo")));
         assert_eq!(next.load(&key("b")).unwrap(), Some(content("")));
         assert_eq!(next.load(&key("c")).unwrap(), None);
@@ -310,7 +327,7 @@ mod tests {
     #[test]
     fn all_together_have_a_limit_and_the_oldest_that_nobody_wants_goes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let before = Snapshots::new(folder.path());
+        let before = Snapshots::new(folder.path(), "snapshots");
         for name in ["a", "b", "c"] {
             before
                 .save(&key(name), &content(&"x".repeat(1000)))
@@ -324,7 +341,7 @@ mod tests {
             file.unwrap().set_modified(written).unwrap();
         }
         let one = fs::metadata(before.path(&key("a"))).unwrap().len();
-        let mut now = Snapshots::new(folder.path());
+        let mut now = Snapshots::new(folder.path(), "snapshots");
         now.room = 3 * one;
         assert!(now.load(&key("a")).unwrap().is_some(), "it is used");
         now.save(&key("d"), &content(&"x".repeat(1000))).unwrap();
@@ -338,7 +355,7 @@ mod tests {
     #[test]
     fn a_snapshot_that_somebody_else_planted_is_never_delivered() {
         let folder = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::new(folder.path());
+        let snapshots = Snapshots::new(folder.path(), "snapshots");
         snapshots.save(&key("a"), &content("hello")).unwrap();
         let path = snapshots.path(&key("a"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o602)).unwrap();
@@ -356,7 +373,7 @@ mod tests {
     #[test]
     fn a_snapshot_that_was_altered_cut_or_swapped_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let snapshots = Snapshots::new(folder.path());
+        let snapshots = Snapshots::new(folder.path(), "snapshots");
         snapshots.save(&key("a"), &content("hello")).unwrap();
         snapshots.save(&key("b"), &content("hello")).unwrap();
         let (a, b) = (snapshots.path(&key("a")), snapshots.path(&key("b")));

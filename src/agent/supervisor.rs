@@ -19,6 +19,7 @@ use crate::os::state;
 use crate::os::state::StateDir;
 use crate::os::systemd;
 use crate::os::systemd::Watchdog;
+use crate::report::Problem;
 use crate::tasks::Tasks;
 use std::{
     io,
@@ -113,6 +114,7 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
             let (parts, services, known) = (parts.clone(), services.clone(), known.clone());
             let (settings, views) = (Arc::clone(&settings), targets.views());
             let settings_problems = Arc::clone(&settings_problems);
+            let trouble = targets.trouble();
             Box::new(move || {
                 let connection = parts.transport.connection().borrow().clone();
                 let mut known = known.borrow().as_deref().cloned().unwrap_or_default();
@@ -121,6 +123,7 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
                     .unwrap_or_else(PoisonError::into_inner)
                     .clone();
                 known.problems.splice(0..0, more);
+                known.problems.extend(trouble().map(forgetful));
                 let targets = views.borrow().clone();
                 status::picture(
                     epoch,
@@ -151,6 +154,18 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
     Ok(agent.live(&mut signals, commands).await)
 }
 
+/// That nothing outlives a restart, for `status`.
+fn forgetful(why: String) -> Problem {
+    Problem {
+        source: PathBuf::from("state_dir"),
+        place: None,
+        key: String::new(),
+        message: format!("what was reloaded and verified is not kept: {why}"),
+        help: Some("after a restart no reload that is due now is known; give the agent's user the right to write there".to_owned()),
+        excerpt: None,
+    }
+}
+
 struct Agent {
     parts: Parts,
     settings: Arc<Settings>,
@@ -160,7 +175,7 @@ struct Agent {
     targets: Arc<Targets>,
     known: watch::Receiver<Option<Arc<Known>>>,
     look: Look,
-    settings_problems: Arc<Mutex<Vec<crate::report::Problem>>>,
+    settings_problems: Arc<Mutex<Vec<Problem>>>,
     ready: bool,
 }
 
@@ -229,6 +244,12 @@ impl Agent {
                 let targets = Arc::clone(&self.targets);
                 self.parts.tasks.spawn("release", async move {
                     _ = answer.send(targets.release(service).await);
+                });
+            }
+            Command::Retry { path, answer } => {
+                let targets = Arc::clone(&self.targets);
+                self.parts.tasks.spawn("retry", async move {
+                    _ = answer.send(targets.retry(path).await);
                 });
             }
             Command::Addresses(answer) => {

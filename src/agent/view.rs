@@ -72,6 +72,7 @@ impl TargetState {
             Self::Applied => "applied",
             Self::Pending => "pending",
             Self::Rejected => "rejected",
+            Self::RolledBack => "rolled_back",
             Self::Held => "held",
             Self::Missing => "missing",
             Self::Unreachable => "unreachable",
@@ -79,7 +80,7 @@ impl TargetState {
     }
 }
 
-/// State of one target (the contract of `status --json`; `rolled_back` comes with verification).
+/// State of one target (the contract of `status --json`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetState {
     /// Nothing was fetched yet.
@@ -90,6 +91,8 @@ pub enum TargetState {
     Pending,
     /// The content is not valid; the last good one is kept.
     Rejected,
+    /// The application was not well with the content; the last good one is back.
+    RolledBack,
     /// The registry lists what the guard does not believe; the file keeps what it has.
     Held,
     /// The registry has no such configuration.

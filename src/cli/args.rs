@@ -82,6 +82,13 @@ pub(super) enum Verb {
         #[command(subcommand)]
         what: Holding,
     },
+    /// Try a file again at once: what was taken back, rejected or failed
+    Retry {
+        #[command(flatten)]
+        files: Files,
+        /// Its path, as the descriptor has it
+        path: PathBuf,
+    },
     /// Print completions for a shell
     Completions {
         /// Which one

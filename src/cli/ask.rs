@@ -150,6 +150,24 @@ pub(super) fn drain(flags: &Flags, around: &Surroundings, within: Duration) -> E
     }
 }
 
+/// `outrigger retry`.
+pub(super) fn retry(flags: &Flags, around: &Surroundings, path: &Path) -> End {
+    let socket = match socket(flags, around) {
+        Ok(socket) => socket,
+        Err(end) => return end,
+    };
+    let path = path.to_string_lossy();
+    let name = percent_encoding::utf8_percent_encode(&path, percent_encoding::NON_ALPHANUMERIC);
+    match agent(&socket, "POST", &format!("/retry?path={name}"), PATIENCE) {
+        Ok(_) => {
+            print("it is tried again; see outrigger status\n");
+            End::Done
+        }
+        Err(error @ Error::Refused(_)) => fail(End::Usage, &error),
+        Err(error) => fail(End::Unavailable, &error),
+    }
+}
+
 /// `outrigger release`.
 pub(super) fn release(flags: &Flags, around: &Surroundings, service: &str) -> End {
     let socket = match socket(flags, around) {

@@ -324,12 +324,16 @@ impl Voice {
         match state {
             "waiting" => self.say("wait a moment; it is being fetched", "请稍候，正在获取"),
             "pending" => self.say(
-                "mend the reload (the reason has its last words); it is tried again by itself",
-                "请修正重新加载的方式（原因中有其最后的输出）；会自动重试",
+                "mend what the reason names; it is tried again by itself, or at once with `outrigger retry PATH`",
+                "请修正原因中所指的问题；会自动重试，也可执行 `outrigger retry 路径` 立即重试",
             ),
             "rejected" => self.say(
                 "publish a content that is valid; until then the file keeps the last good one",
                 "请发布有效的内容；在此之前文件保持上一份有效内容",
+            ),
+            "rolled_back" => self.say(
+                "the application runs with the content before it: look at its own log, then publish a content it is well with; where it was the application itself, mend that and run `outrigger retry PATH` with the file's path",
+                "应用正以上一份内容运行：请查看应用自身的日志，然后发布应用能正常使用的内容；若问题在应用本身，修复后执行 `outrigger retry 路径`（该文件的路径）",
             ),
             "missing" => self.say(
                 "publish it, or mend data_id, group or namespace in the descriptor; public is the empty namespace, others go by their id",

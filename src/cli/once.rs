@@ -57,8 +57,9 @@ pub(super) fn once(
         }
     };
     for kept in wanted.iter_mut().flat_map(|(_, kept)| kept) {
-        // Nobody runs yet who could be told.
+        // Nobody runs yet who could be told, or asked.
         kept.target_mut().reload = None;
+        kept.target_mut().verify = None;
     }
     // Beside a running agent it would write files whose reload nobody hears of.
     let _taken = match StateDir::take(&settings.state_dir) {

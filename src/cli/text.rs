@@ -39,7 +39,7 @@ impl Paint {
     pub(super) fn state(self, state: &str) -> String {
         let code = match state {
             "registered" | "applied" | "connected" => "32",
-            "unhealthy" | "refused" | "rejected" | "unreachable" => "31",
+            "unhealthy" | "refused" | "rejected" | "rolled_back" | "unreachable" => "31",
             "drained" => "2",
             _ => "33",
         };

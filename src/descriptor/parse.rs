@@ -12,7 +12,7 @@ use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
     Address, AddressRules, Cidr, Command, Config, Descriptor, Fleet, FleetThen, Format, Heartbeat,
     OnAbsent, OnFailure, Owner, Pacing, Probe, ProbeKind, Process, Reload, Service, Splay, SplayBy,
-    Target, Validate, Written,
+    Target, Validate, Verify, VerifyKind, Written,
 };
 use super::url;
 use crate::authority;
@@ -20,7 +20,7 @@ use crate::foreign::Foreign;
 use crate::report::Problem;
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -422,10 +422,6 @@ impl<'a> Context<'a> {
         on_absent: OnAbsent,
         default_mode: u32,
     ) -> Target {
-        fields.not_yet(
-            "verify",
-            "leave it out; `validate` checks a content before it replaces the file",
-        );
         let reload = fields.get("reload").and_then(|value| self.reload(&value));
         let (reload, pacing) =
             reload.map_or_else(Default::default, |(reload, pacing)| (Some(reload), pacing));
@@ -452,6 +448,7 @@ impl<'a> Context<'a> {
                 .and_then(|value| self.validate(&value)),
             reload,
             pacing,
+            verify: fields.get("verify").and_then(|value| self.verify(&value)),
         }
     }
 
@@ -602,6 +599,52 @@ impl<'a> Context<'a> {
             wait,
             then: then.unwrap_or(FleetThen::Reload),
         })
+    }
+
+    fn verify(&self, value: &Value<'_>) -> Option<Verify> {
+        let example = "verify: { tcp: 127.0.0.1:8080 }, { http: \"http://127.0.0.1:8080/health\" } or { exec: [...] }";
+        let mut fields = value.fields(example)?;
+        let form = fields.exactly_one(&["tcp", "http", "exec"], example);
+        let within = fields
+            .get("within")
+            .and_then(|value| value.duration(TIMEOUTS));
+        let verify = form.and_then(|name| {
+            let value = fields.get(name)?;
+            let mut timeout = Duration::from_secs(2);
+            let kind = if name == "exec" {
+                fields.idle(&["status", "body"], name);
+                let command = self.own_command(&value, &mut fields)?;
+                timeout = command.timeout;
+                VerifyKind::Exec(command)
+            } else {
+                if let Some(value) = fields.get("timeout") {
+                    timeout = value.duration(TIMEOUTS)?;
+                }
+                fields.idle(&["run_as"], name);
+                if name == "tcp" {
+                    fields.idle(&["status", "body"], name);
+                    VerifyKind::Tcp(socket_address(&value)?)
+                } else {
+                    let status = fields.get("status");
+                    let status = status.and_then(|value| value.integer("a status", 100..=599));
+                    let body = fields.get("body").and_then(|value| value.any_text());
+                    VerifyKind::Http {
+                        url: url::whole(&value, "http: \"http://127.0.0.1:8080/health\"")?,
+                        status: status.and_then(|status| u16::try_from(status).ok()),
+                        body,
+                    }
+                }
+            };
+            Some(Verify {
+                kind,
+                timeout,
+                within: within.unwrap_or(Duration::from_secs(30)),
+            })
+        });
+        if form.is_some() {
+            fields.finish();
+        }
+        verify
     }
 
     /// `exec` with the `timeout` and `run_as` beside it.
@@ -1000,6 +1043,17 @@ fn signal(value: &Value<'_>) -> Option<String> {
     value.wrong(format!("`{}` is not a signal", Foreign::new(text)), &help)
 }
 
+fn socket_address(value: &Value<'_>) -> Option<SocketAddr> {
+    let text = value.text()?;
+    match text.parse() {
+        Ok(address) => Some(address),
+        Err(_) => value.wrong(
+            format!("`{}` is not an address with a port", Foreign::new(text)),
+            "write 127.0.0.1:8080",
+        ),
+    }
+}
+
 fn process(fields: &mut Fields<'_>) -> Option<Process> {
     let example = "pid_file: /run/app/pid, or process: /usr/sbin/nginx, beside the signal";
     let name = fields.exactly_one(&["pid_file", "process"], example)?;
@@ -1235,15 +1289,55 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_in_a_verification_is_named_with_the_next_step() {
+        let said = |keys: &str| messages(target(&format!("verify: {{ {keys} }}"))).join("; ");
+        for (keys, words) in [
+            (
+                "tcp: 8080",
+                "`8080` is not an address with a port (write 127.0.0.1:8080)",
+            ),
+            (
+                "tcp: 127.0.0.1:80, status: 200",
+                "status: means nothing beside `tcp`",
+            ),
+            ("http: \"unix:/x\"", "`unix:/x` is not a URL"),
+            (
+                "http: \"http://u:p@h/\"",
+                "credentials do not belong in a URL",
+            ),
+            ("http: \"http://h/\", status: 99", "status"),
+            ("exec: check", "expected a list"),
+            ("exec: [a], body: UP", "body: means nothing beside `exec`"),
+            ("tcp: 127.0.0.1:80, within: 0s", "within"),
+            ("tcp: 127.0.0.1:80, exec: [a]", "exclude one another"),
+        ] {
+            let said = said(keys);
+            assert!(
+                said.contains(words) && !said.contains("u:p"),
+                "{keys}: {said}"
+            );
+        }
+        let exec = target("verify: { exec: [a], timeout: 3s }").unwrap().verify;
+        let exec = exec.unwrap();
+        assert_eq!(
+            (exec.timeout, exec.within),
+            (Duration::from_secs(3), Duration::from_secs(30))
+        );
+    }
+
+    #[test]
     fn every_form_and_default_in_the_tables_of_the_document_is_right() {
         let document = document("docs/descriptors.md");
-        let forms: Vec<_> = document
-            .lines()
-            .filter_map(|line| line.strip_prefix("| `{ ")?.split("` |").next())
-            .collect();
-        assert_eq!(forms.len(), 4);
-        for form in forms {
-            target(&format!("reload: {{ {form}")).unwrap();
+        let (before, after) = document.split_once("### `verify`").unwrap();
+        for (key, part, count) in [("reload", before, 4), ("verify", after, 3)] {
+            let forms: Vec<_> = part
+                .lines()
+                .filter_map(|line| line.strip_prefix("| `{ ")?.split("` |").next())
+                .collect();
+            assert_eq!(forms.len(), count);
+            for form in forms {
+                target(&format!("{key}: {{ {form}")).unwrap();
+            }
         }
         let service_part = document.split("## `configs`").next().unwrap();
         for line in service_part.lines().filter(|line| line.starts_with("| `")) {
@@ -1300,6 +1394,7 @@ configs:
     max_size: 1024
     validate: { exec: [nginx, -t, -c, "{staged}"], timeout: 10s, run_as: www-data }
     reload: { http: "https://127.0.0.1:9000/reload?x", method: PUT, timeout: 1s }
+    verify: { http: "http://127.0.0.1:8080/health", status: 204, body: UP, timeout: 1s, within: 5s }
 "#;
         let text = if cfg!(feature = "tls") {
             text.to_owned()
@@ -1355,6 +1450,16 @@ configs:
         );
         assert!(
             matches!(&config.target.reload, Some(Reload::Http { method, .. }) if method == "PUT")
+                && config.target.verify
+                    == Some(Verify {
+                        kind: VerifyKind::Http {
+                            url: "http://127.0.0.1:8080/health".to_owned(),
+                            status: Some(204),
+                            body: Some("UP".to_owned()),
+                        },
+                        timeout: Duration::from_secs(1),
+                        within: Duration::from_secs(5),
+                    })
         );
     }
 
@@ -1617,10 +1722,11 @@ configs:
           10 |     reload: { signal: SIGHUP, timeout: 5s }
              |                               ^^^^^^^
           help: leave it out
-        conf.d/orders.yaml:11:5: configs[0].verify: not in this version
+        conf.d/orders.yaml:11:13: configs[0].verify: names none of `tcp`, `http` and `exec`
           11 |     verify: {}
-             |     ^^^^^^
-          help: leave it out; `validate` checks a content before it replaces the file
+             |             ^
+          help: write verify: { tcp: 127.0.0.1:8080 }, { http: "http://127.0.0.1:8080/health" } or { exec:
+                [...] }
         conf.d/orders.yaml:12:5: configs[0].dataid: unknown key
           12 |     dataid: x
              |     ^^^^^^

@@ -663,11 +663,6 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A key of a later version: written, it is refused with what to do instead.
-    pub(super) fn not_yet(&mut self, name: &'static str, help: &str) {
-        self.elsewhere(name, "not in this version", help);
-    }
-
     /// A key that other entries have and this one cannot: written, it is refused with what to do instead.
     pub(super) fn elsewhere(&mut self, name: &'static str, message: &str, help: &str) {
         self.asked.push(name);

@@ -1,7 +1,13 @@
 //! What an operator wants, complete: every default filled in, every value checked; made by reading, never by hand elsewhere.
 
 use crate::report::Place;
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 /// One file of `conf.d` (or the service described by `OUTRIGGER_SERVICE` and its fellows).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -391,6 +397,8 @@ pub struct Target {
     pub reload: Option<Reload>,
     /// When that may begin.
     pub pacing: Pacing,
+    /// Asked after that; when it fails the file gets the last good content back.
+    pub verify: Option<Verify>,
 }
 
 /// `user`, `user:group` or `:group`; names or numbers.
@@ -435,6 +443,47 @@ pub enum Format {
     Properties,
     /// Well-formed XML without a document type declaration.
     Xml,
+}
+
+/// How it is found out whether the application is well with its new file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verify {
+    /// What is done.
+    pub kind: VerifyKind,
+    /// For one try; 2 s when not written (a command has its own, 30 s).
+    pub timeout: Duration,
+    /// How long it may take from the reload until a try passes; 30 s when not written.
+    pub within: Duration,
+}
+
+/// What is done to find that out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VerifyKind {
+    /// It takes a connection.
+    Tcp(SocketAddr),
+    /// GET.
+    Http {
+        /// `http://` or `https://`.
+        url: String,
+        /// What it must answer; any 2xx when not written.
+        status: Option<u16>,
+        /// What its answer must contain.
+        body: Option<String>,
+    },
+    /// A command; exit code 0 passes.
+    Exec(Command),
+}
+
+impl VerifyKind {
+    /// What it is called in a descriptor.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Http { .. } => "http",
+            Self::Exec(_) => "exec",
+        }
+    }
 }
 
 /// How the application hears that its file changed.

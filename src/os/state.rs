@@ -77,7 +77,7 @@ impl StateDir {
     /// # Errors
     /// [`Error`].
     pub fn take(path: &Path) -> Result<Self, Error> {
-        Self::take_for(AGENT, path, &[SNAPSHOTS])
+        Self::take_for(AGENT, path, &[SNAPSHOTS, GOOD, LEDGER])
     }
 
     /// Makes a folder for a tenant of that name, who believes what lies in it under these names, and takes it.
@@ -159,6 +159,10 @@ impl StateDir {
 const AGENT: &str = "agent";
 /// The folder of snapshots in the state directory.
 pub const SNAPSHOTS: &str = "snapshots";
+/// The folder of contents that files may have to get back.
+pub const GOOD: &str = "good";
+/// What was written, told and verified.
+pub const LEDGER: &str = "ledger";
 
 /// Makes a folder, 0700, with its parents, that must be our own user's.
 ///

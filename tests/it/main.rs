@@ -46,6 +46,7 @@ mod support;
 mod switches;
 #[cfg(feature = "tls")]
 mod tls;
+mod transaction;
 mod udp;
 mod v2;
 mod v3;

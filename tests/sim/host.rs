@@ -6,7 +6,7 @@
 use crate::cluster::server;
 use crate::wire::{CallId, Caller, LONG_POLL, Letter, Wire};
 use outrigger::agent::gate::{self, Gate, Patience};
-use outrigger::agent::materialize::{self, Group, Outcome, Rules, Slot};
+use outrigger::agent::materialize::{self, Group, Memory, Outcome, Past, Rules, Slot};
 use outrigger::agent::registrar::{self, Failure, Registrar};
 use outrigger::backoff::Dice;
 use outrigger::descriptor::spec::{Address, AddressRules, Heartbeat, OnAbsent, OnFailure, Service};
@@ -47,8 +47,12 @@ pub(crate) enum Happening {
     Wake,
     /// The gate of a service is.
     Probe(usize),
-    /// A file was looked at, and perhaps written.
-    Put(usize, Slot, Option<Content>),
+    /// A file was looked at, and its content perhaps made ready.
+    Stage(usize, Slot, Option<Content>),
+    /// What is ready was put in place.
+    Swap(usize, Slot),
+    /// What is to be remembered is on the disk.
+    Kept(usize, u64),
     /// A reload has reached its application, or has not.
     Reload(usize),
     /// Files are looked at though nothing happened.
@@ -91,8 +95,6 @@ pub(crate) struct File {
     pub(crate) by: u32,
     /// What the application has loaded.
     pub(crate) loaded: Option<String>,
-    /// A killed agent had written what its application was not told: nothing remembers that over a restart yet.
-    pub(crate) untold: bool,
     /// What the laws expect of file and application they may ask for from then on.
     pub(crate) due: Moment,
     pub(crate) reload_due: Moment,
@@ -111,6 +113,9 @@ pub(crate) struct Host {
     /// The last agent ended in order.
     pub(crate) left: bool,
     snapshots: BTreeMap<String, String>,
+    /// What agents have kept of their targets, and the contents to go back to.
+    ledger: BTreeMap<Slot, Memory>,
+    good: BTreeMap<Slot, Content>,
     /// While stopped: what waits until it goes on.
     stopped: Option<Vec<super::wire::Happening>>,
     wake_at: Option<Moment>,
@@ -184,8 +189,12 @@ pub(crate) struct Agent {
     tickets: Ticket,
     reads: u32,
     leaving: bool,
-    /// What is being written, in case the agent is killed.
-    putting: Vec<(usize, Slot, Option<Content>)>,
+    /// What can be put in place, and what is being put there, in case the agent is killed.
+    staged: BTreeMap<Slot, Option<Content>>,
+    swapping: Vec<Slot>,
+    /// What is being kept, one after the other.
+    keeping: Vec<(u64, Vec<(Slot, Memory)>)>,
+    kept_at: Moment,
     dice: Dice,
     /// Instances about which something is being said.
     talked_of: BTreeSet<InstanceKey>,
@@ -276,6 +285,8 @@ impl Host {
             disk_works: true,
             left: true,
             snapshots: BTreeMap::new(),
+            ledger: BTreeMap::new(),
+            good: BTreeMap::new(),
             stopped: None,
             wake_at: None,
             size,
@@ -316,6 +327,10 @@ impl Host {
         self.life += 1;
         self.left = false;
         wire.note(|| format!("host {}  the agent starts", self.number));
+        for file in &mut self.files {
+            // A reload that its predecessor left due waits for word of the file, but not for long.
+            file.reload_due = file.reload_due.max(wire.now + Duration::from_secs(6));
+        }
         let mut dice = Dice::new(wire.dice.seed());
         // As `nacos::http::start` and `Targets::start` seed theirs.
         let seed = dice.seed();
@@ -338,7 +353,10 @@ impl Host {
             tickets: 0,
             reads: 0,
             leaving: false,
-            putting: Vec::new(),
+            staged: BTreeMap::new(),
+            swapping: Vec::new(),
+            keeping: Vec::new(),
+            kept_at: Moment::ZERO,
             dice,
             talked_of: BTreeSet::new(),
         };
@@ -366,12 +384,19 @@ impl Host {
         let Some(agent) = &mut self.agent else { return };
         for (slot, file) in self.files.iter().enumerate() {
             let rules = Rules {
+                name: file.data_id.as_str().into(),
                 on_absent: file.on_absent,
                 max_size: 1 << 20,
                 may_relent: false,
+                verifies: false,
             };
             let slot = Slot(slot as u64);
-            agent.groups[file.group].handle(wire.now, materialize::Event::Wanted { slot, rules });
+            let past = Box::new(Past {
+                memory: self.ledger.get(&slot).cloned().unwrap_or_default(),
+                good: self.good.get(&slot).cloned(),
+            });
+            let event = materialize::Event::Wanted { slot, rules, past };
+            agent.groups[file.group].handle(wire.now, event);
         }
         let keys: BTreeSet<ConfigKey> = self
             .files
@@ -402,18 +427,22 @@ impl Host {
 
     /// `kill -9`: the machines are gone, the disk is as it is; what was being written is there or not.
     pub(crate) fn crash(&mut self, wire: &mut Wire) {
-        let Some(agent) = self.agent.take() else {
+        let Some(mut agent) = self.agent.take() else {
             return;
         };
         wire.note(|| format!("host {}  the agent is killed", self.number));
         self.stopped = None;
-        for (_, slot, content) in agent.putting {
+        for slot in agent.swapping {
+            let content = agent.staged.remove(&slot);
             if wire.chance(0.5) {
-                self.put(wire, slot, content.as_ref());
+                self.swap(wire, slot, content.expect("it is ready").as_ref());
             }
         }
-        for file in &mut self.files {
-            file.untold |= file.content != file.loaded;
+        for (_, memories) in agent.keeping {
+            if wire.chance(0.5) {
+                break;
+            }
+            self.ledger.extend(memories);
         }
         for wanted in &mut self.services {
             let held = std::mem::take(&mut wanted.held);
@@ -586,13 +615,27 @@ impl Host {
                         return;
                     }
                 }
-                Happening::Put(group, slot, content) => {
-                    let outcome = self.put(wire, slot, content.as_ref());
+                Happening::Stage(group, slot, content) => {
+                    let outcome = self.stage(slot, content);
                     let Some(agent) = &mut self.agent else { return };
-                    let at = agent.putting.iter().position(|put| put.1 == slot);
-                    agent.putting.swap_remove(at.expect("it was begun"));
                     let event = materialize::Event::Done { slot, outcome };
                     agent.groups[group].handle(wire.now, event);
+                }
+                Happening::Swap(group, slot) => {
+                    let Some(agent) = &mut self.agent else { return };
+                    agent.swapping.retain(|swapping| *swapping != slot);
+                    let content = agent.staged.remove(&slot).expect("it is ready");
+                    self.swap(wire, slot, content.as_ref());
+                    let Some(agent) = &mut self.agent else { return };
+                    let outcome = Outcome::Swapped;
+                    let event = materialize::Event::Done { slot, outcome };
+                    agent.groups[group].handle(wire.now, event);
+                }
+                Happening::Kept(group, number) => {
+                    let Some(agent) = &mut self.agent else { return };
+                    let (_, memories) = agent.keeping.remove(0);
+                    self.ledger.extend(memories);
+                    agent.groups[group].handle(wire.now, materialize::Event::Kept(number));
                 }
                 Happening::Reload(group) => {
                     let outcome = self.reload(wire, group);
@@ -1114,10 +1157,6 @@ impl Host {
 
     fn ended_in_order(&mut self) {
         self.left = true;
-        for file in &mut self.files {
-            // Its last write may not have been told: see `File::untold`.
-            file.untold |= file.content != file.loaded;
-        }
     }
 
     // -- files: agent/targets.rs
@@ -1175,16 +1214,30 @@ impl Host {
     fn perform_group(&mut self, wire: &mut Wire, group: usize, effect: materialize::Effect) {
         let Some(agent) = &mut self.agent else { return };
         match effect {
-            materialize::Effect::Apply { slot, content } => {
-                agent.putting.push((group, slot, Some(content.clone())));
+            materialize::Effect::Stage { slot, content, .. } => {
                 let wait = wire.millis(1, 20);
-                self.after(wire, wait, Happening::Put(group, slot, Some(content)));
+                self.after(wire, wait, Happening::Stage(group, slot, content));
             }
-            materialize::Effect::Remove { slot } => {
-                agent.putting.push((group, slot, None));
+            materialize::Effect::Discard { slot } => _ = agent.staged.remove(&slot),
+            materialize::Effect::Keep { number, memories } => {
+                agent.keeping.push((number, memories));
+                // One file, one write after the other.
+                agent.kept_at = agent.kept_at.max(wire.now) + wire.millis(1, 10);
+                let wait = agent.kept_at - wire.now;
+                self.after(wire, wait, Happening::Kept(group, number));
+            }
+            materialize::Effect::Swap { slot } => {
+                agent.swapping.push(slot);
                 let wait = wire.millis(1, 20);
-                self.after(wire, wait, Happening::Put(group, slot, None));
+                self.after(wire, wait, Happening::Swap(group, slot));
             }
+            materialize::Effect::Commit { slot, content, .. } => {
+                let data_id = self.files[slot.0 as usize].data_id.clone();
+                self.snapshots.insert(data_id, text(&content));
+                self.good.insert(slot, content);
+            }
+            // No file of these hosts asks for one.
+            materialize::Effect::Verify { .. } => {}
             materialize::Effect::Reload => {
                 let wait = wire.millis(5, 500);
                 self.after(wire, wait, Happening::Reload(group));
@@ -1201,42 +1254,38 @@ impl Host {
         }
     }
 
-    /// Looks at a file and puts it in place, at one instant: a reader sees the old content or the new one.
-    fn put(&mut self, wire: &mut Wire, slot: Slot, wanted: Option<&Content>) -> Outcome {
-        let number = self.number;
-        let life = self.life;
+    /// Looks at a file, and makes a content ready where it is another one.
+    fn stage(&mut self, slot: Slot, wanted: Option<Content>) -> Outcome {
+        let file = &mut self.files[slot.0 as usize];
+        if file.content == wanted.as_ref().map(text) {
+            file.by = self.life;
+            return Outcome::Unchanged;
+        }
+        if !self.disk_works {
+            return Outcome::Failed("no space left on device".to_owned());
+        }
+        if let Some(agent) = &mut self.agent {
+            agent.staged.insert(slot, wanted);
+        }
+        Outcome::Staged
+    }
+
+    /// Puts what is ready in place, at one instant: a reader sees the old content or the new one.
+    fn swap(&mut self, wire: &mut Wire, slot: Slot, wanted: Option<&Content>) {
+        let (number, life) = (self.number, self.life);
         let file = &mut self.files[slot.0 as usize];
         let before = std::mem::replace(&mut file.by, life);
         let new = wanted.map(text);
-        if file.content == new {
-            if let Some(text) = new {
-                self.snapshots.insert(file.data_id.clone(), text);
-                return Outcome::Unchanged;
-            }
-            return Outcome::NothingThere;
-        }
-        if !self.disk_works {
-            file.by = before;
-            return Outcome::Failed("no space left on device".to_owned());
-        }
         wire.note(|| {
             format!(
                 "host {number}  file {}: {:?} -> {new:?}",
                 slot.0, file.content
             )
         });
-        let old = std::mem::replace(&mut file.content, new.clone());
+        let old = std::mem::replace(&mut file.content, new);
         file.reload_due = file.reload_due.max(wire.now + Duration::from_secs(6));
         // An agent that was started anew knows nothing of what its predecessor had, and believes the first server it asks.
         super::laws::replaced(wire, file, old.as_deref(), before == life);
-        let file = &self.files[slot.0 as usize];
-        match new {
-            Some(text) => {
-                self.snapshots.insert(file.data_id.clone(), text);
-                Outcome::Written
-            }
-            None => Outcome::Removed,
-        }
     }
 
     fn reload(&mut self, wire: &mut Wire, group: usize) -> Result<(), String> {
@@ -1252,7 +1301,6 @@ impl Host {
     pub(crate) fn load(&mut self, group: usize) {
         for file in self.files.iter_mut().filter(|file| file.group == group) {
             file.loaded.clone_from(&file.content);
-            file.untold = false;
         }
     }
 }

@@ -270,7 +270,7 @@ fn look_at_file(wire: &mut Wire, cluster: &Cluster, host: &Host, file: &File) {
             });
         }
     }
-    let is_told = file.loaded == file.content || file.untold || !host.reloads[file.group];
+    let is_told = file.loaded == file.content || !host.reloads[file.group];
     if wire.now >= file.reload_due.max(file.due) && !is_told {
         let (number, data_id) = (host.number, &file.data_id);
         let (is, should) = (&file.loaded, &file.content);

@@ -385,7 +385,6 @@ pub(crate) fn file(number: usize, group: usize, removes: bool) -> File {
         had: std::collections::BTreeSet::new(),
         by: 0,
         loaded: None,
-        untold: false,
         due: s(20),
         reload_due: s(20),
     }
