@@ -1265,10 +1265,7 @@ mod tests {
                 ", at_most_every: 1ms",
                 "reload.at_most_every: 1ms is too short",
             ),
-            (
-                ", splay: { by: host }",
-                "reload.splay: lacks the key `up_to`",
-            ),
+            (", splay: { by: host }", "reload.splay: `up_to` is missing"),
             (
                 ", splay: { up_to: 1s, by: hosts }",
                 "reload.splay.by: `hosts` is none of host, chance (did you mean `host`?)",
