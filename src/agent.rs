@@ -1,6 +1,7 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
 pub mod admin;
+mod applications;
 pub mod catalog;
 mod following;
 pub mod formats;

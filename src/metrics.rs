@@ -39,6 +39,10 @@ pub struct Metrics {
     pub verifications: Family<Outcome, Counter>,
     /// Times a file got the last good content back.
     pub rollbacks: Counter,
+    /// Applications whose reload is due and waits for its splay, its pause or its turn.
+    pub reloads_waiting: Gauge,
+    /// Turns in a fleet (`what` is `fleet`), by outcome (`held given_up`).
+    pub turns: Family<Outcome, Counter>,
     /// Lists of instances that the guard holds now.
     pub lists_held: Gauge,
     /// Reads of `conf.d` that found a mistake.
@@ -92,6 +96,16 @@ impl Metrics {
             "rollbacks",
             "Times a file got the last good content back",
             self.rollbacks.clone(),
+        );
+        registry.register(
+            "reloads_waiting",
+            "Applications whose reload is due and waits for its splay, pause or turn",
+            self.reloads_waiting.clone(),
+        );
+        registry.register(
+            "turns",
+            "Turns to reload in a fleet, by outcome",
+            self.turns.clone(),
         );
         registry.register(
             "lists_held",

@@ -572,8 +572,6 @@ pub struct Owner {
 /// The ticket as an instance; over HTTP v1 the registry keeps it so long after its owner fell silent that his reload is over.
 #[must_use]
 pub fn instance(owner: &Owner, ticket: &Ticket) -> Instance {
-    let bits = owner.address.to_be_bytes();
-    let [first, second, third, fourth, high, low, ..] = bits;
     let stage = STAGES.iter().find(|(_, stage)| *stage == ticket.stage);
     let longest = owner.longest.min(MOST_LONGEST);
     let silence = longest + FRESH;
@@ -590,11 +588,7 @@ pub fn instance(owner: &Owner, ticket: &Ticket) -> Instance {
         (preserved::IP_DELETE_TIMEOUT, ms(silence)),
     ];
     Instance {
-        key: InstanceKey {
-            service: owner.line.clone(),
-            ip: Ipv4Addr::new(240 | (first & 0x0f), second, third, fourth.clamp(1, 254)).into(),
-            port: u16::from_be_bytes([high, low]).max(1),
-        },
+        key: key(owner),
         cluster: "DEFAULT".into(),
         // Nobody is to be sent there.
         weight: 0.0,
@@ -605,6 +599,17 @@ pub fn instance(owner: &Owner, ticket: &Ticket) -> Instance {
             .into_iter()
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
+    }
+}
+
+/// Where the owner's tickets are listed.
+#[must_use]
+pub fn key(owner: &Owner) -> InstanceKey {
+    let [first, second, third, fourth, high, low, ..] = owner.address.to_be_bytes();
+    InstanceKey {
+        service: owner.line.clone(),
+        ip: Ipv4Addr::new(240 | (first & 0x0f), second, third, fourth.clamp(1, 254)).into(),
+        port: u16::from_be_bytes([high, low]).max(1),
     }
 }
 
