@@ -1,6 +1,7 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
 pub mod admin;
+mod applications;
 pub mod catalog;
 mod composing;
 pub mod contents;
@@ -9,10 +10,12 @@ mod following;
 pub mod formats;
 pub mod gate;
 pub mod guard;
+pub mod lease;
 pub mod ledger;
 pub mod locate;
 pub mod materialize;
 pub mod neighbours;
+pub mod pacing;
 mod placing;
 pub mod probe;
 pub mod registrar;

@@ -41,6 +41,10 @@ pub struct Metrics {
     pub rollbacks: Counter,
     /// Files that somebody else had changed, by what was done (`what` is `file`; `repaired reported`).
     pub drifts: Family<Outcome, Counter>,
+    /// Applications whose reload is due and waits for its splay, its pause or its turn.
+    pub reloads_waiting: Gauge,
+    /// Turns in a fleet (`what` is `fleet`), by outcome (`held given_up`).
+    pub turns: Family<Outcome, Counter>,
     /// Lists of instances that the guard holds now.
     pub lists_held: Gauge,
     /// Reads of `conf.d` that found a mistake.
@@ -99,6 +103,16 @@ impl Metrics {
             "drifts",
             "Files that somebody else had changed, by what was done",
             self.drifts.clone(),
+        );
+        registry.register(
+            "reloads_waiting",
+            "Applications whose reload is due and waits for its splay, pause or turn",
+            self.reloads_waiting.clone(),
+        );
+        registry.register(
+            "turns",
+            "Turns to reload in a fleet, by outcome",
+            self.turns.clone(),
         );
         registry.register(
             "lists_held",

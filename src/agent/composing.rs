@@ -9,7 +9,7 @@
 use super::Parts;
 use super::contents;
 use super::deciphering;
-use super::materialize::{LONGEST, QUIET, Slot};
+use super::materialize::Slot;
 use super::snapshot::Snapshots;
 use crate::backoff::Backoff;
 use crate::descriptor::spec::{Config, MadeOf, Part, Template};
@@ -27,6 +27,10 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 /// Length of each queue; whoever finds one full waits.
 const QUEUE: usize = 16;
+/// A burst of several configurations is over when nothing new came for this long: as a group's, when nothing else is written.
+const QUIET: Duration = Duration::from_millis(50);
+/// A burst is not waited for longer than this.
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// What is known of a configuration.
 #[derive(Clone, Debug, Default, PartialEq)]

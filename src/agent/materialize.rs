@@ -11,7 +11,7 @@
 //! ```
 //!
 //! What becomes known of a configuration makes its target *due*. A target that is alone in its group and had a rest is staged at
-//! once; otherwise when nothing new came for [`QUIET`] (or [`LONGEST`] after the first). Nothing is swapped before all that are
+//! once; otherwise when nothing new came for `quiet` (or `longest` after the first). Nothing is swapped before all that are
 //! due are staged and valid. One that is not valid, or cannot be staged, holds the others: their files stay, and they say what they
 //! wait for. One of which the registry has nothing, or cannot be asked, holds nobody.
 //!
@@ -30,7 +30,7 @@
 //! changes, unless its validator is a command, whose mind may change: then with growing waits.
 
 use crate::backoff::{Backoff, Dice, Pace};
-use crate::descriptor::spec::OnAbsent;
+use crate::descriptor::spec::{OnAbsent, Pacing};
 use crate::machine::{Machine, Moment};
 use crate::nacos::model::{ConfigState, Content};
 use serde::{Deserialize, Serialize};
@@ -42,10 +42,6 @@ use std::{
 
 use super::view::TargetState;
 
-/// A burst is over when nothing new came for this long.
-pub const QUIET: Duration = Duration::from_millis(50);
-/// A burst is not waited for longer than this after its first change.
-pub const LONGEST: Duration = Duration::from_millis(500);
 /// A due reload does not wait longer than this for other targets of the group (a validator may take half a minute), nor for word of
 /// a target whose reload an earlier run left due.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -199,6 +195,8 @@ pub enum Event {
     },
     /// What [`Effect::Keep`] of this number (and of all lower ones) said is kept, as well as can be.
     Kept(u64),
+    /// Answers [`Effect::Ask`]: the application may be told now.
+    Turn,
     /// Answers [`Effect::Reload`]; an error is one sentence.
     Reloaded(Result<(), String>),
     /// Answers [`Effect::Verify`]; an error is one sentence.
@@ -263,7 +261,16 @@ pub enum Effect {
         /// Target.
         slot: Slot,
     },
-    /// Tell the application; exactly one [`Event::Reloaded`] answers.
+    /// The application is to be told as soon as it may be; exactly one [`Event::Turn`] answers.
+    Ask {
+        /// Whether the group is only starting.
+        is_first: bool,
+        /// Whether files went back because the application was not well.
+        is_return: bool,
+    },
+    /// Answers [`Event::Turn`]: not now; it is asked again.
+    Pass,
+    /// Answers [`Event::Turn`]: tell the application of what is in the files; exactly one [`Event::Reloaded`] answers.
     Reload,
     /// Ask the application how it is, until it is well or its time is over; an [`Event::Verified`] answers. One that is under way
     /// is of no interest any more.
@@ -307,6 +314,12 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Group {
     has_reload: bool,
+    /// A burst is over when nothing new came for this long.
+    quiet: Duration,
+    /// A burst is not waited for longer than this after its first change.
+    longest: Duration,
+    /// Whether all was as wanted once.
+    is_settled: bool,
     targets: BTreeMap<Slot, Target>,
     /// Of targets that were let go: what their application was not told.
     gone: BTreeMap<Slot, Memory>,
@@ -338,8 +351,8 @@ struct Burst {
 }
 
 impl Burst {
-    fn ends(&self) -> Moment {
-        (self.last + QUIET).min(self.first + LONGEST)
+    fn ends(&self, quiet: Duration, longest: Duration) -> Moment {
+        (self.last + quiet).min(self.first + longest)
     }
 }
 
@@ -359,6 +372,8 @@ struct Reload {
     at: Moment,
     /// Since when it is due.
     since: Moment,
+    /// Whether the turn was asked for.
+    asked: bool,
     /// Whose files the one under way covers.
     running: Option<BTreeSet<Slot>>,
     /// Why the last one failed.
@@ -487,8 +502,12 @@ impl Group {
     /// An empty group. `seed` decides all its waits; without a reload nobody is told.
     #[must_use]
     pub fn new(has_reload: bool, seed: u64) -> Self {
+        let pacing = Pacing::default();
         Self {
             has_reload,
+            quiet: pacing.quiet,
+            longest: pacing.longest,
+            is_settled: false,
             targets: BTreeMap::new(),
             gone: BTreeMap::new(),
             burst: None,
@@ -502,6 +521,7 @@ impl Group {
             reload: Reload {
                 at: Moment::ZERO,
                 since: Moment::ZERO,
+                asked: false,
                 running: None,
                 failed: None,
                 backoff: Backoff::new(Pace::RELOAD, seed),
@@ -516,6 +536,14 @@ impl Group {
             dice: Dice::new(!seed),
             due: VecDeque::new(),
         }
+    }
+
+    /// With other bounds of a burst than the usual ones.
+    #[must_use]
+    pub fn with_bursts(mut self, pacing: &Pacing) -> Self {
+        self.quiet = pacing.quiet;
+        self.longest = pacing.longest;
+        self
     }
 
     fn verifies(&self) -> bool {
@@ -537,7 +565,7 @@ impl Group {
     ///
     /// A target that is alone in its group has nobody to wait for: its first change after a rest is put in place at once.
     fn stir(&mut self, now: Moment) {
-        let rested = self.stirred.is_none_or(|last| now > last + LONGEST);
+        let rested = self.stirred.is_none_or(|last| now > last + self.longest);
         self.stirred = Some(now);
         if rested && self.targets.len() == 1 {
             return;
@@ -578,7 +606,11 @@ impl Group {
             | Effect::Swap { slot: whose }
             | Effect::Commit { slot: whose, .. }
             | Effect::Tell { slot: whose, .. } => *whose != slot,
-            Effect::Keep { .. } | Effect::Reload | Effect::Verify { .. } => true,
+            Effect::Keep { .. }
+            | Effect::Ask { .. }
+            | Effect::Pass
+            | Effect::Reload
+            | Effect::Verify { .. } => true,
         });
         self.end_swap(now);
     }
@@ -779,7 +811,9 @@ impl Group {
 
     /// Does what is due now.
     fn step(&mut self, now: Moment) {
-        self.burst = self.burst.filter(|burst| now < burst.ends());
+        self.burst = self
+            .burst
+            .filter(|burst| now < burst.ends(self.quiet, self.longest));
         for target in self.targets.values_mut() {
             if target.retry_at.is_some_and(|at| at <= now) {
                 target.retry_at = None;
@@ -795,10 +829,13 @@ impl Group {
         }
         self.commit();
         self.keep();
-        if self.reload_at().is_some_and(|at| at <= now) {
-            let targets = self.targets.keys().chain(self.gone.keys());
-            self.reload.running = Some(targets.copied().collect());
-            self.due.push_back(Effect::Reload);
+        if !self.reload.asked && self.reload_at().is_some_and(|at| at <= now) {
+            self.reload.asked = true;
+            let is_back = |target: &Target| target.memory.owes() && target.memory.refused.is_some();
+            self.due.push_back(Effect::Ask {
+                is_first: !self.is_settled,
+                is_return: self.targets.values().any(is_back),
+            });
         }
         if self.verify_at().is_some_and(|at| at <= now) {
             self.verify.round += 1;
@@ -807,6 +844,27 @@ impl Group {
             self.due.push_back(Effect::Verify { round });
         }
         self.tell();
+        let is_quiet = |target: &Target| {
+            target.doing.is_none() && !target.due && !matches!(target.wanted, Wanted::Unknown)
+        };
+        self.is_settled |= !self.targets.is_empty()
+            && !self.owes()
+            && self.reload.running.is_none()
+            && self.targets.values().all(is_quiet);
+    }
+
+    /// The application may be told.
+    fn turn(&mut self, now: Moment) {
+        if !std::mem::take(&mut self.reload.asked) {
+            return;
+        }
+        if self.reload_at().is_some_and(|at| at <= now) {
+            let targets = self.targets.keys().chain(self.gone.keys());
+            self.reload.running = Some(targets.copied().collect());
+            self.due.push_back(Effect::Reload);
+        } else {
+            self.due.push_back(Effect::Pass);
+        }
     }
 
     /// Those who wait need not any more, or files that may be of two transactions go back.
@@ -1554,6 +1612,7 @@ impl Machine for Group {
             Event::Remembered { slot, content } => self.remembered(now, slot, content),
             Event::Done { slot, outcome } => self.done(now, slot, outcome),
             Event::Kept(number) => self.kept(number),
+            Event::Turn => self.turn(now),
             Event::Reloaded(outcome) => self.reloaded(now, outcome),
             Event::Verified { round, outcome } => self.verified(now, round, outcome),
             Event::Resync => {
@@ -1571,11 +1630,11 @@ impl Machine for Group {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        let burst = self.burst.map(|burst| burst.ends());
+        let burst = self.burst.map(|burst| burst.ends(self.quiet, self.longest));
         let retries = self.targets.values().filter_map(|target| target.retry_at);
         retries
             .chain(burst)
-            .chain(self.reload_at())
+            .chain(self.reload_at().filter(|_| !self.reload.asked))
             .chain(self.verify_at())
             .min()
     }
@@ -1620,6 +1679,7 @@ mod tests {
         Stage(Slot, Option<Content>, bool),
         Swap(Slot),
         Keep(u64, BTreeMap<Slot, Memory>),
+        Turn,
         Reload,
         Verify(u64),
     }
@@ -1653,6 +1713,8 @@ mod tests {
         keeps: u32,
         told: BTreeMap<Slot, Standing>,
         slowest: u64,
+        /// How long a turn to reload is waited for at most, ms.
+        slowest_turn: u64,
         /// What must not be swapped in, before something new comes.
         refused: BTreeSet<(Slot, String)>,
         /// When something new came last, and when the application loaded last.
@@ -1699,6 +1761,7 @@ mod tests {
                 keeps: 0,
                 told: BTreeMap::new(),
                 slowest: 5,
+                slowest_turn: 0,
                 refused: BTreeSet::new(),
                 news: Moment::ZERO,
                 loads: Moment::ZERO,
@@ -1820,6 +1883,23 @@ mod tests {
                         Job::Keep(number, self.memories.clone())
                     }
                     Effect::Swap { slot } => Job::Swap(slot),
+                    Effect::Ask { .. } if self.slowest_turn == 0 => {
+                        self.group.handle(self.now, Event::Turn);
+                        continue;
+                    }
+                    Effect::Ask { .. } => {
+                        assert!(
+                            !self.jobs.iter().any(|(_, job)| *job == Job::Turn),
+                            "asked twice"
+                        );
+                        let at = self.now + Duration::from_millis(self.throw(self.slowest_turn));
+                        self.jobs.push((at, Job::Turn));
+                        continue;
+                    }
+                    Effect::Pass => {
+                        assert!(self.slowest_turn > 0, "who asked for a turn takes it");
+                        continue;
+                    }
                     Effect::Reload => {
                         assert!(
                             self.memories.values().any(Memory::owes),
@@ -1944,6 +2024,7 @@ mod tests {
                     self.keep(number, memories);
                     self.tell(Event::Kept(number));
                 }
+                Job::Turn => self.tell(Event::Turn),
                 Job::Reload => {
                     self.reloads.push((self.now, !self.reloads_fail));
                     let outcome = if self.reloads_fail {
@@ -2029,6 +2110,54 @@ mod tests {
         assert_eq!((world.written.len(), world.reloads.len()), (3, 1));
         assert_eq!(world.file(0), Some("b"));
         assert!((0..3).all(|slot| world.state(slot) == TargetState::Applied));
+    }
+
+    #[test]
+    fn what_comes_while_a_turn_is_waited_for_is_gathered_and_a_start_or_a_return_says_so() {
+        let mut group = Group::new(true, 1);
+        let slot = Slot(0);
+        let past = Box::default();
+        let rules = rules(OnAbsent::Keep);
+        group.handle(Moment::ZERO, Event::Wanted { slot, rules, past });
+        let at = Duration::from_secs;
+        let mut asked = Vec::new();
+        let mut reloads = 0;
+        for (second, text) in [(1, "a"), (3, "b"), (5, "c")] {
+            let state = ConfigState::Present(content(text));
+            group.handle(at(second), Event::Known { slot, state });
+            while let Some(effect) = group.effect() {
+                match effect {
+                    Effect::Stage { .. } => {
+                        let outcome = Outcome::Staged;
+                        group.handle(at(second), Event::Done { slot, outcome });
+                    }
+                    Effect::Keep { number, .. } => group.handle(at(second), Event::Kept(number)),
+                    Effect::Swap { .. } => {
+                        let outcome = Outcome::Swapped;
+                        group.handle(at(second), Event::Done { slot, outcome });
+                    }
+                    Effect::Ask { is_first, .. } => {
+                        asked.push((second, is_first));
+                        if second == 1 {
+                            group.handle(at(second), Event::Turn);
+                        }
+                    }
+                    Effect::Reload => {
+                        reloads += 1;
+                        group.handle(at(second), Event::Reloaded(Ok(())));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(asked, [(1, true), (3, false)]);
+        assert_eq!((reloads, group.deadline()), (1, None));
+        group.handle(at(9), Event::Turn);
+        let effects: Vec<Effect> = std::iter::from_fn(|| group.effect()).collect();
+        assert_eq!(effects, [Effect::Reload]);
+        // A turn that nobody asked for is nobody's.
+        group.handle(at(9), Event::Turn);
+        assert_eq!(group.effect(), None);
     }
 
     #[test]
@@ -2323,8 +2452,9 @@ mod tests {
         world.pass(200);
         world.reloads_fail = false;
         world.known(1, "c");
-        world.group.wake(world.now + QUIET);
-        world.now += QUIET;
+        let quiet = Pacing::default().quiet;
+        world.group.wake(world.now + quiet);
+        world.now += quiet;
         // The job of target 1 takes a minute.
         world.drain();
         for (at, job) in &mut world.jobs {
@@ -2465,6 +2595,7 @@ mod tests {
             let all = [OnAbsent::Keep, OnAbsent::Remove, OnAbsent::Fail];
             let all = all.map(|on_absent| Rules { verifies: verifies && has_reload, ..rules(on_absent) });
             let mut world = World::with(has_reload, all.to_vec(), seed);
+            world.slowest_turn = [0, 2_000][usize::from(seed % 2 == 1)];
             world.slowest = slowest;
             let mut last: BTreeMap<u64, Option<&str>> = BTreeMap::new();
             let mut rejections_caused = 0;
@@ -2584,6 +2715,7 @@ mod tests {
         ) {
             let rules = Rules { verifies, ..rules(OnAbsent::Keep) };
             let mut world = World::with(true, vec![rules; 2], seed);
+            world.slowest_turn = [0, 2_000][usize::from(seed % 2 == 1)];
             world.slowest = slowest;
             world.known(0, "0");
             world.known(1, "0");

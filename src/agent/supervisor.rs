@@ -306,7 +306,8 @@ impl Agent {
         tracing::info!(?within, "leaving: everything is taken out of the registry");
         let mut watchdog = Watchdog::start();
         let services = self.services.clone();
-        let drain = services.drain(within);
+        let lines = self.targets.leave(&self.parts);
+        let drain = async move { tokio::join!(services.drain(within), lines).0 };
         tokio::pin!(drain);
         let clean = loop {
             tokio::select! {

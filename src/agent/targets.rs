@@ -19,8 +19,8 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Config, Kept, MadeOf, OnAbsent, Process, Publish, Reload, Rendering, Target, Validate,
-    Verify,
+    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Process, Publish, Reload, Rendering, Target,
+    Validate, Verify,
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
@@ -50,13 +50,15 @@ use tokio::{
 };
 
 use super::Parts;
-use super::composing::{self, AllHeard, Composer, Contents, Heard, Means, What};
+use super::applications::{Applications, Heard, Membership, Tickets, Watch, Whom as Told};
+use super::composing::{self, AllHeard, Composer, Contents, Means, What};
 use super::contents;
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
 use super::guard::{Held, Why};
 use super::ledger::Ledger;
 use super::materialize::{self, Effect, Event, Memory, Outcome, Past, Rules, Slot, Standing};
+use super::pacing;
 use super::placing::{self, Drift, Placed};
 use super::renderings;
 use super::snapshot::{self, Snapshots};
@@ -84,6 +86,7 @@ pub struct Targets {
     next_slot: AtomicU64,
     inbox: mpsc::Sender<Letter>,
     ledger: Arc<Ledger>,
+    tickets: Tickets,
 }
 
 type Wanted = Arc<Vec<Arc<Want>>>;
@@ -173,7 +176,16 @@ impl Targets {
         let ours = inbox.clone();
         let ledger = Arc::new(Ledger::open(&state_dir, parts.epoch));
         ledger.start(&parts.tasks);
+        let commands = Commands {
+            metrics: parts.metrics.clone(),
+            ..Commands::new(COMMANDS)
+        };
+        let tickets = Tickets::default();
+        let (watches, asked) = mpsc::channel(QUEUE);
+        let applications = Applications::new(parts, commands.clone(), watches, tickets.clone());
         let router = Router {
+            applications,
+            lines: BTreeMap::new(),
             parts: parts.clone(),
             board: board.clone(),
             stores: Stores {
@@ -186,10 +198,7 @@ impl Targets {
             known: BTreeMap::new(),
             places: HashMap::new(),
             claims: Claims::default(),
-            commands: Commands {
-                metrics: parts.metrics.clone(),
-                ..Commands::new(COMMANDS)
-            },
+            commands,
             keys,
             services,
             lists: BTreeMap::new(),
@@ -206,6 +215,7 @@ impl Targets {
             heard,
             told_made,
             letters,
+            watches: asked,
         };
         parts.tasks.spawn("targets", router.run(wants, ears));
         Self {
@@ -214,7 +224,14 @@ impl Targets {
             next_slot: AtomicU64::new(0),
             inbox: ours,
             ledger,
+            tickets,
         }
+    }
+
+    /// Leaves every line for a turn to reload; what is due stays due.
+    pub fn leave(&self, parts: &Parts) -> impl Future<Output = ()> + Send + 'static {
+        let (tickets, parts) = (self.tickets.clone(), parts.clone());
+        async move { tickets.leave(&parts).await }
     }
 
     /// Wants these files, by descriptor. What is equal to before is not touched; the views are those of `wanted` when
@@ -283,8 +300,17 @@ impl Targets {
 type Views = BTreeMap<Slot, TargetView>;
 
 /// What a target's own machine says of it, with what is said of its list.
-fn settle(view: &mut TargetView, target: &Target, standing: &Standing, drift: Option<&String>) {
+fn settle(
+    view: &mut TargetView,
+    target: &Target,
+    standing: &Standing,
+    drift: Option<&String>,
+    waits: Option<&String>,
+) {
     let (mut state, mut reason) = (standing.state, standing.reason.clone());
+    if let Some(waits) = waits.filter(|_| state == TargetState::Pending) {
+        reason = Some(reason.map_or_else(|| waits.clone(), |why| format!("{why}; {waits}")));
+    }
     if let Some(list) = &view.list {
         // A reload that is due, or a content that is not valid, is nearer than what comes next.
         let is_settled = matches!(
@@ -340,6 +366,8 @@ struct Inside {
     drifts: BTreeMap<Slot, String>,
     /// What is said of configurations once the machines have said what became of them.
     next_made: BTreeMap<Slot, MadeView>,
+    /// What a reload that is due waits for.
+    waits: BTreeMap<Slot, String>,
 }
 
 impl Board {
@@ -375,6 +403,7 @@ impl Board {
             inside.standings.retain(|slot, _| slots.contains(slot));
             inside.drifts.retain(|slot, _| slots.contains(slot));
             inside.next_made.retain(|slot, _| slots.contains(slot));
+            inside.waits.retain(|slot, _| slots.contains(slot));
             for want in wants {
                 inside.views.entry(want.slot).or_insert_with(|| TargetView {
                     source: want.key.clone(),
@@ -437,6 +466,14 @@ impl Board {
         true
     }
 
+    /// Changes what the target's reload waits for.
+    fn waits(&self, want: &Want, why: Option<&str>) {
+        self.update(want, |inside| match why {
+            Some(why) => _ = inside.waits.insert(want.slot, why.to_owned()),
+            None => _ = inside.waits.remove(&want.slot),
+        });
+    }
+
     /// Changes what is known of a target's list.
     fn list(&self, want: &Want, change: impl FnOnce(&mut ListView)) {
         self.update(want, |inside| {
@@ -464,7 +501,8 @@ impl Board {
             };
             let target = want.target();
             let before = (view.state, view.reason.clone());
-            settle(view, target, standing, inside.drifts.get(&want.slot));
+            let (drift, waits) = (inside.drifts.get(&want.slot), inside.waits.get(&want.slot));
+            settle(view, target, standing, drift, waits);
             if before.0 != view.state {
                 view.since = now;
             }
@@ -524,7 +562,7 @@ fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum GroupKey {
     /// Targets of this descriptor with this reload.
-    Shared(PathBuf, Reload),
+    Shared(PathBuf, Reload, Pacing),
     /// Targets of this descriptor that are exchanged together in this directory, without a reload.
     Together(PathBuf, PathBuf),
     /// A target without a reload.
@@ -534,7 +572,10 @@ enum GroupKey {
 impl GroupKey {
     fn of(want: &Want) -> Self {
         match &want.target().reload {
-            Some(reload) => Self::Shared(want.source.clone(), reload.clone()),
+            Some(reload) => {
+                let pacing = want.target().pacing.clone();
+                Self::Shared(want.source.clone(), reload.clone(), pacing)
+            }
             None if want.target().publish == Publish::Directory => {
                 Self::Together(want.source.clone(), want.directory())
             }
@@ -557,6 +598,8 @@ struct Group {
     /// The paths of all slots, also of some that were let go: a reload that a target owes is told of after that was let go.
     paths: Arc<Mutex<BTreeMap<Slot, PathBuf>>>,
     tasks: Tasks,
+    /// Of those that hear of changes.
+    membership: Option<Membership>,
 }
 
 impl Group {
@@ -629,6 +672,30 @@ impl Group {
         outcome
     }
 
+    /// How its application's pacer reaches it and its targets.
+    fn told(&self, board: &Board) -> Told {
+        let slots = |jobs: &Jobs| -> Vec<Slot> {
+            let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            jobs.keys().copied().collect()
+        };
+        let (jobs, shown) = (Arc::clone(&self.jobs), board.clone());
+        let waits = move |why: Option<&str>| {
+            let all: Vec<Arc<Job>> = {
+                let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+                jobs.values().cloned().collect()
+            };
+            for job in all {
+                shown.waits(&job.want, why);
+            }
+        };
+        let (jobs, shown) = (Arc::clone(&self.jobs), board.clone());
+        Told {
+            events: self.events.clone(),
+            waits: Arc::new(waits),
+            note: Arc::new(move |what| shown.note(&slots(&jobs), what)),
+        }
+    }
+
     fn job(&self, slot: Slot) -> Option<Arc<Job>> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.get(&slot).cloned()
@@ -685,6 +752,7 @@ struct Ears {
     heard: mpsc::Receiver<(Slot, News)>,
     told_made: mpsc::Receiver<(Slot, What)>,
     letters: mpsc::Receiver<Letter>,
+    watches: mpsc::Receiver<Watch>,
 }
 
 /// Owns who wants what, and hands news on.
@@ -700,6 +768,9 @@ struct Router {
     commands: Commands,
     keys: watch::Sender<BTreeSet<ConfigKey>>,
     services: watch::Sender<BTreeSet<ServiceKey>>,
+    applications: Applications,
+    /// Who watches a line for a turn to reload.
+    lines: BTreeMap<ServiceKey, BTreeMap<u64, watch::Sender<Heard>>>,
     /// What is known of services.
     lists: BTreeMap<ServiceKey, List>,
     followers: BTreeMap<Slot, Follower>,
@@ -744,6 +815,7 @@ impl Router {
                 Some((key, state)) = ears.told_lists.recv() => self.listed(&key, state).await,
                 Some((slot, news)) = ears.heard.recv() => self.followed(slot, news).await,
                 Some((slot, what)) = ears.told_made.recv() => self.composed(slot, what).await,
+                Some(watch) = ears.watches.recv() => self.watch(watch),
                 Some(letter) = ears.letters.recv() => match letter {
                     Letter::Late(key) => self.recall(&key),
                     Letter::Remembered(key, content) => self.remembered(&key, content).await,
@@ -794,13 +866,20 @@ impl Router {
                 self.take_up(want).await;
             }
         }
-        self.groups.retain(|_, group| {
+        let mut ended = Vec::new();
+        self.groups.retain(|key, group| {
             let jobs = group.jobs.lock().unwrap_or_else(PoisonError::into_inner);
             if jobs.is_empty() {
                 group.tasks.stop();
+                if let (GroupKey::Shared(_, reload, _), Some(one)) = (key, &group.membership) {
+                    ended.push((reload.clone(), one.member));
+                }
             }
             !jobs.is_empty()
         });
+        for (reload, member) in ended {
+            self.applications.leave(&reload, member).await;
+        }
         self.places.retain(|_, place| Arc::strong_count(place) > 1);
         let paths = wanted.iter().map(|want| want.target().path.clone());
         self.stores.ledger.retain(&paths.collect());
@@ -809,12 +888,39 @@ impl Router {
             *before = keys;
             changed
         });
+        self.applications.prune();
+        self.watch_services();
+        self.count_held();
+    }
+
+    /// Has the services watched that somebody wants to hear of.
+    fn watch_services(&self) {
+        let services: BTreeSet<ServiceKey> = self
+            .lists
+            .keys()
+            .chain(self.lines.keys())
+            .cloned()
+            .collect();
         self.services.send_if_modified(|before| {
             let changed = *before != services;
             *before = services;
             changed
         });
-        self.count_held();
+    }
+
+    fn watch(&mut self, watch: Watch) {
+        match watch {
+            Watch::Begin(line, number, heard) => {
+                _ = self.lines.entry(line).or_default().insert(number, heard);
+            }
+            Watch::End(line, number) => {
+                if let Some(all) = self.lines.get_mut(&line) {
+                    all.remove(&number);
+                }
+                self.lines.retain(|_, all| !all.is_empty());
+            }
+        }
+        self.watch_services();
     }
 
     async fn let_go(&mut self, slot: Slot) {
@@ -851,7 +957,29 @@ impl Router {
         if !self.groups.contains_key(&key) {
             let seed = self.dice.seed();
             let carry = (self.commands.clone(), Arc::clone(&self.stores.ledger));
-            let group = start(&self.parts, &self.board, carry, target.reload.clone(), seed);
+            let (group, received) = group(&self.parts);
+            let membership = match &target.reload {
+                Some(reload) => {
+                    let told = group.told(&self.board);
+                    let pacing = target.pacing.clone();
+                    Some(self.applications.join(reload, pacing, told).await)
+                }
+                None => None,
+            };
+            let machine = materialize::Group::new(membership.is_some(), seed);
+            let machine = machine.with_bursts(&target.pacing);
+            let group = Group {
+                membership,
+                ..group
+            };
+            start(
+                &self.parts,
+                &self.board,
+                carry,
+                &group,
+                (machine, received),
+                seed,
+            );
             self.groups.insert(key.clone(), group);
         }
         let Some(group) = self.groups.get(&key) else {
@@ -1084,7 +1212,7 @@ impl Router {
         };
         let heard = |key: &ConfigKey| {
             let known = self.known.get(key)?;
-            let heard = Heard {
+            let heard = composing::Heard {
                 state: known.state.clone(),
                 unreachable: known.unreachable.clone(),
             };
@@ -1162,6 +1290,9 @@ impl Router {
 
     /// The registry was away and is back: what it lists first may be less than there is.
     fn is_back(&mut self) {
+        for heard in self.lines.values().flat_map(BTreeMap::values) {
+            heard.send_modify(|heard| heard.returns += 1);
+        }
         for list in self.lists.values_mut() {
             list.said.returns += 1;
         }
@@ -1171,6 +1302,11 @@ impl Router {
     }
 
     async fn listed(&mut self, key: &ServiceKey, state: ListState) {
+        if let ListState::Listed(list) = &state {
+            for heard in self.lines.get(key).into_iter().flat_map(BTreeMap::values) {
+                heard.send_modify(|heard| heard.list = Some(Arc::clone(list)));
+            }
+        }
         let Some(list) = self.lists.get_mut(key) else {
             return;
         };
@@ -1335,29 +1471,35 @@ impl Router {
     }
 }
 
+/// A group without targets, and what it is told.
+fn group(parts: &Parts) -> (Group, mpsc::Receiver<Event>) {
+    let (events, received) = mpsc::channel(QUEUE);
+    let group = Group {
+        events,
+        jobs: Jobs::default(),
+        exchange: Arc::default(),
+        paths: Arc::default(),
+        tasks: parts.tasks.child(),
+        membership: None,
+    };
+    (group, received)
+}
+
 /// Starts the machine of a group and the tasks that carry out its effects.
 fn start(
     parts: &Parts,
     board: &Board,
     (commands, ledger): (Commands, Arc<Ledger>),
-    reload: Option<Reload>,
+    group: &Group,
+    (machine, received): (materialize::Group, mpsc::Receiver<Event>),
     seed: u64,
-) -> Group {
-    let (events, received) = mpsc::channel(QUEUE);
-    let group = Group {
-        events: events.clone(),
-        jobs: Jobs::default(),
-        exchange: Arc::default(),
-        paths: Arc::default(),
-        tasks: parts.tasks.child(),
-    };
-    let machine = materialize::Group::new(reload.is_some(), seed);
+) {
+    let events = group.events.clone();
     let hands = Hands {
         group: group.clone(),
         board: board.clone(),
         commands,
         ledger,
-        reload: reload.map(Arc::new),
         verifying: Mutex::new(None),
         dice: Mutex::new(Dice::new(seed.rotate_left(11))),
     };
@@ -1368,8 +1510,13 @@ fn start(
             epoch,
             received,
             move |effect| {
-                hands.perform(effect);
-                std::future::ready(())
+                let said = hands.perform(effect);
+                let membership = hands.group.membership.clone().zip(said);
+                async move {
+                    if let Some((membership, event)) = membership {
+                        membership.tell(event).await;
+                    }
+                }
             },
             stop,
         )
@@ -1384,7 +1531,6 @@ fn start(
             }
         }
     });
-    group
 }
 
 /// Carries out the effects of a group, each in a task of its own.
@@ -1393,15 +1539,28 @@ struct Hands {
     board: Board,
     commands: Commands,
     ledger: Arc<Ledger>,
-    reload: Option<Arc<Reload>>,
     /// The verification under way.
     verifying: Mutex<Option<Tasks>>,
     dice: Mutex<Dice>,
 }
 
 impl Hands {
-    fn perform(&self, effect: Effect) {
+    /// What is to be said to the application's pacer comes back.
+    fn perform(&self, effect: Effect) -> Option<pacing::Event> {
+        let member = self.group.membership.as_ref().map(|one| one.member);
         match effect {
+            Effect::Ask {
+                is_first,
+                is_return,
+            } => {
+                return Some(pacing::Event::Due {
+                    member: member?,
+                    is_first,
+                    is_return,
+                });
+            }
+            Effect::Pass => return Some(pacing::Event::Passed(member?)),
+            Effect::Reload => return Some(pacing::Event::Ready(member?)),
             Effect::Stage {
                 slot,
                 content,
@@ -1446,7 +1605,6 @@ impl Hands {
                 }
             }
             Effect::Keep { number, memories } => self.keep(number, memories),
-            Effect::Reload => self.reload(),
             Effect::Verify { round } => self.verify(round),
             Effect::Commit {
                 slot,
@@ -1470,6 +1628,7 @@ impl Hands {
                 }
             }
         }
+        None
     }
 
     fn keep(&self, number: u64, memories: Vec<(Slot, Memory)>) {
@@ -1494,33 +1653,6 @@ impl Hands {
         let jobs = self.group.jobs.lock();
         let jobs = jobs.unwrap_or_else(PoisonError::into_inner);
         jobs.values().cloned().collect()
-    }
-
-    fn reload(&self) {
-        let Some(reload) = self.reload.clone() else {
-            return;
-        };
-        let (group, board, commands) = (
-            self.group.clone(),
-            self.board.clone(),
-            self.commands.clone(),
-        );
-        let slots: Vec<Slot> = self.jobs().iter().map(|job| job.want.slot).collect();
-        self.group.tasks.spawn("reload", async move {
-            let outcome = tell_application(&reload, &commands).await;
-            let what = match *reload {
-                Reload::Signal { .. } => "signal",
-                Reload::Exec(_) => "exec",
-                Reload::Http { .. } => "http",
-            };
-            let counted = Counted {
-                what,
-                outcome: if outcome.is_ok() { "ok" } else { "failed" },
-            };
-            commands.metrics.reloads.get_or_create(&counted).inc();
-            let answer = outcome.map(|how| board.note(&slots, &how));
-            group.tell(Event::Reloaded(answer)).await;
-        });
     }
 
     /// Asks in all the ways that targets of the group name, at once: each must find the application well.
@@ -2071,7 +2203,10 @@ impl Commands {
 }
 
 /// Reloads; says how, or why not.
-async fn tell_application(reload: &Reload, commands: &Commands) -> Result<String, String> {
+pub(super) async fn tell_application(
+    reload: &Reload,
+    commands: &Commands,
+) -> Result<String, String> {
     match reload {
         Reload::Signal {
             signal,
@@ -2140,7 +2275,7 @@ mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{
-        Filter, Format, Guard, OnDrift, Part, Publish, Subscription, Template,
+        Filter, Format, Guard, OnDrift, Pacing, Part, Publish, Subscription, Template,
     };
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
@@ -2285,6 +2420,7 @@ mod tests {
                 max_size: 1000,
                 validate: None,
                 reload: None,
+                pacing: Pacing::default(),
                 verify: None,
                 publish: Publish::Rename,
                 backup: false,

@@ -10,9 +10,9 @@ use super::reader::nearest;
 use super::reader::shown;
 use super::settings::{Origin, PasswordSource, Servers, Settings};
 use super::spec::{
-    Address, AddressRules, Cidr, Command, Descriptor, Format, Heartbeat, OnAbsent, OnDrift,
-    OnFailure, Owner, Probe, ProbeKind, Process, Publish, Reload, Service, Target, Validate,
-    Verify, VerifyKind, Written,
+    Address, AddressRules, Cidr, Command, Descriptor, Fleet, FleetThen, Format, Heartbeat,
+    OnAbsent, OnDrift, OnFailure, Owner, Pacing, Probe, ProbeKind, Process, Publish, Reload,
+    Service, Splay, SplayBy, Target, Validate, Verify, VerifyKind, Written,
 };
 use super::url;
 use crate::authority;
@@ -56,6 +56,18 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
 /// For one probe, command or request.
 const TIMEOUTS: RangeInclusive<Duration> = MS..=Duration::from_secs(60 * 60);
+/// How long nothing new must come before a burst of changes is over.
+const QUIETS: RangeInclusive<Duration> = MS..=Duration::from_secs(60);
+/// How long a burst of changes is waited for.
+const LONGESTS: RangeInclusive<Duration> = MS..=Duration::from_secs(600);
+/// `at_most_every`, `splay`.
+const PAUSES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(24 * 3600);
+/// How long a turn is waited for while nothing moves.
+const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+/// How many instances of a service may reload at once.
+const MAX_TURNS: u64 = 1000;
+/// A service's name is part of another one's.
+const MAX_FLEET_NAME: usize = 400;
 
 /// Reads one descriptor; touches nothing but its arguments.
 ///
@@ -430,6 +442,9 @@ impl<'a> Context<'a> {
         let on_drift = fields.get("on_drift").and_then(|value| {
             value.choice(&[("repair", OnDrift::Repair), ("report", OnDrift::Report)])
         });
+        let reload = fields.get("reload").and_then(|value| self.reload(&value));
+        let (reload, pacing) =
+            reload.map_or_else(Default::default, |(reload, pacing)| (Some(reload), pacing));
         Target {
             path: path
                 .and_then(|value| self.place(&value))
@@ -452,7 +467,8 @@ impl<'a> Context<'a> {
             validate: fields
                 .get("validate")
                 .and_then(|value| self.validate(&value)),
-            reload: fields.get("reload").and_then(|value| self.reload(&value)),
+            reload,
+            pacing,
             verify: fields.get("verify").and_then(|value| self.verify(&value)),
         }
     }
@@ -500,7 +516,7 @@ impl<'a> Context<'a> {
         validate
     }
 
-    fn reload(&self, value: &Value<'_>) -> Option<Reload> {
+    fn reload(&self, value: &Value<'_>) -> Option<(Reload, Pacing)> {
         let example = "reload: { signal: HUP, pid_file: /run/app/pid }, { exec: [...] } or { http: \"http://...\" }";
         let mut fields = value.fields(example)?;
         let form = fields.exactly_one(&["signal", "exec", "http"], example);
@@ -537,10 +553,75 @@ impl<'a> Context<'a> {
                 }
             }
         });
+        let pacing = self.pacing(&mut fields);
         if form.is_some() {
             fields.finish();
         }
-        reload
+        Some((reload?, pacing))
+    }
+
+    /// What stands beside every form of `reload`.
+    fn pacing(&self, fields: &mut Fields<'_>) -> Pacing {
+        let default = Pacing::default();
+        let quiet = fields
+            .get("quiet")
+            .and_then(|value| value.duration(QUIETS))
+            .unwrap_or(default.quiet);
+        let longest = match fields.get("longest") {
+            Some(value) => value.duration(LONGESTS).and_then(|longest| {
+                if longest < quiet {
+                    let help = format!("`quiet` is {}", shown(quiet));
+                    return value.wrong("is shorter than `quiet`", &help);
+                }
+                Some(longest)
+            }),
+            None => None,
+        };
+        Pacing {
+            quiet,
+            // Who wants more quiet than the cap has a cap of ten times that, as the defaults have.
+            longest: longest.unwrap_or_else(|| default.longest.max(quiet * 10)),
+            at_most_every: fields
+                .get("at_most_every")
+                .and_then(|value| value.duration(PAUSES))
+                .unwrap_or(default.at_most_every),
+            splay: fields.get("splay").and_then(|value| splay(&value)),
+            fleet: fields.get("fleet").and_then(|value| self.fleet(&value)),
+        }
+    }
+
+    fn fleet(&self, value: &Value<'_>) -> Option<Fleet> {
+        let mut fields = value.fields("fleet: { at_most: 1, service: orders }")?;
+        let at_most = fields
+            .need("at_most")
+            .and_then(|value| value.integer("a number of instances", 1..=MAX_TURNS));
+        let service = fields.need("service").and_then(|value| {
+            let name = service_name(&value)?;
+            if name.len() > MAX_FLEET_NAME {
+                let most =
+                    format!("at most {MAX_FLEET_NAME} characters, whatever the service is called");
+                return value.wrong("is too long for a line of hosts", &most);
+            }
+            Some(name)
+        });
+        let group = group(&mut fields);
+        let namespace = self.namespace(&mut fields);
+        let wait = fields
+            .get("wait")
+            .and_then(|value| value.duration(WAITS))
+            .unwrap_or(Duration::from_secs(600));
+        let then = fields.get("then").and_then(|value| {
+            value.choice(&[("reload", FleetThen::Reload), ("wait", FleetThen::Wait)])
+        });
+        fields.finish();
+        Some(Fleet {
+            at_most: usize::try_from(at_most?).ok()?,
+            service: service?,
+            group,
+            namespace,
+            wait,
+            then: then.unwrap_or(FleetThen::Reload),
+        })
     }
 
     fn verify(&self, value: &Value<'_>) -> Option<Verify> {
@@ -607,6 +688,27 @@ impl<'a> Context<'a> {
             timeout.unwrap_or(Duration::from_secs(30)),
         )
     }
+}
+
+/// `30s`, or a mapping.
+fn splay(value: &Value<'_>) -> Option<Splay> {
+    if value.is_scalar() {
+        let up_to = value.duration(PAUSES)?;
+        let by = SplayBy::Chance;
+        return Some(Splay { up_to, by });
+    }
+    let mut fields = value.fields("splay: 30s or splay: { up_to: 30s, by: host }")?;
+    let up_to = fields
+        .need("up_to")
+        .and_then(|value| value.duration(PAUSES));
+    let by = fields
+        .get("by")
+        .and_then(|value| value.choice(&[("host", SplayBy::Host), ("chance", SplayBy::Chance)]));
+    fields.finish();
+    Some(Splay {
+        up_to: up_to?,
+        by: by.unwrap_or(SplayBy::Chance),
+    })
 }
 
 /// Whether a server of the list is on this host.
@@ -1153,6 +1255,72 @@ mod tests {
         let descriptor = pod.split("orders.yaml: |\n").nth(1).unwrap();
         let descriptor = descriptor.split("\n---").next().unwrap();
         read(&descriptor.replace("\n    ", "\n").replacen("    ", "", 1)).unwrap();
+    }
+
+    #[test]
+    fn when_a_reload_may_begin_is_read_with_its_defaults_and_bounds() {
+        let pacing = |text: &str| {
+            let all = format!("reload: {{ http: \"http://127.0.0.1:1/\"{text} }}");
+            target(&all).map(|target| target.pacing)
+        };
+        assert_eq!(pacing("").unwrap(), Pacing::default());
+        assert_eq!(Pacing::default().quiet, Duration::from_millis(50));
+        assert_eq!(Pacing::default().longest, Duration::from_millis(500));
+        let found = pacing(", quiet: 2s, at_most_every: 10s, splay: 30s").unwrap();
+        assert_eq!(found.longest, Duration::from_secs(20));
+        assert_eq!(found.at_most_every, Duration::from_secs(10));
+        let thirty = Duration::from_secs(30);
+        let by_chance = (thirty, SplayBy::Chance);
+        assert_eq!(found.splay.map(|one| (one.up_to, one.by)), Some(by_chance));
+        let found = pacing(
+            ", splay: { up_to: 30s, by: host }, fleet: { at_most: 2, service: orders, wait: 1m, then: wait }",
+        )
+        .unwrap();
+        assert_eq!(found.splay.unwrap().by, SplayBy::Host);
+        let fleet = found.fleet.unwrap();
+        assert_eq!((fleet.at_most, fleet.service.as_str()), (2, "orders"));
+        assert_eq!(
+            (fleet.group.as_str(), fleet.namespace.as_str()),
+            ("DEFAULT_GROUP", "public")
+        );
+        assert_eq!(
+            (fleet.wait, fleet.then),
+            (Duration::from_secs(60), FleetThen::Wait)
+        );
+        let default = pacing(", fleet: { at_most: 1, service: orders }").unwrap();
+        let fleet = default.fleet.unwrap();
+        assert_eq!(
+            (fleet.wait, fleet.then),
+            (Duration::from_secs(600), FleetThen::Reload)
+        );
+        for (text, message) in [
+            (", quiet: 61s", "reload.quiet: 61s is too long"),
+            (
+                ", quiet: 1s, longest: 500ms",
+                "reload.longest: is shorter than `quiet`",
+            ),
+            (
+                ", at_most_every: 1ms",
+                "reload.at_most_every: 1ms is too short",
+            ),
+            (", splay: { by: host }", "reload.splay: `up_to` is missing"),
+            (
+                ", splay: { up_to: 1s, by: hosts }",
+                "reload.splay.by: `hosts` is none of host, chance (did you mean `host`?)",
+            ),
+            (
+                ", fleet: { at_most: 0, service: a }",
+                "reload.fleet.at_most: 0 is not a number of instances",
+            ),
+            (
+                ", fleet: { at_most: 1, service: a, of: 2 }",
+                "reload.fleet.of: unknown key",
+            ),
+        ] {
+            let all = format!("reload: {{ http: \"http://127.0.0.1:1/\"{text} }}");
+            let found = messages(target(&all));
+            assert!(found.len() == 1 && found[0].contains(message), "{found:?}");
+        }
     }
 
     #[test]

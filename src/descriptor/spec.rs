@@ -457,6 +457,8 @@ pub struct Target {
     pub secret: bool,
     /// What happens when somebody else changes the file.
     pub on_drift: OnDrift,
+    /// When that may begin.
+    pub pacing: Pacing,
     /// Asked after that; when it fails the file gets the last good content back.
     pub verify: Option<Verify>,
 }
@@ -602,6 +604,77 @@ pub enum Process {
     PidFile(PathBuf),
     /// The only process whose executable is this path (when it begins with `/`), else whose name is this.
     Named(String),
+}
+
+/// When an application is told that its files have changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pacing {
+    /// A burst of changes is over when nothing new came for this long; 50 ms when not written.
+    pub quiet: Duration,
+    /// A burst is not waited for longer than this after its first change; never shorter than `quiet`; 500 ms when not written.
+    pub longest: Duration,
+    /// Between the beginnings of two reloads of the application; zero when not written.
+    pub at_most_every: Duration,
+    /// How hosts are kept from reloading in the same second.
+    pub splay: Option<Splay>,
+    /// How many instances of a service reload at once.
+    pub fleet: Option<Fleet>,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(50),
+            longest: Duration::from_millis(500),
+            at_most_every: Duration::ZERO,
+            splay: None,
+            fleet: None,
+        }
+    }
+}
+
+/// How long a host waits with a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Splay {
+    /// Always less than this.
+    pub up_to: Duration,
+    /// By what.
+    pub by: SplayBy,
+}
+
+/// What decides how long a host waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SplayBy {
+    /// Chance, each time anew.
+    Chance,
+    /// The host's name and what is told: the same place each time.
+    Host,
+}
+
+/// At most so many instances of a service reload at once, over all hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fleet {
+    /// So many; the strictest word counts where hosts differ.
+    pub at_most: usize,
+    /// Service, without the group; only its name counts, it need not be registered.
+    pub service: String,
+    /// Group; `DEFAULT_GROUP` when not written.
+    pub group: String,
+    /// Namespace id; the settings' one when not written.
+    pub namespace: String,
+    /// How long a turn is waited for while nothing moves in the line; 10 min when not written.
+    pub wait: Duration,
+    /// What happens then.
+    pub then: FleetThen,
+}
+
+/// What happens when nothing moved in the line for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FleetThen {
+    /// The application is told without a turn: a registry that is away must not keep a configuration from it.
+    Reload,
+    /// It is waited on.
+    Wait,
 }
 
 /// A command: words, no shell.

@@ -17,6 +17,13 @@ pub fn close_to_others() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Into::into)
 }
 
+/// The host's name as the kernel has it; in a pod that is the pod's. Empty where it cannot be read.
+#[must_use]
+pub fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
 /// How many files this process may have open.
 #[must_use]
 pub fn open_files() -> usize {

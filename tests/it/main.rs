@@ -41,6 +41,7 @@ mod persistent;
 mod protection;
 mod recorded;
 mod recorded_rpc;
+mod reloads;
 mod rpc;
 mod scenes;
 mod sources;

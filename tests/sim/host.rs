@@ -1233,6 +1233,11 @@ impl Host {
             }
             // No file of these hosts asks for one.
             materialize::Effect::Verify { .. } => {}
+            // Nothing else limits the reloads of these hosts.
+            materialize::Effect::Ask { .. } => {
+                agent.groups[group].handle(wire.now, materialize::Event::Turn);
+            }
+            materialize::Effect::Pass => {}
             materialize::Effect::Reload => {
                 let wait = wire.millis(5, 500);
                 self.after(wire, wait, Happening::Reload(group));
