@@ -573,6 +573,7 @@ fn status_as_json_has_the_keys_of_the_contract_and_no_others() {
             "data_id",
             "group",
             "namespace",
+            "sources",
             "path",
             "required",
             "state",
@@ -898,7 +899,7 @@ fn every_setting_says_where_it_comes_from_and_the_nearer_wins() {
     }
     assert_eq!(
         status["settings"].as_array().unwrap().len(),
-        31,
+        32,
         "one line of docs/settings.md each"
     );
     assert!(!status.to_string().contains("canary"), "{status}");
