@@ -2103,9 +2103,7 @@ impl Job {
     /// Keeps the content for a start without the registry, and (`for_return`) for a roll-back.
     fn keep(&self, content: &Content, for_return: bool) {
         // What was decrypted is on no disk but in its target: it can go back for as long as we live.
-        let is_clear =
-            matches!(&self.want.kept, Kept::Config(config) if config.made_of.is_secret());
-        if for_return && !is_clear {
+        if for_return && !self.want.kept.is_secret() {
             let key = good_key(&self.want.target().path);
             self.note(self.stores.good.save(&key, content));
         }

@@ -402,9 +402,10 @@ impl<'a> Context<'a> {
         path: Option<Value<'_>>,
         on_absent: OnAbsent,
         default_mode: u32,
+        is_secret: bool,
     ) -> Target {
         let boolean = |value: Option<Value<'_>>| value.and_then(|value| value.boolean());
-        let secret = boolean(fields.get("secret")).unwrap_or(false);
+        let secret = boolean(fields.get("secret")).unwrap_or(false) || is_secret;
         let default_mode = if secret { 0o600 } else { default_mode };
         let backup = fields.get("backup").and_then(|value| {
             if value.boolean()? && secret {

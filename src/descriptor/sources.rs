@@ -71,8 +71,8 @@ impl Context<'_> {
                 ("fail", OnAbsent::Fail),
             ])
         });
-        let mode = if made_of.is_secret() { 0o600 } else { 0o640 };
-        let target = self.target(fields, path, on_absent.unwrap_or(OnAbsent::Keep), mode);
+        let on_absent = on_absent.unwrap_or(OnAbsent::Keep);
+        let target = self.target(fields, path, on_absent, 0o640, made_of.is_secret());
         if matches!(made_of, MadeOf::Several { .. }) && target.validate == Some(Validate::Auto) {
             fields.wrong_key(
                 "validate",

@@ -55,7 +55,7 @@ impl Context<'_> {
         );
         // A hosts file is read by everybody.
         let mode = if is_hosts { 0o644 } else { 0o640 };
-        let target = self.target(fields, path, OnAbsent::Keep, mode);
+        let target = self.target(fields, path, OnAbsent::Keep, mode, false);
         let subscription = Subscription {
             service,
             group: group(fields),
