@@ -608,19 +608,6 @@ impl Group {
         _ = self.events.send(event).await;
     }
 
-    /// Remembers where a slot's file is; of those that were let go only so many.
-    fn name(&self, slot: Slot, path: PathBuf) {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.insert(slot, path);
-        while paths.len() > jobs.len() + GONE {
-            let Some(oldest) = paths.keys().find(|slot| !jobs.contains_key(slot)).copied() else {
-                return;
-            };
-            paths.remove(&oldest);
-        }
-    }
-
     /// Puts in place what is ready of the job, and with it all that is ready of the others in its directory: whoever comes first
     /// does it for all of them, and they find what came of it.
     async fn exchange(&self, job: &Arc<Job>) -> Outcome {
@@ -693,6 +680,19 @@ impl Group {
             events: self.events.clone(),
             waits: Arc::new(waits),
             note: Arc::new(move |what| shown.note(&slots(&jobs), what)),
+        }
+    }
+
+    /// Remembers where a slot's file is; of those that were let go only so many.
+    fn name(&self, slot: Slot, path: PathBuf) {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.insert(slot, path);
+        while paths.len() > jobs.len() + GONE {
+            let Some(oldest) = paths.keys().find(|slot| !jobs.contains_key(slot)).copied() else {
+                return;
+            };
+            paths.remove(&oldest);
         }
     }
 

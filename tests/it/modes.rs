@@ -436,7 +436,7 @@ fn files_of_one_directory_are_exchanged_at_once_by_the_rename_of_a_link_to_a_ver
     registry.publish("a", "1");
     registry.publish("b", "1");
     agent.start();
-    until_content(&log, "1 1\n");
+    until_content(&log, "11\n");
     assert_eq!(fs::read_link(&a).unwrap(), Path::new("..data/a"));
     let first = fs::read_link(folder.join("..data")).unwrap();
     assert!(first.to_str().unwrap().starts_with("..v-"), "{first:?}");
@@ -448,7 +448,7 @@ fn files_of_one_directory_are_exchanged_at_once_by_the_rename_of_a_link_to_a_ver
     agent.until_state("configs", "a", "pending");
     assert_eq!(fs::read_link(folder.join("..data")).unwrap(), first);
     registry.publish("b", "2");
-    until_content(&log, "1 1\n2 2\n");
+    until_content(&log, "11\n22\n");
     assert_eq!(fs::read_to_string(&b).unwrap(), "2");
     let versions = fs::read_dir(&folder)
         .unwrap()
