@@ -965,6 +965,44 @@ mod tests {
     }
 
     #[test]
+    fn the_first_in_the_line_waits_for_a_later_one_that_has_begun() {
+        for stage in [Stage::Claim, Stage::Waiting, Stage::Done] {
+            let mut lease = Lease::new(rules(1), 1);
+            lease.handle(s(0), Event::Asked { id: 5 });
+            let later = Ticket {
+                id: 9,
+                number: 9,
+                mark: 1,
+                stage,
+            };
+            let mut own = Vec::new();
+            let mut granted = false;
+            for second in 0..20 {
+                // It appears only after our number was drawn.
+                let others = (second > 0).then_some(later);
+                let all = own.last().copied().into_iter().chain(others);
+                let list = all.map(|ticket| Seen {
+                    ticket,
+                    longest: s(1),
+                });
+                lease.handle(s(second), Event::Listed(list.collect()));
+                while let Some(effect) = lease.effect() {
+                    match effect {
+                        Effect::Publish(ticket) => {
+                            own.push(ticket);
+                            lease.handle(s(second), Event::Published(Ok(())));
+                        }
+                        Effect::Grant(_) => granted = true,
+                        _ => {}
+                    }
+                }
+            }
+            assert_eq!(own[0].number, 1);
+            assert_eq!(granted, stage != Stage::Claim, "{stage:?}");
+        }
+    }
+
+    #[test]
     fn a_registry_that_is_away_does_not_keep_a_reload_for_ever() {
         for then in [FleetThen::Reload, FleetThen::Wait] {
             let rules = Rules { then, ..rules(1) };
