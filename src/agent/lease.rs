@@ -650,7 +650,7 @@ mod tests {
     }
 
     /// No reload of the tests takes longer.
-    const LONGEST: Duration = s(5);
+    const LONGEST: Duration = s(12);
 
     fn rules(at_most: usize) -> Rules {
         Rules {
@@ -694,6 +694,8 @@ mod tests {
         later: Vec<(Moment, usize, bool)>,
         most: usize,
         addresses: usize,
+        /// So many turns each agent wants.
+        wanted: u32,
     }
 
     impl World {
@@ -707,6 +709,7 @@ mod tests {
                 later: Vec::new(),
                 most: 0,
                 addresses: 0,
+                wanted: 1,
             };
             for _ in 0..agents {
                 let agent = world.agent(rules(at_most));
@@ -853,6 +856,10 @@ mod tests {
                 if self.agents[index].holds.is_some() && self.agents[index].ends <= now {
                     self.agents[index].holds = None;
                     self.tell(index, Some(Event::Ended));
+                    if self.agents[index].turns < self.wanted {
+                        let again = now + self.up_to(s(3));
+                        self.agents[index].asks_at = Some(again);
+                    }
                 }
                 if self.agents[index].asks_at.is_some_and(|at| at <= now) {
                     self.agents[index].asks_at = None;
@@ -939,6 +946,60 @@ mod tests {
         world.agents[holder].asks_at = None;
         world.run(LONGEST + FRESH + s(15));
         assert_eq!(world.agents[1 - holder].turns, 1);
+    }
+
+    #[test]
+    fn a_holder_that_lost_only_his_connection_is_waited_for() {
+        let mut world = World::new(2, 1, 3);
+        while world.agents[0].holds.is_none() && world.agents[1].holds.is_none() {
+            world.run(ms(50));
+        }
+        let holder = usize::from(world.agents[0].holds.is_none());
+        world.run(s(1));
+        let address = world.agents[holder].address;
+        world.write(address, None);
+        world.agents[holder].cut = world.now + s(60);
+        world.agents[holder].ends = world.now + LONGEST - s(1);
+        world.run(LONGEST + FRESH + s(15));
+        assert_eq!(world.agents[1 - holder].turns, 1);
+    }
+
+    #[test]
+    fn the_first_in_the_line_waits_for_a_later_one_that_has_begun() {
+        for stage in [Stage::Claim, Stage::Waiting, Stage::Done] {
+            let mut lease = Lease::new(rules(1), 1);
+            lease.handle(s(0), Event::Asked { id: 5 });
+            let later = Ticket {
+                id: 9,
+                number: 9,
+                mark: 1,
+                stage,
+            };
+            let mut own = Vec::new();
+            let mut granted = false;
+            for second in 0..20 {
+                // It appears only after our number was drawn.
+                let others = (second > 0).then_some(later);
+                let all = own.last().copied().into_iter().chain(others);
+                let list = all.map(|ticket| Seen {
+                    ticket,
+                    longest: s(1),
+                });
+                lease.handle(s(second), Event::Listed(list.collect()));
+                while let Some(effect) = lease.effect() {
+                    match effect {
+                        Effect::Publish(ticket) => {
+                            own.push(ticket);
+                            lease.handle(s(second), Event::Published(Ok(())));
+                        }
+                        Effect::Grant(_) => granted = true,
+                        _ => {}
+                    }
+                }
+            }
+            assert_eq!(own[0].number, 1);
+            assert_eq!(granted, stage != Stage::Claim, "{stage:?}");
+        }
     }
 
     #[test]
@@ -1069,11 +1130,12 @@ mod tests {
         #[test]
         fn never_more_than_may_hold_a_turn_and_everybody_gets_one(
             seed: u64,
-            at_most in 1_usize..4,
+            at_most in 1_usize..3,
             agents in 2_usize..7,
             faults in prop::collection::vec((0_u8..5, 0_usize..7, 0_u64..60), 0..12),
         ) {
             let mut world = World::new(agents, at_most, seed);
+            world.wanted = 3;
             for (what, whom, wait) in faults {
                 let whom = whom % agents;
                 match what {
@@ -1090,7 +1152,7 @@ mod tests {
                 }
                 world.run(s(wait));
             }
-            world.run(s(420));
+            world.run(s(600));
             for agent in &world.agents {
                 prop_assert!(agent.turns >= 1, "{:?} of {:?}", agent.lease, world.agents.iter().map(|agent| (&agent.lease, agent.kept)).collect::<Vec<_>>());
             }

@@ -332,12 +332,25 @@ impl Voice {
             ),
             (
                 self.say("next", "下一步"),
-                self.config_advice(&config.state).to_owned(),
+                self.target_advice(&config.state, config.reason.as_deref())
+                    .to_owned(),
             ),
             (self.say("content", "内容"), content),
         ];
         let head = format!("{} {}", self.say("configuration", "配置"), config.data_id);
         self.block(&head, &lines, &config.history)
+    }
+
+    /// A reload that only waits needs nobody.
+    fn target_advice(&self, state: &str, reason: Option<&str>) -> &'static str {
+        let waits = |why: &str| why.contains("the reload is due; ");
+        if state == "pending" && reason.is_some_and(waits) {
+            return self.say(
+                "nothing: it goes on by itself; `at_most_every`, `splay` and `fleet` of the descriptor's reload say when",
+                "无需处理：会自动继续；时间由描述文件中 reload 的 `at_most_every`、`splay`、`fleet` 决定",
+            );
+        }
+        self.config_advice(state)
     }
 
     fn config_advice(&self, state: &str) -> &'static str {
@@ -455,7 +468,7 @@ impl Voice {
                 "若注册中心所列属实，执行 `outrigger release subscription 名称` 立即采用",
             ),
             "missing" => "",
-            other => self.config_advice(other),
+            other => self.target_advice(other, list.reason.as_deref()),
         }
     }
 
