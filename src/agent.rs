@@ -1,6 +1,8 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
 pub mod admin;
+pub mod application;
+pub mod assignments;
 pub mod catalog;
 mod following;
 pub mod formats;
@@ -92,6 +94,15 @@ pub enum Command {
         /// The answer.
         answer: oneshot::Sender<usize>,
     },
+    /// Take everything out of the registry until [`Command::Work`]; answers whether that was confirmed in time.
+    Rest {
+        /// How long to wait for the confirmation.
+        within: Duration,
+        /// The answer.
+        answer: oneshot::Sender<bool>,
+    },
+    /// The rest is over.
+    Work,
     /// The candidates for an automatic address.
     Addresses(oneshot::Sender<Vec<locate::Considered>>),
 }

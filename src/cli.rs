@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 pub mod demo;
+mod exec;
 mod explain;
 mod once;
 mod run;
@@ -13,6 +14,7 @@ mod users;
 
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;
+use crate::os::application;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
 use crate::registry;
@@ -23,6 +25,7 @@ use clap::{CommandFactory as _, Parser as _};
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
     panic::PanicHookInfo,
     process::ExitCode,
@@ -80,7 +83,10 @@ pub fn main() -> ExitCode {
         }
     };
     let around = surroundings();
-    dispatch(args, around, inherited).into()
+    match args.verb {
+        Verb::Exec(words) => exec::exec(words, around, inherited, ours_alone()),
+        verb => dispatch(verb, around, inherited).into(),
+    }
 }
 
 /// A panic without its payload, which may hold what must not be printed.
@@ -98,8 +104,10 @@ fn place_of(panic: &PanicHookInfo<'_>) -> String {
     format!("outrigger: a bug of ours: panic{place}, in thread {thread}\n{trace}")
 }
 
-fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
-    match args.verb {
+fn dispatch(verb: Verb, around: Surroundings, inherited: Inherited) -> End {
+    match verb {
+        // Its code may be that of another program.
+        Verb::Exec(_) => End::Bug,
         Verb::Run(files) => run::run(&flags(files), around, inherited),
         Verb::Dev(dev) => run::dev(dev, around, inherited),
         Verb::Demo { stay } => tour(stay, &around),
@@ -150,6 +158,13 @@ fn surroundings() -> Surroundings {
         privileged: uid == 0,
         uid,
     }
+}
+
+/// Variables that no application inherits from us.
+#[expect(clippy::disallowed_methods, reason = "the same place")]
+fn ours_alone() -> Vec<OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| application::is_ours_alone(name)).collect()
 }
 
 fn flags(files: args::Files) -> Flags {

@@ -1,8 +1,10 @@
 //! The words of the command line; their help is what `--help` prints.
 
 use super::demo;
+use crate::agent::application::OnChange;
+use crate::os::signals;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The sidecar for services that have no Nacos SDK
 ///
@@ -25,6 +27,11 @@ pub(super) struct Args {
 pub(super) enum Verb {
     /// Be the agent, in the foreground
     Run(Files),
+    /// Be the agent and run the application: the entry point of a container without a sidecar
+    ///
+    /// Waits until the required files are in place, then starts COMMAND. Signals reach it; when it ends, it is
+    /// taken out of the registry, and its exit code is ours. TERM and INT take it out of the registry first.
+    Exec(Exec),
     /// Be a Nacos registry for this machine; with --conf-dir the agent too
     Dev(Dev),
     /// Watch the whole job being done with real processes; needs nothing
@@ -97,6 +104,34 @@ pub(super) struct Files {
     /// Directory of descriptors [default: conf.d beside the settings]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) conf_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Exec {
+    #[command(flatten)]
+    pub(super) files: Files,
+    /// Wait for the required files so long, then give up with 69
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub(super) wait: Duration,
+    /// NAME=VALUE lines of a target become variables: its data id, or its path; may be repeated
+    #[arg(long, value_name = "TARGET")]
+    pub(super) env_from: Vec<String>,
+    /// Only these variables come from there, * ends a beginning [default: all harmless ones]
+    #[arg(long, value_name = "NAME", requires = "env_from")]
+    pub(super) env_name: Vec<String>,
+    /// On a change of files without a reload: restart, signal:NAME, none
+    /// [default: restart with --env-from, else none]
+    #[arg(long, value_name = "WHAT", value_parser = on_change)]
+    pub(super) on_change: Option<OnChange>,
+    /// Stop the application by this signal, whichever asked for it [default: TERM, INT as they came]
+    #[arg(long, value_name = "NAME", value_parser = signals::number)]
+    pub(super) stop_signal: Option<i32>,
+    /// Kill it when it has not ended so long after that signal
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(super) kill_after: Duration,
+    /// The application and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -180,6 +215,16 @@ pub(super) enum Holding {
 pub(super) enum Lang {
     En,
     Zh,
+}
+
+/// `restart`, `signal:HUP`, `none`.
+fn on_change(text: &str) -> Result<OnChange, String> {
+    match text.split_once(':') {
+        Some(("signal", name)) => signals::number(name).map(OnChange::Signal),
+        None if text == "restart" => Ok(OnChange::Restart),
+        None if text == "none" => Ok(OnChange::Nothing),
+        _ => Err("write restart, signal:HUP (or another signal) or none".to_owned()),
+    }
 }
 
 /// `500ms`, `60s`, `2m`, `1h`.

@@ -77,6 +77,17 @@ impl Leader {
     }
 }
 
+/// Buries what is dead and was left to us, whoever's it was; what somebody waits for is his.
+pub(super) fn bury() {
+    let leaders = LEADERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for pid in children() {
+        if !leaders.contains(&pid) && Child::of(pid).is_some_and(|child| child.is_dead) {
+            let once = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            _ = Pid::from_raw(pid).map(|pid| waitid(WaitId::Pid(pid), once));
+        }
+    }
+}
+
 impl Drop for Leader {
     fn drop(&mut self) {
         let mut leaders = LEADERS.lock().unwrap_or_else(PoisonError::into_inner);
