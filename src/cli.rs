@@ -164,7 +164,9 @@ fn surroundings() -> Surroundings {
 #[expect(clippy::disallowed_methods, reason = "the same place")]
 fn ours_alone() -> Vec<OsString> {
     let names = std::env::vars_os().map(|(name, _)| name);
-    names.filter(|name| application::is_ours_alone(name)).collect()
+    names
+        .filter(|name| application::is_ours_alone(name))
+        .collect()
 }
 
 fn flags(files: args::Files) -> Flags {

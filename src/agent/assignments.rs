@@ -17,22 +17,80 @@ const MOST: usize = 1000;
 
 /// Names by which a content would decide which code runs, or whom the application trusts.
 const POWERFUL: &[&str] = &[
-    "BASHOPTS", "BASH_ENV", "CDPATH", "CLASSPATH", "COMSPEC", "ENV", "GCONV_PATH", "GETCONF_DIR",
-    "GLIBC_TUNABLES", "HOME", "HOSTALIASES", "IFS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS",
-    "LOCALDOMAIN", "LOCPATH", "LOGNAME", "MALLOC_TRACE", "NIS_PATH", "NLSPATH", "NODE_OPTIONS",
-    "NODE_PATH", "NODE_EXTRA_CA_CERTS", "NODE_TLS_REJECT_UNAUTHORIZED", "NOTIFY_SOCKET",
-    "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "PATH", "PERL5DB", "PERL5LIB", "PERL5OPT",
-    "PERLLIB", "PHPRC", "PHP_INI_SCAN_DIR", "PROMPT_COMMAND", "PS4", "RESOLV_HOST_CONF",
-    "RES_OPTIONS", "RUBYLIB", "RUBYOPT", "SHELL", "SHELLOPTS", "SSLKEYLOGFILE", "SSL_CERT_DIR",
-    "SSL_CERT_FILE", "TMPDIR", "TZDIR", "USER", "_JAVA_OPTIONS",
+    "BASHOPTS",
+    "BASH_ENV",
+    "CDPATH",
+    "CLASSPATH",
+    "COMSPEC",
+    "ENV",
+    "GCONV_PATH",
+    "GETCONF_DIR",
+    "GLIBC_TUNABLES",
+    "HOME",
+    "HOSTALIASES",
+    "IFS",
+    "JAVA_TOOL_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "LOCALDOMAIN",
+    "LOCPATH",
+    "LOGNAME",
+    "MALLOC_TRACE",
+    "NIS_PATH",
+    "NLSPATH",
+    "NODE_OPTIONS",
+    "NODE_PATH",
+    "NODE_EXTRA_CA_CERTS",
+    "NODE_TLS_REJECT_UNAUTHORIZED",
+    "NOTIFY_SOCKET",
+    "OPENSSL_CONF",
+    "OPENSSL_ENGINES",
+    "OPENSSL_MODULES",
+    "PATH",
+    "PERL5DB",
+    "PERL5LIB",
+    "PERL5OPT",
+    "PERLLIB",
+    "PHPRC",
+    "PHP_INI_SCAN_DIR",
+    "PROMPT_COMMAND",
+    "PS4",
+    "RESOLV_HOST_CONF",
+    "RES_OPTIONS",
+    "RUBYLIB",
+    "RUBYOPT",
+    "SHELL",
+    "SHELLOPTS",
+    "SSLKEYLOGFILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+    "TZDIR",
+    "USER",
+    "_JAVA_OPTIONS",
 ];
 /// Beginnings of further ones.
 const POWERFUL_PREFIXES: &[&str] = &[
-    "BASH_FUNC_", "COMPLUS_", "CORECLR_", "COR_", "DOTNET_", "DYLD_", "GIT_", "LD_", "OUTRIGGER_",
-    "PYTHON", "WATCHDOG_", "LISTEN_",
+    "BASH_FUNC_",
+    "COMPLUS_",
+    "CORECLR_",
+    "COR_",
+    "DOTNET_",
+    "DYLD_",
+    "GIT_",
+    "LD_",
+    "OUTRIGGER_",
+    "PYTHON",
+    "WATCHDOG_",
+    "LISTEN_",
 ];
 /// The same in any case of letters.
-const PROXIES: &[&str] = &["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ftp_proxy"];
+const PROXIES: &[&str] = &[
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "ftp_proxy",
+];
 
 /// Which names a content may set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +170,10 @@ pub fn read(content: &[u8], allowed: &Allowed) -> Result<Assignments, Mistake> {
     let mut read = Assignments::default();
     for (index, line) in text.split('\n').enumerate() {
         let refused = |what: String| mistake(index + 1, what);
-        let line = line.strip_suffix('\r').unwrap_or(line).trim_matches([' ', '\t']);
+        let line = line
+            .strip_suffix('\r')
+            .unwrap_or(line)
+            .trim_matches([' ', '\t']);
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -161,7 +222,9 @@ fn is_name(name: &str) -> bool {
 
 fn is_powerful(name: &str) -> bool {
     POWERFUL.contains(&name)
-        || POWERFUL_PREFIXES.iter().any(|begin| name.starts_with(begin))
+        || POWERFUL_PREFIXES
+            .iter()
+            .any(|begin| name.starts_with(begin))
         || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
 }
 
@@ -173,9 +236,7 @@ fn value_of(written: &str) -> Result<String, String> {
     if let Some(rest) = written.strip_prefix('\'') {
         return match rest.strip_suffix('\'') {
             Some(value) if !value.contains('\'') => Ok(value.to_owned()),
-            _ => Err(
-                "a value in single quotes ends with the line, and has none inside".to_owned(),
-            ),
+            _ => Err("a value in single quotes ends with the line, and has none inside".to_owned()),
         };
     }
     if let Some(rest) = written.strip_prefix('"') {
@@ -209,13 +270,17 @@ fn quoted(rest: &str) -> Result<String, String> {
                 Some('r') => '\r',
                 Some('t') => '\t',
                 Some(same @ ('\\' | '"' | '$' | '`')) => same,
-                _ => return Err(
-                    "after `\\` in double quotes n, r, t, \\, \", $ and ` are known".to_owned(),
-                ),
+                _ => {
+                    return Err(
+                        "after `\\` in double quotes n, r, t, \\, \", $ and ` are known".to_owned(),
+                    );
+                }
             }),
-            '$' | '`' => return Err(format!(
-                "nothing is replaced in a value: write \\{sign}, or the value in single quotes"
-            )),
+            '$' | '`' => {
+                return Err(format!(
+                    "nothing is replaced in a value: write \\{sign}, or the value in single quotes"
+                ));
+            }
             sign => value.push(sign),
         }
     }
@@ -242,8 +307,11 @@ mod tests {
     fn what_every_reader_understands_is_read() {
         let content = "# of orders\r\nexport A=1\n\nB='a $b \"c\" #d'\nC=\"x\\ny \\$z\"\n  D=\nE=10.0.0.1:80,[::1]:81\n";
         let read = read(content.as_bytes(), &all()).unwrap();
-        let values: Vec<(&str, &str)> =
-            read.values.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let values: Vec<(&str, &str)> = read
+            .values
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect();
         assert_eq!(
             values,
             [
@@ -290,16 +358,34 @@ mod tests {
     #[test]
     fn names_with_power_over_the_application_must_be_written_out() {
         for name in [
-            "LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS",
-            "PYTHONPATH", "BASH_ENV", "HTTP_PROXY", "https_proxy", "OUTRIGGER_REGISTRY_SERVERS",
-            "GIT_SSH_COMMAND", "DOTNET_STARTUP_HOOKS", "GLIBC_TUNABLES",
+            "LD_PRELOAD",
+            "LD_LIBRARY_PATH",
+            "PATH",
+            "NODE_OPTIONS",
+            "JAVA_TOOL_OPTIONS",
+            "PYTHONPATH",
+            "BASH_ENV",
+            "HTTP_PROXY",
+            "https_proxy",
+            "OUTRIGGER_REGISTRY_SERVERS",
+            "GIT_SSH_COMMAND",
+            "DOTNET_STARTUP_HOOKS",
+            "GLIBC_TUNABLES",
         ] {
             let content = format!("{name}=/tmp/evil");
             assert!(said(&content).contains(&format!("--env-name {name}")));
             let written_out = Allowed::new(vec![name.to_owned()]).unwrap();
-            assert!(read(content.as_bytes(), &written_out).unwrap().values.contains_key(name));
+            assert!(
+                read(content.as_bytes(), &written_out)
+                    .unwrap()
+                    .values
+                    .contains_key(name)
+            );
             let begun = Allowed::new(vec![format!("{}*", &name[..2])]).unwrap();
-            assert!(read(content.as_bytes(), &begun).is_err(), "a * writes nothing out");
+            assert!(
+                read(content.as_bytes(), &begun).is_err(),
+                "a * writes nothing out"
+            );
         }
     }
 

@@ -27,10 +27,7 @@ pub(super) struct Args {
 pub(super) enum Verb {
     /// Be the agent, in the foreground
     Run(Files),
-    /// Be the agent and run the application: the entry point of a container without a sidecar
-    ///
-    /// Waits until the required files are in place, then starts COMMAND. Signals reach it; when it ends, it is
-    /// taken out of the registry, and its exit code is ours. TERM and INT take it out of the registry first.
+    /// Be the agent and run the application: for containers without a sidecar
     Exec(Exec),
     /// Be a Nacos registry for this machine; with --conf-dir the agent too
     Dev(Dev),
@@ -110,23 +107,22 @@ pub(super) struct Files {
 pub(super) struct Exec {
     #[command(flatten)]
     pub(super) files: Files,
-    /// Wait for the required files so long, then give up with 69
+    /// Wait so long for the required files, then give up with 69
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
     pub(super) wait: Duration,
-    /// NAME=VALUE lines of a target become variables: its data id, or its path; may be repeated
+    /// Lines NAME=VALUE of this target (data id or path) become variables
     #[arg(long, value_name = "TARGET")]
     pub(super) env_from: Vec<String>,
-    /// Only these variables come from there, * ends a beginning [default: all harmless ones]
+    /// Only these variables come from there; ORDERS_* is all that begin so
     #[arg(long, value_name = "NAME", requires = "env_from")]
     pub(super) env_name: Vec<String>,
-    /// On a change of files without a reload: restart, signal:NAME, none
-    /// [default: restart with --env-from, else none]
+    /// On a change: restart (default with --env-from), signal:NAME, none
     #[arg(long, value_name = "WHAT", value_parser = on_change)]
     pub(super) on_change: Option<OnChange>,
-    /// Stop the application by this signal, whichever asked for it [default: TERM, INT as they came]
+    /// Stop the application by this signal [default: as it came]
     #[arg(long, value_name = "NAME", value_parser = signals::number)]
     pub(super) stop_signal: Option<i32>,
-    /// Kill it when it has not ended so long after that signal
+    /// Kill it when it has not ended so long after that
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(super) kill_after: Duration,
     /// The application and its arguments

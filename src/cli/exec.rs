@@ -150,11 +150,17 @@ async fn live(order: Order, (start, journal): (supervisor::Start, Journal)) -> u
         variables: Mutex::default(),
         missing: Mutex::default(),
     });
-    ours.spawn("files", compare(Arc::clone(&files), sight_of(&sight), begins, events.clone()));
+    ours.spawn(
+        "files",
+        compare(Arc::clone(&files), sight_of(&sight), begins, events.clone()),
+    );
     let stop = CancellationToken::new();
     let hands = Hands {
         words: Arc::new(order.words),
-        stop_signal: order.rules.stop_signal_is_written.then_some(order.rules.stop_signal),
+        stop_signal: order
+            .rules
+            .stop_signal_is_written
+            .then_some(order.rules.stop_signal),
         files,
         running: Arc::default(),
         ask: sight.ask,
@@ -288,7 +294,9 @@ impl Hands {
         let events = self.events.clone();
         self.tasks.spawn("rest", async move {
             if !rested.await.unwrap_or(false) {
-                tracing::warn!("the registry has not confirmed in time that the application is out of it");
+                tracing::warn!(
+                    "the registry has not confirmed in time that the application is out of it"
+                );
             }
             _ = events.send(Event::Rested).await;
         });
@@ -308,7 +316,10 @@ impl Hands {
                     Event::Started
                 }
                 Ok(Err(error)) => {
-                    complain(&format!("outrigger: {}\n", foreign::harmless(&error.to_string())));
+                    complain(&format!(
+                        "outrigger: {}\n",
+                        foreign::harmless(&error.to_string())
+                    ));
                     Event::NotStarted(error.code())
                 }
                 // It panicked, which was printed.
@@ -340,7 +351,10 @@ impl Hands {
                 code
             }
             Fate::Signalled(signal) => {
-                tracing::info!(signal = signals::name(signal), "a signal has ended the application");
+                tracing::info!(
+                    signal = signals::name(signal),
+                    "a signal has ended the application"
+                );
                 application::signalled(signal)
             }
         };
@@ -398,8 +412,9 @@ impl Files {
             let limit = u64::try_from(assignments::MOST_BYTES).unwrap_or(u64::MAX);
             let found = publish::current(&path, limit).map_err(|error| error.to_string())?;
             let found = found.ok_or_else(|| format!("{}: is not there", path.display()))?;
-            let Assignments { values, left_out } = assignments::read(&found.bytes, &self.allowed)
-                .map_err(|mistake| format!("{}: {mistake}", path.display()))?;
+            let Assignments { values, left_out } =
+                assignments::read(&found.bytes, &self.allowed)
+                    .map_err(|mistake| format!("{}: {mistake}", path.display()))?;
             if !left_out.is_empty() {
                 let names = left_out.join(", ");
                 tracing::info!(path = %path.display(), names, "variables that --env-name does not name");
@@ -466,7 +481,10 @@ async fn compare(
         }
         let before = std::mem::replace(&mut *locked(&files.missing), missing.clone());
         if before != missing {
-            tracing::info!(missing = missing.join("; "), "the application waits for its files");
+            tracing::info!(
+                missing = missing.join("; "),
+                "the application waits for its files"
+            );
         }
         if sight.targets.changed().await.is_err() {
             return;
@@ -493,7 +511,10 @@ async fn compare(
                 match read(&files, &views).await {
                     Ok(variables) => *locked(&files.variables) = variables,
                     Err(reason) => {
-                        tracing::warn!(reason, "the variables are not used, the application keeps those it has");
+                        tracing::warn!(
+                            reason,
+                            "the variables are not used, the application keeps those it has"
+                        );
                         had.insert(view.path.clone(), md5.clone());
                         continue;
                     }

@@ -11,8 +11,7 @@ use super::children::{self, Leader};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal as Name};
 use rustix::{
     process::{
-        Pid, Signal, WaitId, WaitIdOptions, getpgrp, getpid, kill_process, kill_process_group,
-        waitid,
+        Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group, waitid,
     },
     termios::{isatty, tcgetpgrp, tcsetpgrp},
 };
@@ -156,10 +155,9 @@ impl Application {
     /// Gives its group the terminal, if that is ours to give.
     fn to_the_front(&self) {
         let terminal = io::stdin();
-        let ours = getpgrp();
         let front = isatty(&terminal).then(|| tcgetpgrp(&terminal));
         if let Some(Ok(front)) = front
-            && (front == ours || front == self.pid || !lives(front))
+            && (Some(front) == our_group() || front == self.pid || !lives(front))
         {
             give(self.pid);
             // It may have read before it was in front, which stops it.
@@ -178,12 +176,19 @@ impl Application {
         if !in_front {
             return;
         }
-        give(getpgrp());
+        if let Some(ours) = our_group() {
+            give(ours);
+        }
         // As process 1 we cannot be stopped: then it goes on at once.
         _ = kill_process(getpid(), Signal::STOP);
         self.to_the_front();
         _ = kill_process_group(self.pid, Signal::CONT);
     }
+}
+
+/// Ours; none where its leader is outside of our pid namespace.
+fn our_group() -> Option<Pid> {
+    Pid::from_raw(nix::unistd::getpgrp().as_raw())
 }
 
 /// Whether a group has anybody in it.

@@ -22,6 +22,7 @@ mod config_scenes;
 mod configs;
 mod durable;
 mod edits;
+mod exec;
 mod facts;
 mod faults;
 mod figures;
