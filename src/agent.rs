@@ -15,6 +15,7 @@ pub mod probe;
 pub mod registrar;
 pub mod renderings;
 pub mod services;
+pub mod shadow;
 pub mod snapshot;
 pub mod status;
 pub mod supervisor;

@@ -6,8 +6,10 @@ mod check;
 pub mod demo;
 mod exec;
 mod explain;
+mod import;
 mod once;
 mod run;
+mod shadow;
 mod table;
 mod text;
 mod users;
@@ -36,6 +38,8 @@ use std::{
 enum End {
     /// Done.
     Done = 0,
+    /// What would be written differs from what is there.
+    Differs = 1,
     /// Wrong use of the command line.
     Usage = 64,
     /// A descriptor is wrong.
@@ -108,7 +112,11 @@ fn dispatch(verb: Verb, around: Surroundings, inherited: Inherited) -> End {
     match verb {
         // Its code may be that of another program.
         Verb::Exec(_) => End::Bug,
-        Verb::Run(files) => run::run(&flags(files), around, inherited),
+        Verb::Run {
+            files,
+            shadow: true,
+        } => shadow::shadow(&flags(files), around, inherited, None),
+        Verb::Run { files, .. } => run::run(&flags(files), around, inherited),
         Verb::Dev(dev) => run::dev(dev, around, inherited),
         Verb::Demo { stay } => tour(stay, &around),
         Verb::DemoApp(app) => match demo::app::serve(&app) {
@@ -116,7 +124,12 @@ fn dispatch(verb: Verb, around: Surroundings, inherited: Inherited) -> End {
             Err(error) => fail(End::Bug, &error),
         },
         Verb::Check(files) => check::check(&flags(files), &around),
-        Verb::Once { files, timeout } => once::once(&flags(files), around, inherited, timeout),
+        Verb::Once {
+            files,
+            timeout,
+            shadow: true,
+        } => shadow::shadow(&flags(files), around, inherited, Some(timeout)),
+        Verb::Once { files, timeout, .. } => once::once(&flags(files), around, inherited, timeout),
         Verb::Status { files, json, watch } => table::status(&flags(files), &around, json, watch),
         Verb::Explain { files, what, lang } => {
             explain::explain(&flags(files), &around, what.as_ref(), lang)
@@ -126,6 +139,7 @@ fn dispatch(verb: Verb, around: Surroundings, inherited: Inherited) -> End {
             files,
             what: Holding::Subscription { name },
         } => ask::release(&flags(files), &around, &name),
+        Verb::Import { paths } => import::import(&paths),
         Verb::Completions { shell } => {
             let mut out = Vec::new();
             clap_complete::generate(shell, &mut offered(), "outrigger", &mut out);

@@ -94,7 +94,7 @@ impl Want {
 }
 
 /// What a target is made of, as the registry knows it.
-fn source_of(kept: &Kept) -> Source {
+pub(super) fn source_of(kept: &Kept) -> Source {
     match kept {
         Kept::Config(config) => Source::Config(ConfigKey {
             namespace: Namespace::new(&config.namespace),

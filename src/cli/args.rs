@@ -26,7 +26,13 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Be the agent, in the foreground
-    Run(Files),
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// Do nothing, and say what would be written and registered
+        #[arg(long)]
+        shadow: bool,
+    },
     /// Be the agent and run the application: for containers without a sidecar
     Exec(Exec),
     /// Be a Nacos registry for this machine; with --conf-dir the agent too
@@ -49,6 +55,9 @@ pub(super) enum Verb {
         /// Give up after this long
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
+        /// Write nothing: compare, and say what would change; 1 when anything would
+        #[arg(long)]
+        shadow: bool,
     },
     /// Show what is true now
     Status {
@@ -85,6 +94,12 @@ pub(super) enum Verb {
         files: Files,
         #[command(subcommand)]
         what: Holding,
+    },
+    /// Print a descriptor made of files of confd, Consul and consul-template
+    Import {
+        /// Files, or directories with them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
     },
     /// Print completions for a shell
     Completions {

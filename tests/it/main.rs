@@ -31,6 +31,7 @@ mod grpc;
 mod guard;
 mod hands;
 mod hostile;
+mod import;
 mod lists;
 mod manners;
 mod neighbours;
@@ -43,6 +44,7 @@ mod recorded;
 mod recorded_rpc;
 mod rpc;
 mod scenes;
+mod shadow;
 mod support;
 mod switches;
 #[cfg(feature = "tls")]

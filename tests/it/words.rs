@@ -121,6 +121,7 @@ fn the_help_of_every_command_is_what_it_was() {
         "drain",
         "release",
         "release subscription",
+        "import",
         "completions",
     ] {
         let help = run(outrigger().args(words.split_whitespace()).arg("--help"));
