@@ -1,7 +1,9 @@
 //! The sidecar: actors that never import one another, joined here with channels.
 
 pub mod admin;
+pub mod application;
 mod applications;
+pub mod assignments;
 pub mod catalog;
 mod composing;
 pub mod contents;
@@ -21,6 +23,7 @@ pub mod probe;
 pub mod registrar;
 pub mod renderings;
 pub mod services;
+pub mod shadow;
 pub mod snapshot;
 pub mod status;
 pub mod supervisor;
@@ -108,6 +111,15 @@ pub enum Command {
         /// The answer.
         answer: oneshot::Sender<usize>,
     },
+    /// Take everything out of the registry until [`Command::Work`]; answers whether that was confirmed in time.
+    Rest {
+        /// How long to wait for the confirmation.
+        within: Duration,
+        /// The answer.
+        answer: oneshot::Sender<bool>,
+    },
+    /// The rest is over.
+    Work,
     /// The candidates for an automatic address.
     Addresses(oneshot::Sender<Vec<locate::Considered>>),
 }

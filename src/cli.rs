@@ -4,15 +4,19 @@ mod args;
 mod ask;
 mod check;
 pub mod demo;
+mod exec;
 mod explain;
+mod import;
 mod once;
 mod run;
+mod shadow;
 mod table;
 mod text;
 mod users;
 
 use crate::descriptor::{Flags, Surroundings};
 use crate::foreign;
+use crate::os::application;
 use crate::os::confine::become_command;
 use crate::os::ourselves;
 use crate::os::ourselves::Inherited;
@@ -24,6 +28,7 @@ use clap::{CommandFactory as _, Parser as _};
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     collections::BTreeMap,
+    ffi::OsString,
     io::{self, IsTerminal as _, Write as _},
     panic::PanicHookInfo,
     process::ExitCode,
@@ -35,6 +40,8 @@ use std::{
 enum End {
     /// Done.
     Done = 0,
+    /// What would be written differs from what is there.
+    Differs = 1,
     /// Wrong use of the command line.
     Usage = 64,
     /// A descriptor is wrong.
@@ -82,7 +89,10 @@ pub fn main() -> ExitCode {
         }
     };
     let around = surroundings();
-    dispatch(args, around, inherited).into()
+    match args.verb {
+        Verb::Exec(words) => exec::exec(words, around, inherited, ours_alone()),
+        verb => dispatch(verb, around, inherited).into(),
+    }
 }
 
 /// A panic without its payload, which may hold what must not be printed.
@@ -100,9 +110,15 @@ fn place_of(panic: &PanicHookInfo<'_>) -> String {
     format!("outrigger: a bug of ours: panic{place}, in thread {thread}\n{trace}")
 }
 
-fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
-    match args.verb {
-        Verb::Run(files) => run::run(&flags(files), around, inherited),
+fn dispatch(verb: Verb, around: Surroundings, inherited: Inherited) -> End {
+    match verb {
+        // Its code may be that of another program.
+        Verb::Exec(_) => End::Bug,
+        Verb::Run {
+            files,
+            shadow: true,
+        } => shadow::shadow(&flags(files), around, inherited, None),
+        Verb::Run { files, .. } => run::run(&flags(files), around, inherited),
         Verb::Dev(dev) => run::dev(dev, around, inherited),
         Verb::Demo { stay } => tour(stay, &around),
         Verb::DemoApp(app) => match demo::app::serve(&app) {
@@ -110,7 +126,12 @@ fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
             Err(error) => fail(End::Bug, &error),
         },
         Verb::Check(files) => check::check(&flags(files), &around),
-        Verb::Once { files, timeout } => once::once(&flags(files), around, inherited, timeout),
+        Verb::Once {
+            files,
+            timeout,
+            shadow: true,
+        } => shadow::shadow(&flags(files), around, inherited, Some(timeout)),
+        Verb::Once { files, timeout, .. } => once::once(&flags(files), around, inherited, timeout),
         Verb::Status { files, json, watch } => table::status(&flags(files), &around, json, watch),
         Verb::Explain { files, what, lang } => {
             explain::explain(&flags(files), &around, what.as_ref(), lang)
@@ -120,6 +141,7 @@ fn dispatch(args: Args, around: Surroundings, inherited: Inherited) -> End {
             files,
             what: Holding::Subscription { name },
         } => ask::release(&flags(files), &around, &name),
+        Verb::Import { paths } => import::import(&paths),
         Verb::Retry { files, path } => ask::retry(&flags(files), &around, &path),
         Verb::Confine { cpu, temp, words } => {
             let cpu = Duration::from_secs(cpu);
@@ -157,6 +179,15 @@ fn surroundings() -> Surroundings {
         privileged: uid == 0,
         uid,
     }
+}
+
+/// Variables that no application inherits from us.
+#[expect(clippy::disallowed_methods, reason = "the same place")]
+fn ours_alone() -> Vec<OsString> {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names
+        .filter(|name| application::is_ours_alone(name))
+        .collect()
 }
 
 fn flags(files: args::Files) -> Flags {

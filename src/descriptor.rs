@@ -25,6 +25,15 @@ pub use variables::from_environment;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+/// The settings of an agent that has neither a file nor a variable: what a descriptor is read with that nobody runs yet.
+///
+/// # Errors
+/// None is known.
+pub fn without_a_file() -> Result<settings::Settings, Vec<crate::report::Problem>> {
+    let nowhere = std::path::Path::new("outrigger.yaml");
+    settings_file::resolve(nowhere, None, &Flags::default(), &Surroundings::default())
+}
+
 /// What the agent was started in; read once, in `cli`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Surroundings {

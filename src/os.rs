@@ -1,6 +1,7 @@
 //! The operating system: addresses, watches, signals, systemd; each file one mechanism with typed errors.
 
 pub mod address;
+pub mod application;
 pub mod children;
 pub mod command;
 pub mod confine;

@@ -18,7 +18,7 @@ if [ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && ! command -v nginx >/dev/null; 
     { timeout 120 apt-get update && timeout 120 apt-get install -y --no-install-recommends nginx-light; } >/dev/null 2>&1 || :
 fi
 passed=0
-for example in quick-start nginx python; do
+for example in quick-start entry-point nginx python; do
     case $example in
         nginx) needs=nginx ;;
         python) needs=python3 ;;

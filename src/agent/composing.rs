@@ -553,6 +553,22 @@ impl Work {
     }
 }
 
+/// What the contents of all its configurations make, where none of them has to be decrypted; for whoever only looks. Blocks.
+pub(super) fn look(config: &Config, sources: &Contents) -> Result<Content, String> {
+    let of = |part| sources.get(&key_of(part)).cloned();
+    let made = match &config.made_of {
+        MadeOf::One(part) => of(part).ok_or_else(|| final_trouble("a source is missing")),
+        MadeOf::Several { template, parts } => {
+            let clear = parts
+                .iter()
+                .filter_map(|(name, part)| Some((name.clone(), of(part)?)))
+                .collect();
+            compose(template, parts, &clear)
+        }
+    };
+    made.map_err(|trouble| trouble.why)
+}
+
 fn final_trouble(why: impl Into<String>) -> Trouble {
     Trouble {
         why: why.into(),

@@ -103,6 +103,7 @@ fn locked(board: &Board) -> MutexGuard<'_, BTreeMap<Id, Shown>> {
 enum Request {
     Set(Vec<Service>),
     Drain(oneshot::Sender<()>),
+    Rest(oneshot::Sender<()>),
     Explain(oneshot::Sender<Vec<Considered>>),
 }
 
@@ -157,6 +158,7 @@ impl Services {
             wanted: BTreeMap::new(),
             draining: None,
             drained: false,
+            resting: None,
             left_tx,
             dice: Dice::new(parts.seed),
         };
@@ -179,6 +181,15 @@ impl Services {
             return false;
         }
         matches!(timeout(within, drained).await, Ok(Ok(())))
+    }
+
+    /// Takes everything out in order until something is [set](Self::set) again; answers whether all of it was confirmed within the time.
+    pub async fn rest(&self, within: Duration) -> bool {
+        let (done, rested) = oneshot::channel();
+        if self.requests.send(Request::Rest(done)).await.is_err() {
+            return false;
+        }
+        matches!(timeout(within, rested).await, Ok(Ok(())))
     }
 
     /// The candidates for an automatic address and what becomes of each.
@@ -225,6 +236,8 @@ struct Actor {
     /// Whoever waits for the drain.
     draining: Option<Vec<oneshot::Sender<()>>>,
     drained: bool,
+    /// Whoever waits until nothing is registered for a while.
+    resting: Option<oneshot::Sender<()>>,
     left_tx: mpsc::Sender<Id>,
     dice: Dice,
 }
@@ -264,6 +277,12 @@ impl Actor {
                         look = Instant::now();
                     }
                     Some(Request::Drain(done)) => self.drain(done).await,
+                    Some(Request::Rest(done)) => {
+                        self.wanted.clear();
+                        self.settle().await;
+                        self.resting = Some(done);
+                        self.answer_drains();
+                    }
                     Some(Request::Explain(answer)) => {
                         let looked = self.surroundings();
                         self.parts.tasks.spawn("explain addresses", async move {
@@ -414,6 +433,11 @@ impl Actor {
                 // Whoever asked may have gone.
                 _ = done.send(());
             }
+        }
+        if self.running.values().all(|running| running.left)
+            && let Some(done) = self.resting.take()
+        {
+            _ = done.send(());
         }
     }
 

@@ -8,9 +8,10 @@ use super::catalog::{self, Known, Look};
 use super::services::{self, Services};
 use super::status;
 use super::targets::Targets;
+use super::view::TargetView;
 use super::{Command, Parts};
 use crate::descriptor::settings::{Servers, Settings};
-use crate::descriptor::spec::Descriptor;
+use crate::descriptor::spec::{Descriptor, Service};
 use crate::descriptor::{self, Flags, Surroundings};
 use crate::machine::Epoch;
 use crate::nacos::client;
@@ -77,6 +78,13 @@ pub enum End {
     AtOnce,
 }
 
+/// Every service that is wanted.
+fn services_of(known: &Known) -> Vec<Service> {
+    let all = known.descriptors.iter();
+    all.flat_map(|(_, descriptor)| descriptor.services.iter().cloned())
+        .collect()
+}
+
 /// The URLs the registry is known by before it was asked anything.
 fn known_servers(settings: &Settings) -> Vec<String> {
     match &settings.registry.servers {
@@ -90,10 +98,18 @@ fn known_servers(settings: &Settings) -> Vec<String> {
 /// # Errors
 /// When it cannot start; nothing was registered then.
 pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartError> {
-    let mut signals = Listener::start().map_err(StartError::Signals)?;
+    let signals = Listener::start().map_err(StartError::Signals)?;
+    Ok(begin(start, tasks, epoch).await?.live(signals).await)
+}
+
+/// Starts an agent, which does nothing before it lives.
+///
+/// # Errors
+/// As [`run`].
+pub async fn begin(start: Start, tasks: Tasks, epoch: Epoch) -> Result<Agent, StartError> {
     let settings = Arc::new(start.settings);
     let around = Arc::new(start.around);
-    let _taken = StateDir::take(&settings.state_dir)?;
+    let taken = StateDir::take(&settings.state_dir)?;
     let (standings_tx, standings) = mpsc::channel(QUEUE);
     let parts = Parts::start(&settings.registry, &tasks, epoch, standings_tx)?;
     let services = Services::start(
@@ -136,10 +152,10 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
             })
         },
         figures: parts.metrics.registry(),
-        commands: commands_tx,
+        commands: commands_tx.clone(),
     };
     admin::start(&parts, &settings.admin, door).await?;
-    let agent = Agent {
+    Ok(Agent {
         parts,
         settings,
         around,
@@ -149,9 +165,24 @@ pub async fn run(start: Start, tasks: Tasks, epoch: Epoch) -> Result<End, StartE
         known,
         look,
         settings_problems,
-        ready: false,
-    };
-    Ok(agent.live(&mut signals, commands).await)
+        ready: watch::Sender::new(false),
+        resting: false,
+        ask: commands_tx,
+        commands,
+        _taken: taken,
+    })
+}
+
+/// What whoever lives in the same process sees of an agent, and may ask of it.
+pub struct Sight {
+    /// How the files are.
+    pub targets: watch::Receiver<Arc<Vec<TargetView>>>,
+    /// What is wanted.
+    pub known: watch::Receiver<Option<Arc<Known>>>,
+    /// Whether that was handed out for the first time.
+    pub ready: watch::Receiver<bool>,
+    /// For questions.
+    pub ask: mpsc::Sender<Command>,
 }
 
 /// That nothing outlives a restart, for `status`.
@@ -166,7 +197,8 @@ fn forgetful(why: String) -> Problem {
     }
 }
 
-struct Agent {
+/// An agent that is started.
+pub struct Agent {
     parts: Parts,
     settings: Arc<Settings>,
     around: Arc<Surroundings>,
@@ -176,24 +208,41 @@ struct Agent {
     known: watch::Receiver<Option<Arc<Known>>>,
     look: Look,
     settings_problems: Arc<Mutex<Vec<Problem>>>,
-    ready: bool,
+    ready: watch::Sender<bool>,
+    /// Nothing is registered meanwhile.
+    resting: bool,
+    ask: mpsc::Sender<Command>,
+    commands: mpsc::Receiver<Command>,
+    /// Let go when the agent has ended.
+    _taken: StateDir,
 }
 
 impl Agent {
-    async fn live(mut self, signals: &mut Listener, mut commands: mpsc::Receiver<Command>) -> End {
+    /// What others may see of it.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight {
+            targets: self.targets.views(),
+            known: self.known.clone(),
+            ready: self.ready.subscribe(),
+            ask: self.ask.clone(),
+        }
+    }
+
+    /// Lives until it is told to leave, and leaves.
+    pub async fn live(mut self, mut signals: Listener) -> End {
         let mut watchdog = Watchdog::start();
         loop {
             tokio::select! {
                 biased;
                 request = signals.next() => match request {
-                    Request::Leave => return self.leave(signals, commands).await,
+                    Request::Leave => return self.leave(signals).await,
                     Request::Reload => {
                         let (answer, _nobody) = oneshot::channel();
                         self.reload(answer);
                     }
                 },
-                // The only sender lives in the door, which lives as long as the tasks.
-                Some(command) = commands.recv() => self.obey(command),
+                Some(command) = self.commands.recv() => self.obey(command),
                 Ok(()) = self.known.changed() => self.hand_out().await,
                 () = watchdog.alive() => {}
             }
@@ -205,11 +254,11 @@ impl Agent {
         let Some(known) = self.known.borrow_and_update().clone() else {
             return;
         };
-        let services = known
-            .descriptors
-            .iter()
-            .flat_map(|(_, descriptor)| descriptor.services.iter().cloned())
-            .collect();
+        let services = if self.resting {
+            Vec::new()
+        } else {
+            services_of(&known)
+        };
         let kept = known
             .descriptors
             .iter()
@@ -222,22 +271,37 @@ impl Agent {
             known.descriptors.len(),
             known.problems.len()
         ));
-        if !self.ready {
-            self.ready = true;
+        if !self.ready.send_replace(true) {
             systemd::ready();
         }
     }
 
-    fn obey(&self, command: Command) {
+    fn obey(&mut self, command: Command) {
         match command {
             // Whoever asked may have gone; that is so for every answer below.
             Command::Ping(answer) => _ = answer.send(()),
-            Command::Ready(answer) => _ = answer.send(self.ready),
+            Command::Ready(answer) => _ = answer.send(*self.ready.borrow()),
             Command::Reload(answer) => self.reload(answer),
             Command::Drain { within, answer } => {
                 let services = self.services.clone();
                 self.parts.tasks.spawn("drain", async move {
                     _ = answer.send(services.drain(within).await);
+                });
+            }
+            Command::Rest { within, answer } => {
+                self.resting = true;
+                let services = self.services.clone();
+                self.parts.tasks.spawn("rest", async move {
+                    _ = answer.send(services.rest(within).await);
+                });
+            }
+            Command::Work => {
+                self.resting = false;
+                let (services, known) = (self.services.clone(), self.known.borrow().clone());
+                self.parts.tasks.spawn("work again", async move {
+                    if let Some(known) = known {
+                        services.set(services_of(&known)).await;
+                    }
                 });
             }
             Command::Release { service, answer } => {
@@ -300,7 +364,7 @@ impl Agent {
         });
     }
 
-    async fn leave(self, signals: &mut Listener, mut commands: mpsc::Receiver<Command>) -> End {
+    async fn leave(mut self, mut signals: Listener) -> End {
         systemd::stopping();
         let within = self.settings.shutdown_timeout;
         tracing::info!(?within, "leaving: everything is taken out of the registry");
@@ -317,7 +381,7 @@ impl Agent {
                     return End::AtOnce;
                 },
                 // Status is still answered while leaving.
-                Some(command) = commands.recv() => self.obey(command),
+                Some(command) = self.commands.recv() => self.obey(command),
                 () = watchdog.alive() => {}
                 clean = &mut drain => break clean,
             }

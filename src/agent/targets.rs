@@ -134,7 +134,7 @@ impl Want {
 }
 
 /// What a target is made of, as the registry knows it.
-fn source_of(kept: &Kept) -> Source {
+pub(super) fn source_of(kept: &Kept) -> Source {
     match kept {
         Kept::Config(config) => match &config.made_of {
             MadeOf::One(part) => Source::Config(composing::key_of(part)),

@@ -1,6 +1,8 @@
 //! The words of the command line; their help is what `--help` prints.
 
 use super::demo;
+use crate::agent::application::OnChange;
+use crate::os::signals;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -24,7 +26,15 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Be the agent, in the foreground
-    Run(Files),
+    Run {
+        #[command(flatten)]
+        files: Files,
+        /// Do nothing, and say what would be written and registered
+        #[arg(long)]
+        shadow: bool,
+    },
+    /// Be the agent and run the application: for containers without a sidecar
+    Exec(Exec),
     /// Be a Nacos registry for this machine; with --conf-dir the agent too
     Dev(Dev),
     /// Watch the whole job being done with real processes; needs nothing
@@ -45,6 +55,9 @@ pub(super) enum Verb {
         /// Give up after this long
         #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
         timeout: Duration,
+        /// Write nothing: compare, and say what would change; 1 when anything would
+        #[arg(long)]
+        shadow: bool,
     },
     /// Show what is true now
     Status {
@@ -82,6 +95,12 @@ pub(super) enum Verb {
         #[command(subcommand)]
         what: Holding,
     },
+    /// Print a descriptor made of files of confd, Consul and consul-template
+    Import {
+        /// Files, or directories with them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
     /// Try a file again at once: what was taken back, rejected or failed
     Retry {
         #[command(flatten)]
@@ -117,6 +136,33 @@ pub(super) struct Files {
     /// Directory of descriptors [default: conf.d beside the settings]
     #[arg(long, value_name = "DIR", global = true)]
     pub(super) conf_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Exec {
+    #[command(flatten)]
+    pub(super) files: Files,
+    /// Wait so long for the required files, then give up with 69
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub(super) wait: Duration,
+    /// Lines NAME=VALUE of this target (data id or path) become variables
+    #[arg(long, value_name = "TARGET")]
+    pub(super) env_from: Vec<String>,
+    /// Only these variables come from there; ORDERS_* is all that begin so
+    #[arg(long, value_name = "NAME", requires = "env_from")]
+    pub(super) env_name: Vec<String>,
+    /// On a change: restart (default with --env-from), signal:NAME, none
+    #[arg(long, value_name = "WHAT", value_parser = on_change)]
+    pub(super) on_change: Option<OnChange>,
+    /// Stop the application by this signal [default: as it came]
+    #[arg(long, value_name = "NAME", value_parser = signals::number)]
+    pub(super) stop_signal: Option<i32>,
+    /// Kill it when it has not ended so long after that
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(super) kill_after: Duration,
+    /// The application and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -200,6 +246,16 @@ pub(super) enum Holding {
 pub(super) enum Lang {
     En,
     Zh,
+}
+
+/// `restart`, `signal:HUP`, `none`.
+fn on_change(text: &str) -> Result<OnChange, String> {
+    match text.split_once(':') {
+        Some(("signal", name)) => signals::number(name).map(OnChange::Signal),
+        None if text == "restart" => Ok(OnChange::Restart),
+        None if text == "none" => Ok(OnChange::Nothing),
+        _ => Err("write restart, signal:HUP (or another signal) or none".to_owned()),
+    }
 }
 
 /// `500ms`, `60s`, `2m`, `1h`.

@@ -40,10 +40,8 @@ pub(super) fn run(flags: &Flags, around: Surroundings, inherited: Inherited) -> 
         Ok(prepared) => prepared,
         Err(end) => return end,
     };
-    let start = &prepared.0;
-    if start.around.uid == 0 && !start.settings.allow_root {
-        complain(NOT_AS_ROOT);
-        return End::Settings;
+    if let Err(end) = not_as_root(&prepared.0) {
+        return end;
     }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -55,8 +53,17 @@ pub(super) fn run(flags: &Flags, around: Surroundings, inherited: Inherited) -> 
     end
 }
 
+/// Whether the agent may be who it is.
+pub(super) fn not_as_root(start: &supervisor::Start) -> Result<(), End> {
+    if start.around.uid == 0 && !start.settings.allow_root {
+        complain(NOT_AS_ROOT);
+        return Err(End::Settings);
+    }
+    Ok(())
+}
+
 /// Reads everything an agent starts with, and starts to log as the settings say.
-fn prepare(
+pub(super) fn prepare(
     flags: &Flags,
     around: Surroundings,
     inherited: Inherited,

@@ -7,7 +7,7 @@
 //! live. Which commands are waited for is the one thing kept for the whole process, as the kernel keeps one set of children.
 
 use crate::foreign::Foreign;
-use rustix::process::{Pid, WaitId, WaitIdOptions, getpgrp, getpid, set_child_subreaper, waitid};
+use rustix::process::{Pid, WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -56,7 +56,8 @@ impl Leader {
     /// Buries what is dead and answers what has left its command's group since this one began.
     pub(super) fn left_behind(&self) -> Vec<(i32, Foreign)> {
         let leaders = LEADERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = getpgrp().as_raw_nonzero().get();
+        // 0 where its leader is outside of our pid namespace.
+        let own = nix::unistd::getpgrp().as_raw();
         let mut left = Vec::new();
         for pid in children() {
             let Some(child) = Child::of(pid).filter(|child| child.group != own) else {
@@ -74,6 +75,17 @@ impl Leader {
             }
         }
         left
+    }
+}
+
+/// Buries what is dead and was left to us, whoever's it was; what somebody waits for is his.
+pub(super) fn bury() {
+    let leaders = LEADERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for pid in children() {
+        if !leaders.contains(&pid) && Child::of(pid).is_some_and(|child| child.is_dead) {
+            let once = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            _ = Pid::from_raw(pid).map(|pid| waitid(WaitId::Pid(pid), once));
+        }
     }
 }
 

@@ -107,6 +107,7 @@ fn the_help_of_every_command_is_what_it_was() {
     for words in [
         "",
         "run",
+        "exec",
         "dev",
         "demo",
         "check",
@@ -120,6 +121,7 @@ fn the_help_of_every_command_is_what_it_was() {
         "drain",
         "release",
         "release subscription",
+        "import",
         "completions",
     ] {
         let help = run(outrigger().args(words.split_whitespace()).arg("--help"));
