@@ -451,7 +451,7 @@ fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum GroupKey {
     /// Targets of this descriptor with this reload.
-    Shared(PathBuf, Reload, Pacing),
+    Shared(Box<(PathBuf, Reload, Pacing)>),
     /// A target without a reload.
     Alone(Slot),
 }
@@ -461,7 +461,7 @@ impl GroupKey {
         match &want.target().reload {
             Some(reload) => {
                 let pacing = want.target().pacing.clone();
-                Self::Shared(want.source.clone(), reload.clone(), pacing)
+                Self::Shared(Box::new((want.source.clone(), reload.clone(), pacing)))
             }
             None => Self::Alone(want.slot),
         }
@@ -685,8 +685,8 @@ impl Router {
             let jobs = group.jobs.lock().unwrap_or_else(PoisonError::into_inner);
             if jobs.is_empty() {
                 group.tasks.stop();
-                if let (GroupKey::Shared(_, reload, _), Some(one)) = (key, &group.membership) {
-                    ended.push((reload.clone(), one.member));
+                if let (GroupKey::Shared(shared), Some(one)) = (key, &group.membership) {
+                    ended.push((shared.1.clone(), one.member));
                 }
             }
             !jobs.is_empty()

@@ -415,6 +415,9 @@ impl Voice {
                 },
                 list.service
             ),
+            ("pending", ..) => self
+                .target_advice(&list.state, list.reason.as_deref())
+                .to_owned(),
             (state, ..) => self.list_advice(state).to_owned(),
         };
         let lines = [
@@ -448,7 +451,7 @@ impl Voice {
                 "若注册中心所列属实，执行 `outrigger release subscription 名称` 立即采用",
             ),
             "missing" => "",
-            other => self.target_advice(other, list.reason.as_deref()),
+            other => self.config_advice(other),
         }
     }
 
