@@ -197,8 +197,11 @@ fn what_the_application_is_not_well_with_goes_back_until_the_source_changes_or_a
     agent.start();
     agent.until_state("configs", "a", "applied");
     agent.until_state("configs", "b", "applied");
+    // Stopped, the agent hears of both at once, however busy the machine is.
+    agent.signal(Signal::SIGSTOP);
     registry.publish("a", "2 a ill");
     registry.publish("b", "2 b");
+    agent.signal(Signal::SIGCONT);
     let view = agent.until_state("configs", "a", "rolled_back");
     agent.until_state("configs", "b", "rolled_back");
     assert_eq!(
