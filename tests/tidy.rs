@@ -11,7 +11,7 @@
 )]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -121,6 +121,63 @@ fn a_room_imports_only_rooms_below_it() {
         "against the direction of the house:\n{}",
         wrong.join("\n")
     );
+}
+
+/// The modules of a room that each of its modules names; a module within a module is that one.
+fn inside(room: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources() {
+        let Ok(inside) = path.strip_prefix(room) else {
+            continue;
+        };
+        let own = home(inside);
+        let named = all.entry(own.clone()).or_default();
+        let code: String = (code(&text).lines())
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect();
+        for form in [format!("crate::{room}::"), "super::".to_owned()] {
+            for rest in code.split(form.as_str()).skip(1) {
+                let of_name = |c: char| c.is_alphanumeric() || c == '_';
+                let end = if rest.starts_with('{') {
+                    rest.find(';')
+                } else {
+                    rest.find(|c| !of_name(c))
+                };
+                let names = &rest[..end.unwrap_or(rest.len())];
+                named.extend(names.split(|c| !of_name(c)).map(str::to_owned));
+            }
+        }
+        named.remove(&own);
+    }
+    let modules: BTreeSet<String> = all.keys().cloned().collect();
+    for named in all.values_mut() {
+        named.retain(|name| modules.contains(name));
+    }
+    all
+}
+
+#[test]
+fn within_a_room_no_modules_import_each_other_in_a_circle() {
+    for (room, _) in ROOMS {
+        let mut left = inside(room);
+        // Whoever names nobody that is left stands on the lowest floor that is left.
+        loop {
+            let floor: Vec<String> = (left.iter())
+                .filter(|(_, named)| named.iter().all(|name| !left.contains_key(name)))
+                .map(|(module, _)| module.clone())
+                .collect();
+            if floor.is_empty() {
+                break;
+            }
+            for module in floor {
+                left.remove(&module);
+            }
+        }
+        assert!(
+            left.is_empty(),
+            "in {room} these name one another, or stand above such: {left:#?}"
+        );
+    }
 }
 
 #[test]

@@ -70,6 +70,9 @@ const QUEUE: usize = 64;
 /// those that wait are held up by those that hang.
 const COMMANDS: usize = 32;
 
+/// How many targets that were let go a group has the paths of.
+const GONE: usize = 1024;
+
 /// The targets of all descriptors.
 #[derive(Debug)]
 pub struct Targets {
@@ -477,7 +480,7 @@ type Claims = Arc<Mutex<BTreeMap<Spot, (Slot, PathBuf)>>>;
 struct Group {
     events: mpsc::Sender<Event>,
     jobs: Jobs,
-    /// The paths of all slots that there ever were in it: a reload that a target owes is told of after that was let go.
+    /// The paths of all slots, also of some that were let go: a reload that a target owes is told of after that was let go.
     paths: Arc<Mutex<BTreeMap<Slot, PathBuf>>>,
     tasks: Tasks,
     /// Of those that hear of changes.
@@ -511,6 +514,19 @@ impl Group {
             events: self.events.clone(),
             waits: Arc::new(waits),
             note: Arc::new(move |what| shown.note(&slots(&jobs), what)),
+        }
+    }
+
+    /// Remembers where a slot's file is; of those that were let go only so many.
+    fn name(&self, slot: Slot, path: PathBuf) {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.insert(slot, path);
+        while paths.len() > jobs.len() + GONE {
+            let Some(oldest) = paths.keys().find(|slot| !jobs.contains_key(slot)).copied() else {
+                return;
+            };
+            paths.remove(&oldest);
         }
     }
 
@@ -819,11 +835,7 @@ impl Router {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(want.slot, Arc::new(job));
-        group
-            .paths
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(want.slot, target.path.clone());
+        group.name(want.slot, target.path.clone());
         let rules = Rules {
             name: target.path.to_string_lossy().into(),
             on_absent: target.on_absent,

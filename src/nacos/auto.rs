@@ -236,7 +236,7 @@ impl Inner {
         let word = if which == Which::Grpc { GRPC } else { HTTP };
         let before = self.using.send_replace(Some(which));
         if before != Some(which) {
-            tracing::info!(transport = word, %why, "registry");
+            tracing::info!(transport = word, why = &*why, "registry");
         }
         self.client.chosen(word, why);
         if before == Some(which) {

@@ -558,7 +558,7 @@ impl Client {
         // Which server failed how may change with every call; that the registry is away is one piece of news.
         if !self.down_told.swap(true, Ordering::Relaxed) || was_up {
             self.metrics.registry_up.set(0);
-            tracing::warn!(state = "unreachable", %reason, "registry");
+            tracing::warn!(state = "unreachable", reason = reason.as_str(), "registry");
         }
     }
 
@@ -574,7 +574,7 @@ impl Client {
             // How its servers are spoken to is said by the settings, not by who answers.
             Ok(text) => listed_servers(url.split(':').next().unwrap_or("http"), text),
             Err(what) => {
-                tracing::warn!(%what, "the address server does not answer");
+                tracing::warn!(what = what.as_str(), "the address server does not answer");
                 return servers::Event::NotListed;
             }
         };

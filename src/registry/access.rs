@@ -13,16 +13,16 @@ use crate::nacos::rpc::Payload;
 use crate::nacos::rpc::Reply;
 use crate::registry::call::Call;
 use crate::registry::config_calls;
-use crate::registry::desk::Link;
-use crate::registry::desk::Ticket;
 use crate::registry::gone;
 use crate::registry::guesses;
 use crate::registry::guesses::Guesses;
 use crate::registry::guesses::Who;
 use crate::registry::like::Like;
+use crate::registry::links::Link;
+use crate::registry::model::Ticket;
 use crate::registry::page_calls;
+use crate::registry::refusal::Denial;
 use crate::registry::refusal::Refusal;
-use crate::registry::token::Bad;
 use crate::registry::token::Key;
 use crate::registry::users::Action;
 use crate::registry::users::Check;
@@ -39,44 +39,6 @@ use std::{
 const CHECKS: usize = 32;
 /// Bytes of the calls that wait for that, at most.
 const BYTES: usize = 64 * 1024 * 1024;
-
-/// Why a caller is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Denial {
-    /// It shows nothing, or a password that is wrong.
-    Nobody,
-    /// Its token opens nothing.
-    Token(Bad),
-    /// He is known, and may not.
-    Forbidden,
-}
-
-impl Denial {
-    /// Of a user who may not, or of a password that is nobody's.
-    pub(crate) fn of(user: Option<String>) -> Self {
-        user.map_or(Self::Nobody, |_| Self::Forbidden)
-    }
-
-    /// What each generation says.
-    pub(crate) fn words(self, like: Like) -> &'static str {
-        match (like, self) {
-            (Like::V1_4, Self::Nobody) => "unknown user!",
-            (Like::V2_5, Self::Nobody) => "user not found!",
-            (Like::V3_0, Self::Nobody) => {
-                "Code: 401, Message: User not found! Please check user exist or password is right!."
-            }
-            (Like::V1_4, Self::Token(Bad::Malformed | Bad::Signature))
-            | (Like::V2_5, Self::Token(Bad::Malformed)) => "token invalid!",
-            (Like::V3_0, Self::Token(Bad::Malformed)) => "Code: 401, Message: token invalid!.",
-            (Like::V2_5, Self::Token(Bad::Signature)) => "Invalid signature",
-            (Like::V3_0, Self::Token(Bad::Signature)) => "Code: 401, Message: Invalid signature.",
-            (Like::V1_4 | Like::V2_5, Self::Token(Bad::Expired)) => "token expired!",
-            (Like::V3_0, Self::Token(Bad::Expired)) => "Code: 401, Message: token expired!.",
-            (Like::V1_4 | Like::V2_5, Self::Forbidden) => "authorization failed!",
-            (Like::V3_0, Self::Forbidden) => "Code: 403, Message: authorization failed!.",
-        }
-    }
-}
 
 /// What a call needs of its caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -662,7 +624,7 @@ mod tests {
     use crate::registry::desk::Desk;
     use crate::registry::desk::Effect;
     use crate::registry::desk::Event;
-    use crate::registry::desk::Stream;
+    use crate::registry::links::Stream;
     use crate::registry::users::Action::{Read, Write};
     use std::path::Path;
 

@@ -7,21 +7,16 @@ use crate::registry::admin_config_calls;
 use crate::registry::admin_naming_calls;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::client_calls;
 use crate::registry::console_calls;
-use crate::registry::forms::Params;
 use crate::registry::like::Like;
-use crate::registry::namespaces;
+use crate::registry::model::Time;
+use crate::registry::namespace_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::rows;
+use crate::registry::rows::Row;
 use crate::registry::state::State;
 use serde_json::{Value, json};
-
-/// Carries out a call; what comes back is the `data` of its answer.
-pub(crate) type Run = fn(&mut State, Time, &Call) -> Result<Value, Refusal>;
-
-/// A call: method, route, and what carries it out.
-pub(crate) type Row = (&'static str, &'static str, Run);
 
 const LOGIN: &str = "/v3/auth/user/login";
 
@@ -29,8 +24,8 @@ const CORE: &[Row] = &[
     ("GET", "/v3/admin/core/state", |state, _, _| {
         Ok(console_calls::server_state(state))
     }),
-    ("GET", "/v3/admin/core/state/liveness", ok),
-    ("GET", "/v3/admin/core/state/readiness", ok),
+    ("GET", "/v3/admin/core/state/liveness", rows::ok),
+    ("GET", "/v3/admin/core/state/readiness", rows::ok),
     ("GET", "/v3/admin/core/cluster/node/self", |state, _, _| {
         Ok(console_calls::node(state))
     }),
@@ -48,7 +43,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
     }
     let all = [
         CORE,
-        namespaces::V3_CALLS,
+        namespace_calls::V3_CALLS,
         client_calls::CALLS,
         admin_naming_calls::CALLS,
         admin_config_calls::CALLS,
@@ -68,61 +63,6 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
     Ok(Answer::json(
         &json!({"code": 0, "message": "success", "data": data}),
     ))
-}
-
-/// What is answered when there is nothing to tell.
-pub(crate) fn ok(_: &mut State, _: Time, _: &Call) -> Result<Value, Refusal> {
-    Ok("ok".into())
-}
-
-/// The page that a call asks for, of so many things: how many to leave out, how many to take, and the rest of the answer.
-#[derive(Debug)]
-pub(crate) struct Page {
-    number: usize,
-    size: usize,
-}
-
-impl Page {
-    pub(crate) fn asked(params: &Params) -> Result<Self, Refusal> {
-        Ok(Self {
-            number: params.positive("pageNo", 1)?,
-            size: params.positive("pageSize", 100)?,
-        })
-    }
-
-    /// The same, of at most so many things.
-    pub(crate) fn within(self, most: usize) -> Self {
-        Self {
-            size: self.size.min(most),
-            ..self
-        }
-    }
-
-    /// The part of `all` that is on this page.
-    pub(crate) fn of<T>(&self, all: Vec<T>) -> impl Iterator<Item = T> {
-        let before = (self.number - 1).saturating_mul(self.size);
-        all.into_iter().skip(before).take(self.size)
-    }
-
-    /// Pages of so many things as naming counts them: one too many when the last is full.
-    pub(crate) fn available(&self, count: usize) -> usize {
-        if count == 0 { 0 } else { count / self.size + 1 }
-    }
-
-    /// Pages of so many things as configuration counts them.
-    pub(crate) fn needed(&self, count: usize) -> usize {
-        count.div_ceil(self.size)
-    }
-
-    /// The answer.
-    pub(crate) fn answer(&self, count: usize, available: usize, items: Vec<Value>) -> Value {
-        json!({
-            "totalCount": count,
-            "pageNumber": self.number,
-            "pagesAvailable": available,
-            "pageItems": items,
-        })
-    }
 }
 
 pub(crate) fn nodes(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {

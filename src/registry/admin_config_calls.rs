@@ -1,12 +1,7 @@
 //! The calls of `/v3/admin/cs`: configurations as an operator's tools see them, which is as they are stored, not as readers see them yet.
 
 use crate::nacos::model::PUBLIC;
-use crate::registry::admin_calls::Page;
-use crate::registry::admin_calls::Row;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
 use crate::registry::config_calls;
 use crate::registry::config_console_calls as console;
 use crate::registry::config_console_calls::Wanted;
@@ -15,7 +10,12 @@ use crate::registry::config_shown;
 use crate::registry::forms;
 use crate::registry::forms::Params;
 use crate::registry::history::Record;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
+use crate::registry::model::Time;
 use crate::registry::refusal::Refusal;
+use crate::registry::rows::Page;
+use crate::registry::rows::Row;
 use crate::registry::state::State;
 use serde_json::{Map, Value, json};
 

@@ -1,30 +1,24 @@
 //! The calls of `/v3/admin/ns`: services, instances, clusters and health as an operator's tools see and set them.
 
-use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::ServiceKey;
-use crate::registry::admin_calls::Page;
-use crate::registry::admin_calls::Row;
+use crate::registry::batches;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::catalog_calls;
 use crate::registry::checker;
 use crate::registry::client_calls;
 use crate::registry::clients;
 use crate::registry::console_calls;
-use crate::registry::forms;
-use crate::registry::forms::Params;
 use crate::registry::listing;
-use crate::registry::naming::Address;
-use crate::registry::naming::Metadata;
+use crate::registry::model::Time;
 use crate::registry::naming::Patch;
-use crate::registry::naming::Record;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::rows::Page;
+use crate::registry::rows::Row;
 use crate::registry::selector::Selector;
 use crate::registry::state::State;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 /// What there is.
 pub(crate) const CALLS: &[Row] = &[
@@ -37,11 +31,15 @@ pub(crate) const CALLS: &[Row] = &[
     ("PUT", "/v3/admin/ns/instance/partial", patch),
     ("GET", "/v3/admin/ns/instance", detail),
     ("GET", "/v3/admin/ns/instance/list", list),
-    ("PUT", "/v3/admin/ns/instance/metadata/batch", add_metadata),
+    (
+        "PUT",
+        "/v3/admin/ns/instance/metadata/batch",
+        batches::add_metadata,
+    ),
     (
         "DELETE",
         "/v3/admin/ns/instance/metadata/batch",
-        take_metadata,
+        batches::take_metadata,
     ),
     ("POST", "/v3/admin/ns/service", create_service),
     ("PUT", "/v3/admin/ns/service", update_service),
@@ -131,84 +129,12 @@ fn detail(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
 fn list(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let service = call.params.service()?;
     let healthy_only = call.params.flag(&["healthyOnly"], false);
-    let hosts = hosts(state, &service, call.params.cluster())?;
+    let hosts = catalog_calls::hosts(state, &service, call.params.cluster())?;
     Ok(hosts
         .into_iter()
         .filter(|(_, record)| record.healthy || !healthy_only)
         .map(|(address, record)| json!(listing::host(&service, &address, record)))
         .collect())
-}
-
-/// The hosts of one cluster, of which there must be one.
-pub(crate) fn hosts(
-    state: &mut State,
-    service: &ServiceKey,
-    cluster: &str,
-) -> Result<Vec<(Address, Record)>, Refusal> {
-    let all = state
-        .naming
-        .all(service)
-        .ok_or_else(|| Refusal::NotThere(format!("service {} is not found!", service.grouped())))?;
-    let hosts: Vec<_> = all
-        .filter(|(_, record)| &*record.cluster == cluster)
-        .collect();
-    if hosts.is_empty() {
-        let words = format!("cluster {cluster} is not found!");
-        return Err(Refusal::NotThere(words));
-    }
-    Ok(hosts)
-}
-
-/// One of the `instances` of a batch.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Named {
-    ip: String,
-    port: i64,
-    #[serde(default)]
-    cluster_name: Option<String>,
-    /// Repeated in the answer as it was said, and used for nothing else.
-    #[serde(default = "yes")]
-    ephemeral: bool,
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// Which instances are named; none is all of the service.
-pub(crate) fn named(params: &Params) -> Result<Vec<(Address, Arc<str>, bool)>, Refusal> {
-    let Some(text) = params.get("instances") else {
-        return Ok(Vec::new());
-    };
-    let named: Vec<Named> =
-        serde_json::from_str(text).map_err(|error| Refusal::Instances(error.to_string()))?;
-    named
-        .into_iter()
-        .map(|named| {
-            let cluster = named.cluster_name.filter(|name| !name.trim().is_empty());
-            let cluster = cluster.unwrap_or_else(|| DEFAULT_CLUSTER.into());
-            forms::check_ip(Some(&named.ip))?;
-            forms::check_cluster(&cluster)?;
-            let address = Address {
-                ip: named.ip.into(),
-                port: u16::try_from(named.port).map_err(|_| Refusal::PortRange)?,
-            };
-            Ok((address, cluster.into(), named.ephemeral))
-        })
-        .collect()
-}
-
-/// Adds to the metadata of several instances.
-pub(crate) fn add_metadata(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
-    batch(state, time, call, |there, said| there.extend(said))
-}
-
-/// Takes keys from the metadata of several instances.
-pub(crate) fn take_metadata(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
-    batch(state, time, call, |there, said| {
-        there.retain(|key, _| !said.contains_key(key));
-    })
 }
 
 /// Changes a switch; a blank is nothing said.
@@ -218,48 +144,6 @@ pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Value
     }
     naming_calls::switch(state, time, call)?;
     Ok("ok".into())
-}
-
-/// Changes what an operator set as metadata of several instances; those that are not there are passed over.
-///
-/// Like any first word of an operator it brings the weight 1 and `enabled` with it. `consistencyType` chooses nothing in 3.0.3.
-fn batch(
-    state: &mut State,
-    time: Time,
-    call: &Call,
-    change: fn(&mut Metadata, Metadata),
-) -> Result<Value, Refusal> {
-    let params = &call.params;
-    let service = params.service()?;
-    params.required("metadata")?;
-    let said = params.metadata()?;
-    let mut those = named(params)?;
-    if those.is_empty() {
-        let all = state.naming.all(&service).into_iter().flatten();
-        those = all
-            .map(|(address, record)| (address, record.cluster, !record.persistent))
-            .collect();
-    }
-    let mut updated = Vec::new();
-    for (address, cluster, ephemeral) in those {
-        if state.naming.detail(&service, &address, &cluster).is_err() {
-            continue;
-        }
-        let there = state.naming.overruled(&service, &address, &cluster);
-        let mut metadata = there.cloned().unwrap_or_default();
-        change(&mut metadata, said.clone());
-        let patch = Patch {
-            metadata: Some(metadata),
-            ..Patch::default()
-        };
-        naming_calls::overrule(state, time.now, &service, &address, &cluster, patch, false)?;
-        let kind = if ephemeral { "ephemeral" } else { "persist" };
-        updated.push(format!(
-            "{}:{}:unknown:{cluster}:{kind}",
-            address.ip, address.port
-        ));
-    }
-    Ok(json!({"updated": updated}))
 }
 
 pub(crate) fn create_service(state: &mut State, time: Time, call: &Call) -> Result<Value, Refusal> {
@@ -333,7 +217,7 @@ pub(crate) fn describe(
 fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Value, Refusal> {
     let params = &call.params;
     let page = Page::asked(params)?;
-    let mut all = found(state, params);
+    let mut all = catalog_calls::found(state, params);
     let with_hosts = params.flag(&["withInstances"], false);
     if params.flag(&["ignoreEmptyService"], false) && !with_hosts {
         all.retain(|key| {
@@ -348,42 +232,11 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Value, Refus
             if with_hosts {
                 describe(state, &key, true)
             } else {
-                Ok(view(state, &key))
+                Ok(catalog_calls::view(state, &key))
             }
         })
         .collect::<Result<_, _>>()?;
     Ok(page.answer(count, page.available(count), items))
-}
-
-/// The services of a namespace whose name and group have the words somewhere.
-pub(crate) fn found(state: &State, params: &Params) -> Vec<ServiceKey> {
-    let name = params.get("serviceNameParam").unwrap_or_default();
-    let group = params.get("groupNameParam").unwrap_or_default();
-    let has_words = |key: &&ServiceKey| key.name.contains(name) && key.group.contains(group);
-    let namespace = params.namespace();
-    let all = state.naming.of(&namespace);
-    all.filter(has_words).cloned().collect()
-}
-
-/// A line of the list of services; `triggerFlag` says that too few are healthy.
-pub(crate) fn view(state: &mut State, key: &ServiceKey) -> Value {
-    let threshold = state.naming.describe(key);
-    let threshold = threshold.map_or(0.0, |(settings, _)| settings.threshold);
-    let (mut clusters, mut count, mut healthy) = (BTreeSet::new(), 0_u32, 0_u32);
-    for (_, record) in state.naming.all(key).into_iter().flatten() {
-        count += 1;
-        healthy += u32::from(record.healthy);
-        clusters.insert(record.cluster);
-    }
-    let few = count > 0 && f64::from(healthy) / f64::from(count) <= f64::from(threshold);
-    json!({
-        "name": &*key.name,
-        "groupName": &*key.group,
-        "clusterCount": clusters.len(),
-        "ipCount": count,
-        "healthyInstanceCount": healthy,
-        "triggerFlag": few.to_string(),
-    })
 }
 
 /// Who is pushed. Of a connection its address is known, not what speaks over it; those of one address look alike, and are shown

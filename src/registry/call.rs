@@ -1,9 +1,8 @@
 //! One request and its answer, freed from HTTP: what goes over the desk, and what the calls of each half of the API take and give.
 
-use crate::machine::Moment;
-use crate::registry::config::Reader;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
+use crate::registry::model::Reader;
 use crate::registry::refusal::Body;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::JSON;
@@ -208,23 +207,6 @@ pub(crate) fn is_java(agent: &str) -> bool {
         .strip_prefix("Nacos-Java-Client:v")
         .and_then(|version| version.split('.').next()?.parse::<u32>().ok())
         .is_some_and(|major| major >= 1)
-}
-
-/// When a call is answered, on both clocks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Time {
-    /// What deadlines count with.
-    pub(crate) now: Moment,
-    /// What people and answers are told.
-    pub(crate) at: SystemTime,
-}
-
-impl Time {
-    /// What the wall clock would have shown at a moment that is over, had it not been stepped since.
-    pub(crate) fn wall(&self, moment: Moment) -> SystemTime {
-        let ago = self.now.saturating_sub(moment);
-        self.at.checked_sub(ago).unwrap_or(self.at)
-    }
 }
 
 /// What is answered.

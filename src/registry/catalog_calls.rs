@@ -7,21 +7,20 @@ use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
-use crate::registry::admin_naming_calls;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::console_calls;
 use crate::registry::forms::Params;
 use crate::registry::like::Like;
 use crate::registry::listing;
+use crate::registry::model::Time;
 use crate::registry::naming::Address;
 use crate::registry::naming::Record;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Carries out a call.
 type Run = fn(&mut State, Time, &Call) -> Result<Answer, Refusal>;
@@ -198,7 +197,7 @@ fn statuses(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> 
 fn services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let (number, size) = (number(params, "pageNo")?, number(params, "pageSize")?);
-    let mut all = admin_naming_calls::found(state, params);
+    let mut all = found(state, params);
     if let Some(ip) = params.get("containedInstance") {
         all.retain(|key| {
             let mut hosts = state.naming.all(key).into_iter().flatten();
@@ -216,7 +215,7 @@ fn services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> 
     }
     let count = all.len();
     let lines: Vec<Value> = page(all, number, size)
-        .map(|key| admin_naming_calls::view(state, &key))
+        .map(|key| view(state, &key))
         .collect();
     Ok(Answer::json(&json!({"serviceList": lines, "count": count})))
 }
@@ -274,7 +273,7 @@ fn instances(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal>
     let cluster = cluster.ok_or(Refusal::Missing("clusterName"))?;
     let (number, size) = (number(params, "pageNo")?, number(params, "pageSize")?);
     let cluster = Some(cluster.trim()).filter(|name| !name.is_empty());
-    let hosts = admin_naming_calls::hosts(state, &service, cluster.unwrap_or(DEFAULT_CLUSTER))?;
+    let hosts = hosts(state, &service, cluster.unwrap_or(DEFAULT_CLUSTER))?;
     let count = hosts.len();
     let hosts: Vec<Value> = page(hosts, number, size)
         .map(|(address, record)| json!(listing::host(&service, &address, record)))
@@ -352,7 +351,7 @@ pub(crate) fn names(state: &mut State, params: &Params) -> Vec<String> {
     let mut keys: Vec<ServiceKey> = state.naming.of(&namespace).cloned().collect();
     keys.retain(|key| group == "*" || &*key.group == group);
     if let Some((of_instance, name, value)) = wanted(params) {
-        let fits = |metadata: &crate::registry::naming::Metadata| {
+        let fits = |metadata: &crate::registry::model::Metadata| {
             let there = metadata.get(&name.as_str().into()).and_then(Option::as_ref);
             there.is_some_and(|there| there.raw() == value)
         };
@@ -396,4 +395,55 @@ fn wanted(params: &Params) -> Option<(bool, String, String)> {
     };
     let name = factors.next_back()?;
     Some((of_instance, name.to_owned(), value.replace('\'', "")))
+}
+
+/// The hosts of one cluster, of which there must be one.
+pub(crate) fn hosts(
+    state: &mut State,
+    service: &ServiceKey,
+    cluster: &str,
+) -> Result<Vec<(Address, Record)>, Refusal> {
+    let all = state
+        .naming
+        .all(service)
+        .ok_or_else(|| Refusal::NotThere(format!("service {} is not found!", service.grouped())))?;
+    let hosts: Vec<_> = all
+        .filter(|(_, record)| &*record.cluster == cluster)
+        .collect();
+    if hosts.is_empty() {
+        let words = format!("cluster {cluster} is not found!");
+        return Err(Refusal::NotThere(words));
+    }
+    Ok(hosts)
+}
+
+/// The services of a namespace whose name and group have the words somewhere.
+pub(crate) fn found(state: &State, params: &Params) -> Vec<ServiceKey> {
+    let name = params.get("serviceNameParam").unwrap_or_default();
+    let group = params.get("groupNameParam").unwrap_or_default();
+    let has_words = |key: &&ServiceKey| key.name.contains(name) && key.group.contains(group);
+    let namespace = params.namespace();
+    let all = state.naming.of(&namespace);
+    all.filter(has_words).cloned().collect()
+}
+
+/// A line of the list of services; `triggerFlag` says that too few are healthy.
+pub(crate) fn view(state: &mut State, key: &ServiceKey) -> Value {
+    let threshold = state.naming.describe(key);
+    let threshold = threshold.map_or(0.0, |(settings, _)| settings.threshold);
+    let (mut clusters, mut count, mut healthy) = (BTreeSet::new(), 0_u32, 0_u32);
+    for (_, record) in state.naming.all(key).into_iter().flatten() {
+        count += 1;
+        healthy += u32::from(record.healthy);
+        clusters.insert(record.cluster);
+    }
+    let few = count > 0 && f64::from(healthy) / f64::from(count) <= f64::from(threshold);
+    json!({
+        "name": &*key.name,
+        "groupName": &*key.group,
+        "clusterCount": clusters.len(),
+        "ipCount": count,
+        "healthyInstanceCount": healthy,
+        "triggerFlag": few.to_string(),
+    })
 }

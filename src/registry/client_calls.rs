@@ -1,14 +1,14 @@
 //! The calls of `/v3/client`: what a client without gRPC does on 3.x. Nobody is pushed and no configuration is listened to over them.
 
 use crate::dates;
-use crate::registry::admin_calls::Row;
 use crate::registry::admin_config_calls;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
-use crate::registry::config::Reader;
 use crate::registry::listing;
+use crate::registry::model::Reader;
+use crate::registry::model::Time;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::rows::Row;
 use crate::registry::state::State;
 use serde_json::{Value, json};
 

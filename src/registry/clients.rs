@@ -4,14 +4,14 @@
 //! persistent ones. What the originals know of a connection from its setup (program, version) is not kept.
 
 use crate::dates;
-use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::catalog_calls;
 use crate::registry::like::Like;
 use crate::registry::links::Link;
+use crate::registry::model::Time;
 use crate::registry::naming::Address;
+use crate::registry::naming::Published;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::{Value, json};
@@ -22,18 +22,6 @@ struct Client {
     id: String,
     address: Option<(Address, bool)>,
     link: Option<Link>,
-}
-
-/// An instance and whose it is.
-pub(crate) struct Published {
-    pub(crate) service: ServiceKey,
-    pub(crate) address: Address,
-    pub(crate) cluster: String,
-    pub(crate) persistent: bool,
-    /// The connection that published it.
-    pub(crate) owner: Option<Link>,
-    /// When its service last changed.
-    pub(crate) changed: Moment,
 }
 
 /// What all clients are called.

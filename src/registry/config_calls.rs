@@ -7,12 +7,7 @@ use crate::nacos::wire::Listening;
 use crate::nacos::wire::WORD_SEPARATOR;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
-use crate::registry::config::Author;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
 use crate::registry::config::Seen;
-use crate::registry::config_console_calls;
 use crate::registry::config_parts;
 use crate::registry::config_parts::Aim;
 use crate::registry::config_parts::Names;
@@ -22,6 +17,10 @@ use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::long_poll;
 use crate::registry::long_poll::Watched;
+use crate::registry::model::Author;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
+use crate::registry::model::Time;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
 use crate::registry::refusal::TEXT;
@@ -51,11 +50,8 @@ pub(crate) enum Outcome {
     },
 }
 
-/// Answers a call whose route begins with `/v1/cs`.
+/// Answers a call whose route begins with `/v1/cs`, and which is none of consoles.
 pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Outcome, Refusal> {
-    if let Some(answer) = config_console_calls::answer(state, time, call) {
-        return answer.map(Outcome::Answer);
-    }
     let known = match call.route.as_str() {
         "/v1/cs/configs" => ["POST", "GET", "HEAD", "DELETE"].as_slice(),
         "/v1/cs/configs/listener" => &["POST"],

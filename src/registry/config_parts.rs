@@ -1,15 +1,15 @@
 //! What a publish says besides its content, in the words of each interface, and how much of it there may be.
 
-use crate::registry::call::Time;
-use crate::registry::config;
-use crate::registry::config::Author;
-use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
-use crate::registry::config::Gray;
 use crate::registry::config::Publish;
-use crate::registry::config::Words;
 use crate::registry::like::Cas;
 use crate::registry::like::Like;
+use crate::registry::model;
+use crate::registry::model::Author;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
+use crate::registry::model::Time;
+use crate::registry::model::Words;
 use crate::registry::refusal::Refusal;
 
 /// Characters of a part at most: the first ones as in the original, which bounds the last ones by a column of its database, or not at all.
@@ -68,7 +68,7 @@ pub(crate) fn read<'a>(
     let key = filled("encryptedDataKey").filter(|_| manners.encrypted_data_key);
     Ok(Publish {
         content: content.to_owned(),
-        kind: config::kind(said("type")),
+        kind: model::kind(said("type")),
         app_name: said("appName").map(|name| name.trim().to_owned()),
         tags,
         words: Words {

@@ -5,15 +5,15 @@
 
 use crate::dates;
 use crate::nacos::model::PUBLIC;
-use crate::registry::config::Config;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
-use crate::registry::config::Variant;
 use crate::registry::history::History;
 use crate::registry::history::Of;
 use crate::registry::history::Op;
 use crate::registry::history::Record;
 use crate::registry::like::Like;
+use crate::registry::model::Config;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
+use crate::registry::model::Variant;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 

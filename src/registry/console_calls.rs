@@ -4,10 +4,10 @@ use crate::nacos::wire;
 use crate::registry::access::Token;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::gone;
 use crate::registry::like::Like;
-use crate::registry::namespaces;
+use crate::registry::model::Time;
+use crate::registry::namespace_calls;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
         ("GET", "/v1/console/health/liveness" | "/v1/console/health/readiness") => {
             Ok(Answer::text("OK"))
         }
-        (_, "/v1/console/namespaces") => namespaces::v1(state, time, call),
+        (_, "/v1/console/namespaces") => namespace_calls::v1(state, time, call),
         ("GET", "/v1/core/cluster/nodes") if state.like == Like::V2_5 => Ok(Answer::json(
             &json!({"code": 200, "message": null, "data": [node(state)]}),
         )),
@@ -81,7 +81,7 @@ pub(crate) fn server_state(state: &State) -> Value {
         "version": version,
         "startup_mode": "standalone",
         "function_mode": null,
-        "auth_enabled": state.access.is_some().to_string(),
+        "auth_enabled": state.asks.to_string(),
         "auth_system_type": "nacos",
         "auth_admin_request": "false",
         "login_page_enabled": "false",

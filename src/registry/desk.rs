@@ -15,7 +15,6 @@ use crate::nacos::rpc::Payload;
 use crate::registry::access;
 use crate::registry::access::Access;
 use crate::registry::access::Aside;
-use crate::registry::access::Denial;
 use crate::registry::access::Ready;
 use crate::registry::access::Verdict;
 use crate::registry::admin_calls;
@@ -25,40 +24,43 @@ use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::call::Request;
-use crate::registry::call::Time;
 use crate::registry::checks;
 use crate::registry::checks::CheckRules;
 use crate::registry::checks::Checks;
 use crate::registry::config::Changed;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Reader;
 use crate::registry::config_calls;
 use crate::registry::config_calls::Outcome;
+use crate::registry::config_console_calls;
 use crate::registry::console_calls;
-use crate::registry::gate;
 use crate::registry::kept;
 use crate::registry::kept::Before;
 use crate::registry::kept::Rows;
 use crate::registry::like::Like;
 use crate::registry::links;
 use crate::registry::long_poll;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Reader;
+use crate::registry::model::Time;
 use crate::registry::namespaces::Namespaces;
 use crate::registry::naming_calls;
 use crate::registry::page_calls;
 use crate::registry::page_wait;
 use crate::registry::pushes;
+use crate::registry::refusal::Denial;
 use crate::registry::refusal::Half;
 use crate::registry::refusal::Refusal;
 use crate::registry::rpc_calls;
 use crate::registry::rpc_calls::Caller;
 use crate::registry::rpc_config;
 use crate::registry::rpc_naming;
+use crate::registry::rpc_table;
 use crate::registry::state;
 use crate::registry::state::State;
 use crate::registry::token::Key;
 use crate::registry::udp;
 use crate::registry::users::Check;
 use crate::registry::users::Users;
+use crate::registry::v1_calls;
 use crate::registry::v2_calls;
 use crate::registry::v2_config_calls;
 use hyper::body::Bytes;
@@ -74,10 +76,12 @@ pub use crate::registry::checks::Probe;
 pub use crate::registry::kept::Change;
 pub use crate::registry::links::Link;
 pub use crate::registry::links::Stream;
+pub use crate::registry::model::Ticket;
 
-/// Which request; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
+/// Requests that may wait for the disk before no more are taken.
+pub(crate) const HELD: usize = 10_000;
+/// What there are so many of.
+pub(crate) const WAITING: &str = "requests that wait for the disk";
 
 /// What happens at the desk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,6 +244,8 @@ struct Listener {
 #[derive(Clone, Debug)]
 pub struct Desk {
     state: State,
+    /// Where people are let in; `None` when everybody is.
+    access: Option<Access>,
     listeners: BTreeMap<Ticket, Listener>,
     /// Pages that wait, and what they show.
     onlookers: BTreeMap<Ticket, Call>,
@@ -265,6 +271,7 @@ impl Desk {
     pub fn new(like: Like) -> Self {
         Self {
             state: State::new(like),
+            access: None,
             listeners: BTreeMap::new(),
             onlookers: BTreeMap::new(),
             news: false,
@@ -353,20 +360,21 @@ impl Desk {
 
     /// The no to a request that would wait for the store behind too many others.
     pub(crate) fn full(&self, path: &str, at: SystemTime) -> Answer {
-        let refusal = Refusal::Full(gate::WAITING, gate::HELD);
+        let refusal = Refusal::Full(WAITING, HELD);
         let half = call::half(call::route(path));
         Answer::refused(&refusal, self.state.like, half, path, at)
     }
 
     /// The same over gRPC.
     pub(crate) fn full_over_grpc() -> Payload {
-        rpc_calls::refused(&Refusal::Full(gate::WAITING, gate::HELD))
+        rpc_calls::refused(&Refusal::Full(WAITING, HELD))
     }
 
     /// The same, which asks who somebody is: one of these users. Their tokens are signed with `key` unless they say another.
     #[must_use]
     pub fn asking(mut self, users: Users, key: Key) -> Self {
-        self.state.access = Some(Access::new(users, key));
+        self.access = Some(Access::new(users, key));
+        self.state.asks = true;
         self
     }
 
@@ -375,7 +383,7 @@ impl Desk {
     /// # Errors
     /// [`Refusal::Denied`].
     pub(crate) fn admit(&self, at: SystemTime, request: Request) -> Result<(), Refusal> {
-        let Some(access) = &self.state.access else {
+        let Some(access) = &self.access else {
             return Ok(());
         };
         let call = Call::read(request, self.state.like);
@@ -390,7 +398,7 @@ impl Desk {
 
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
-        self.state.access.as_ref().is_none_or(Access::is_idle)
+        self.access.as_ref().is_none_or(Access::is_idle)
     }
 
     /// The same, reached at another port than 8848.
@@ -402,7 +410,7 @@ impl Desk {
 
     fn answer(&mut self, ticket: Ticket, time: Time, request: Request) {
         let call = Call::read(request, self.state.like);
-        if self.state.access.is_none() {
+        if self.access.is_none() {
             return self.carry_out(ticket, time, &call);
         }
         let (half, path) = (call::half(&call.route), call.path.clone());
@@ -416,7 +424,7 @@ impl Desk {
     /// The call, if it goes on now; nothing when it has to wait.
     fn let_in(&mut self, ticket: Ticket, time: Time, call: Call) -> Result<Option<Call>, Refusal> {
         let like = self.state.like;
-        let Some(access) = &mut self.state.access else {
+        let Some(access) = &mut self.access else {
             return Ok(Some(call));
         };
         let waits = if access::is_login(like, &call) {
@@ -463,9 +471,12 @@ impl Desk {
                 Err(refusal) => Err(refusal),
             }
         } else if call.route.starts_with("/v1/ns/") {
-            naming_calls::answer(state, time, call).map(Outcome::Answer)
+            v1_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v1/cs/") {
-            config_calls::answer(state, time, call)
+            match config_console_calls::answer(state, time, call) {
+                Some(answer) => answer.map(Outcome::Answer),
+                None => config_calls::answer(state, time, call),
+            }
         } else if call.route.starts_with("/v2/cs/") {
             v2_config_calls::answer(state, time, call).map(Outcome::Answer)
         } else if call.route.starts_with("/v2/") {
@@ -500,7 +511,7 @@ impl Desk {
     /// Goes on with a call that waited until its password was looked at.
     fn go_on(&mut self, now: Moment, ready: Ready) {
         let like = self.state.like;
-        let Some(access) = &self.state.access else {
+        let Some(access) = &self.access else {
             return;
         };
         let Ready {
@@ -570,17 +581,17 @@ impl Desk {
         payload: &Payload,
     ) -> Option<Payload> {
         let like = self.state.like;
-        if self.state.access.is_none() {
+        if self.access.is_none() {
             return Some(self.reply_to(caller, payload));
         }
-        if let Err(answer) = rpc_calls::handler(&self.state, caller, payload) {
+        if let Err(answer) = rpc_table::handler(&self.state, caller, payload) {
             return Some(*answer);
         }
         let Some(class) = access::class(payload) else {
             return Some(rpc_calls::garbled());
         };
         let Caller { link, time } = caller;
-        let access = self.state.access.as_mut()?;
+        let access = self.access.as_mut()?;
         match access.judge_payload(&class.need, payload, time.at) {
             Verdict::Passes => Some(self.reply_to(caller, payload)),
             Verdict::Denied(denial) => Some(class.no(denial, like)),
@@ -594,7 +605,7 @@ impl Desk {
 
     /// The answer to a request over gRPC that may be made.
     fn reply_to(&mut self, caller: Caller, payload: &Payload) -> Payload {
-        match rpc_calls::handler(&self.state, caller, payload) {
+        match rpc_table::handler(&self.state, caller, payload) {
             Ok(run) => {
                 run(&mut self.state, caller, payload).unwrap_or_else(|_| rpc_calls::garbled())
             }
@@ -871,14 +882,14 @@ impl Desk {
     }
 
     fn settle_access(&mut self, now: Moment) {
-        let Some(access) = &mut self.state.access else {
+        let Some(access) = &mut self.access else {
             return;
         };
         access.wake(now);
         if let Some((ticket, check)) = access.next_check() {
             self.effects.push_back(Effect::Check(ticket, check));
         }
-        while let Some(ready) = self.state.access.as_mut().and_then(Access::ready) {
+        while let Some(ready) = self.access.as_mut().and_then(Access::ready) {
             self.go_on(now, ready);
         }
     }
@@ -1054,7 +1065,7 @@ impl Machine for Desk {
             }
             Event::Linked { link, peer, at } => {
                 self.clock = Time { now, at };
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.linked(link, peer.ip());
                 }
                 let id = called(peer, at).into();
@@ -1081,7 +1092,7 @@ impl Machine for Desk {
             }
             Event::StreamEnded { link, stream } => self.stream_ended(now, link, stream),
             Event::Unlinked(link) => {
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.unlinked(link);
                 }
                 let event = links::Event::Closed(link);
@@ -1097,7 +1108,7 @@ impl Machine for Desk {
             }
             Event::Left(ticket) => {
                 self.listeners.remove(&ticket);
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.left(ticket);
                 }
                 self.state
@@ -1113,12 +1124,12 @@ impl Machine for Desk {
                 });
             }
             Event::Checked { ticket, right } => {
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.checked(now, ticket, right);
                 }
             }
             Event::UsersChanged(users) => {
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.replace(users);
                 }
             }
@@ -1129,7 +1140,7 @@ impl Machine for Desk {
             Event::NotKept(changes) => self.take_back(now, changes),
             Event::Faulted(fault) => self.fault(now, fault),
             Event::Stopping => {
-                if let Some(access) = &mut self.state.access {
+                if let Some(access) = &mut self.access {
                     access.stop(now);
                 }
                 self.stopping = true;
@@ -1161,7 +1172,7 @@ impl Machine for Desk {
             state.links.deadline(),
             (state.subscribers.deadline()).filter(|_| self.tells_subscribers()),
             state.listeners.deadline(),
-            state.access.as_ref().and_then(Access::deadline),
+            self.access.as_ref().and_then(Access::deadline),
             state.udp.deadline(),
         ]
         .into_iter()

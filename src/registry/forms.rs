@@ -9,7 +9,7 @@ use crate::nacos::model::DEFAULT_GROUP;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire::Loose;
-use crate::registry::naming::Metadata;
+use crate::registry::model::Metadata;
 use crate::registry::refusal::Refusal;
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;

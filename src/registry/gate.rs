@@ -8,15 +8,12 @@
 //! When a commit fails, all that is held is refused and what it changed is taken back; from then on the gate is shut: what changes
 //! something is refused at once, and all else goes on, until a commit succeeds again.
 
-use crate::registry::desk::Change;
 use crate::registry::desk::Effect;
+use crate::registry::desk::HELD;
+use crate::registry::kept::Change;
 use crate::registry::kept::Kept;
 use std::collections::VecDeque;
 
-/// Requests that may wait for the disk before no more are taken.
-pub(crate) const HELD: usize = 10_000;
-/// What there are so many of.
-pub(crate) const WAITING: &str = "requests that wait for the disk";
 /// Bytes of changes that may wait for the disk before no more requests are taken.
 const BYTES: usize = 128 * 1024 * 1024;
 
@@ -130,8 +127,8 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::nacos::rpc::Payload;
-    use crate::registry::desk::Ticket;
     use crate::registry::kept::Key;
+    use crate::registry::model::Ticket;
 
     fn batch(ticket: u64, changes: bool) -> Batch {
         let change = Change {

@@ -8,7 +8,7 @@
 
 use crate::machine::Machine;
 use crate::machine::Moment;
-use crate::registry::desk::Ticket;
+use crate::registry::model::Ticket;
 use crate::registry::users::NAME;
 use std::{
     collections::{BTreeMap, VecDeque},

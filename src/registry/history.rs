@@ -4,10 +4,10 @@
 //! publish the content of such a record again. What is older than the retention goes with the next record, and the oldest go
 //! first when there are too many or too large ones.
 
-use crate::registry::config::Author;
-use crate::registry::config::Config;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
+use crate::registry::model::Author;
+use crate::registry::model::Config;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -187,7 +187,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::config::Words;
+    use crate::registry::model::Words;
     use proptest::prelude::*;
     use std::time::UNIX_EPOCH;
 

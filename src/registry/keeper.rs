@@ -11,18 +11,18 @@ use crate::machine::Moment;
 use crate::nacos::rpc::Payload;
 use crate::registry::call::Answer;
 use crate::registry::call::Request;
+use crate::registry::checks::Probe;
 use crate::registry::desk::Checked;
 use crate::registry::desk::Desk;
 use crate::registry::desk::Effect;
 use crate::registry::desk::Event;
 use crate::registry::desk::Fault;
-use crate::registry::desk::Link;
-use crate::registry::desk::Stream;
-use crate::registry::desk::Ticket;
 use crate::registry::gate::Batch;
 use crate::registry::gate::Gate;
 use crate::registry::gate::Passed;
-use crate::registry::prober::Wanted;
+use crate::registry::links::Link;
+use crate::registry::links::Stream;
+use crate::registry::model::Ticket;
 use crate::registry::refusal::Refusal;
 use crate::registry::store;
 use crate::registry::store::Store;
@@ -40,6 +40,9 @@ use tokio::{
     task, time,
 };
 use tokio_util::sync::CancellationToken;
+
+/// A probe that is wanted, with its number.
+pub(crate) type Wanted = (u64, Probe);
 
 /// Messages that wait to go out over one stream at most: one for each of many subscriptions that change together.
 const QUEUE: usize = 1024;

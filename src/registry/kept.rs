@@ -10,10 +10,9 @@
 use crate::foreign::Foreign;
 use crate::nacos::model::Namespace;
 use crate::nacos::model::ServiceKey;
-use crate::registry::config;
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Gray;
 use crate::registry::history;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Gray;
 use crate::registry::namespaces::Namespaces;
 use crate::registry::selector::Selector;
 use crate::registry::switches::Switches;
@@ -76,8 +75,8 @@ pub(crate) enum Kept {
     Service(Settings),
     Instance(Instance),
     Override(Override),
-    Config(config::Config),
-    Variant(config::Variant),
+    Config(crate::registry::model::Config),
+    Variant(crate::registry::model::Variant),
     Record(history::Record),
     Namespaces(Namespaces),
     Switches(Box<Switches>),
@@ -279,8 +278,8 @@ mod tests {
     use crate::registry::desk::Effect;
     use crate::registry::desk::Event;
     use crate::registry::desk::Fault;
-    use crate::registry::desk::Ticket;
     use crate::registry::like::Like;
+    use crate::registry::model::Ticket;
     use proptest::prelude::*;
     use std::time::{Duration, UNIX_EPOCH};
 

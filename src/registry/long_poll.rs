@@ -5,8 +5,8 @@
 //! wait. The machine does not know contents: a poll says of each key whether it differs.
 
 use crate::machine::{Machine, Moment};
-use crate::registry::config::ConfigKey;
-use crate::registry::config::Reader;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Reader;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,

@@ -21,13 +21,13 @@ use crate::nacos::model::ServiceKey;
 use crate::registry::beat_check::Patience;
 use crate::registry::checker::Checker;
 use crate::registry::checks::Probe;
-use crate::registry::clients::Published;
 use crate::registry::kept::Written;
 use crate::registry::late::Late;
 use crate::registry::like::Like;
 use crate::registry::like::Manners;
 use crate::registry::like::Masks;
 use crate::registry::links::Link;
+use crate::registry::model::Metadata;
 use crate::registry::refusal::Refusal;
 use crate::registry::selector::Selector;
 use std::{
@@ -46,9 +46,6 @@ pub(crate) const INSTANCES: usize = 5_000;
 pub(crate) const ALL_INSTANCES: usize = 100_000;
 /// Clusters of one service with a checker at most.
 pub(crate) const CLUSTERS: usize = 100;
-
-/// Metadata; 2.5.1 keeps a null value.
-pub(crate) type Metadata = BTreeMap<Foreign, Option<Foreign>>;
 
 /// Where an instance is: any text and a port, 0 included, as on 2.5.1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +115,18 @@ impl Record {
             removed: or(DELETE, default.removed),
         })
     }
+}
+
+/// An instance and whose it is.
+pub(crate) struct Published {
+    pub(crate) service: ServiceKey,
+    pub(crate) address: Address,
+    pub(crate) cluster: String,
+    pub(crate) persistent: bool,
+    /// The connection that published it.
+    pub(crate) owner: Option<Link>,
+    /// When its service last changed.
+    pub(crate) changed: Moment,
 }
 
 /// The longest silence: what metadata say above it could not be added to a moment.

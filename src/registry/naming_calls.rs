@@ -1,4 +1,4 @@
-//! The calls of `/v1/ns`: instances, beats, lists, services, clusters, health by hand, metrics.
+//! Instances, beats, lists, services, clusters, health by hand, switches: as v1 calls them, and later versions in part.
 
 use crate::dates;
 use crate::foreign::Foreign;
@@ -8,26 +8,21 @@ use crate::nacos::model::DEFAULT_CLUSTER;
 use crate::nacos::model::DEFAULT_GROUP;
 use crate::nacos::model::ServiceKey;
 use crate::nacos::wire;
-use crate::registry::admin_naming_calls;
 use crate::registry::beat_check::Event;
 use crate::registry::call;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
-use crate::registry::catalog_calls;
-use crate::registry::checker;
 use crate::registry::checker::Checker;
 use crate::registry::checks;
-use crate::registry::clients;
 use crate::registry::forms;
 use crate::registry::forms::Params;
-use crate::registry::gone;
 use crate::registry::kept::Key;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
 use crate::registry::listing::BEAT;
 use crate::registry::listing::instance_id;
+use crate::registry::model::Time;
 use crate::registry::naming::Address;
 use crate::registry::naming::Cluster;
 use crate::registry::naming::DELETE;
@@ -45,7 +40,7 @@ use crate::registry::udp;
 use crate::registry::udp::Wish;
 use flate2::{Compression, write::GzEncoder};
 use hyper::body::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{io::Write as _, sync::Arc, time::Duration};
 
 /// From so many bytes on a datagram is compressed.
@@ -54,53 +49,6 @@ const COMPRESSED: usize = 1024;
 const HOPELESS: usize = 4 * 1024 * 1024;
 /// Bytes of a datagram at most, over IPv4.
 const DATAGRAM: usize = 65_507;
-
-/// Answers a call whose route begins with `/v1/ns`.
-pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
-    if let Some(message) = gone::gone(state.like, &call.method, &call.route) {
-        return Err(Refusal::Gone(message));
-    }
-    state
-        .switches
-        .admits(&call.method, &call.target, call.agent())?;
-    let no_such_api = || Refusal::NoSuchApi(format!("{}:{}", call.method, call.path));
-    let run: fn(&mut State, Time, &Call) -> Result<Answer, Refusal> =
-        match (call.method.as_str(), call.route.as_str()) {
-            ("POST", "/v1/ns/instance") => register,
-            ("DELETE", "/v1/ns/instance") => deregister,
-            ("PUT", "/v1/ns/instance") => update,
-            ("PATCH", "/v1/ns/instance") => patch,
-            ("GET", "/v1/ns/instance") => detail,
-            ("GET", "/v1/ns/instance/list") => list,
-            ("PUT", "/v1/ns/instance/beat") => beat,
-            ("POST", "/v1/ns/service") => create_service,
-            ("PUT", "/v1/ns/service") => update_service,
-            ("DELETE", "/v1/ns/service") => delete_service,
-            ("GET", "/v1/ns/service") => describe_service,
-            ("GET", "/v1/ns/service/list") => list_services,
-            ("PUT", "/v1/ns/cluster") => update_cluster,
-            ("PUT", "/v1/ns/health" | "/v1/ns/health/instance") => health_by_hand,
-            ("GET", "/v1/ns/health/checkers") if state.like != Like::V1_4 => checkers,
-            ("GET", "/v1/ns/operator/metrics" | "/v1/ns/ops/metrics") => metrics,
-            ("GET", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switches,
-            ("PUT", "/v1/ns/operator/switches" | "/v1/ns/ops/switches") => switch,
-            ("PUT", "/v1/ns/instance/metadata/batch") => {
-                |state, time, call| batch(state, time, call, true)
-            }
-            ("DELETE", "/v1/ns/instance/metadata/batch") => {
-                |state, time, call| batch(state, time, call, false)
-            }
-            (method, route) => {
-                catalog_calls::handler(state.like, method, route).ok_or_else(no_such_api)?
-            }
-        };
-    if state.like.manners().parameter_check {
-        call.params.check()?;
-    } else {
-        call.params.check_name()?;
-    }
-    run(state, time, call)
-}
 
 pub(crate) fn address(params: &Params) -> Result<Address, Refusal> {
     let ip = params.required("ip")?;
@@ -184,7 +132,7 @@ pub(crate) fn take(
     Ok(())
 }
 
-fn register(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn register(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     enroll(state, time, call, false)?;
     Ok(Answer::ok())
 }
@@ -344,68 +292,7 @@ pub(crate) fn patch(state: &mut State, time: Time, call: &Call) -> Result<Answer
     Ok(Answer::ok())
 }
 
-/// Adds metadata to several instances, or takes their keys away: where an operator's values lie over all registrations, his; else
-/// the instances' own.
-fn batch(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Answer, Refusal> {
-    let change: fn(&mut State, Time, &Call) -> Result<Value, Refusal> =
-        match (state.like.manners().operator_overrules, add) {
-            (true, true) => admin_naming_calls::add_metadata,
-            (true, false) => admin_naming_calls::take_metadata,
-            (false, true) => |state, time, call| batch_of_own(state, time, call, true),
-            (false, false) => |state, time, call| batch_of_own(state, time, call, false),
-        };
-    Ok(Answer::json(&change(state, time, call)?))
-}
-
-/// 1.4 takes all of the kind that `consistencyType` says, else those that are named; what cannot be read names nobody.
-fn batch_of_own(state: &mut State, time: Time, call: &Call, add: bool) -> Result<Value, Refusal> {
-    let params = &call.params;
-    let service = params.service()?;
-    params.required("metadata")?;
-    let said = params.metadata()?;
-    let kind = match params.get("consistencyType") {
-        Some("ephemeral") => Some(false),
-        Some("persist") => Some(true),
-        _ => None,
-    };
-    let those: Vec<(Address, Arc<str>, bool)> = match kind {
-        Some(persistent) => {
-            let all = state.naming.all(&service).into_iter().flatten();
-            all.filter(|(_, record)| record.persistent == persistent)
-                .map(|(address, record)| (address, record.cluster, persistent))
-                .collect()
-        }
-        None => admin_naming_calls::named(params)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(address, cluster, ephemeral)| (address, cluster, !ephemeral))
-            .collect(),
-    };
-    let mut updated = Vec::new();
-    for (address, cluster, persistent) in those {
-        let place = state.naming.place(&address, &cluster, persistent);
-        let Some(record) = state.naming.seen(&service, &place) else {
-            continue;
-        };
-        let mut metadata = record.metadata;
-        if add {
-            metadata.extend(said.clone());
-        } else {
-            metadata.retain(|key, _| !said.contains_key(key));
-        }
-        let patch = Patch {
-            metadata: Some(metadata),
-            ..Patch::default()
-        };
-        state.naming.amend(time.now, &service, &place, patch);
-        let kind = if persistent { "persist" } else { "ephemeral" };
-        let Address { ip, port } = &address;
-        updated.push(format!("{ip}:{port}:unknown:{cluster}:{kind}"));
-    }
-    Ok(json!({"updated": updated}))
-}
-
-fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let address = address(params)?;
@@ -425,7 +312,7 @@ fn detail(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     }))
 }
 
-fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn list(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let clusters = params.get("clusters").unwrap_or_default();
@@ -675,7 +562,11 @@ pub(crate) fn service_said(params: &Params) -> Result<ServiceKey, Refusal> {
     params.service()
 }
 
-fn create_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn create_service(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+) -> Result<Answer, Refusal> {
     create(state, time, call, true)?;
     Ok(Answer::ok())
 }
@@ -703,7 +594,11 @@ pub(crate) fn create(
         .create(time.now, &service, persistent, settings)
 }
 
-fn update_service(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn update_service(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+) -> Result<Answer, Refusal> {
     let params = &call.params;
     let service = params.service()?;
     let threshold = threshold(params)?.ok_or(Refusal::Required("protectThreshold"))?;
@@ -733,7 +628,7 @@ pub(crate) fn shortest(threshold: f32) -> f64 {
     threshold.to_string().parse().unwrap_or(threshold.into())
 }
 
-fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
     let service = service_said(&call.params)?;
     let (settings, clusters) =
         state
@@ -766,24 +661,11 @@ fn describe_service(state: &mut State, _: Time, call: &Call) -> Result<Answer, R
     })))
 }
 
-fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
-    let params = &call.params;
-    // What is no number is 0 to the original.
-    let page: i64 = params.required("pageNo")?.parse().unwrap_or(0);
-    let size: i64 = params.required("pageSize")?.parse().unwrap_or(0);
-    let names = catalog_calls::names(state, params);
-    let count = i64::try_from(names.len()).unwrap_or(i64::MAX);
-    let size = usize::try_from(size).unwrap_or(0);
-    let skip = usize::try_from(page.saturating_sub(1).max(0))
-        .unwrap_or(0)
-        .saturating_mul(size);
-    Ok(Answer::json(&wire::ServiceNames {
-        doms: names.into_iter().skip(skip).take(size).collect(),
-        count,
-    }))
-}
-
-fn update_cluster(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
+pub(crate) fn update_cluster(
+    state: &mut State,
+    time: Time,
+    call: &Call,
+) -> Result<Answer, Refusal> {
     let (cluster, said) = cluster_said(&call.params)?;
     let service = call.params.service()?;
     state
@@ -806,11 +688,6 @@ pub(crate) fn cluster_said(params: &Params) -> Result<(&str, Cluster), Refusal> 
         metadata: params.metadata()?,
     };
     Ok((cluster, said))
-}
-
-/// The kinds of health checkers, which 1.4 does not tell.
-fn checkers(_: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
-    Ok(Answer::json(&checker::kinds()))
 }
 
 pub(crate) fn health_by_hand(
@@ -837,10 +714,6 @@ pub(crate) fn health_by_hand(
     Ok(Answer::ok())
 }
 
-fn switches(state: &mut State, _: Time, _: &Call) -> Result<Answer, Refusal> {
-    Ok(Answer::json(&state.switches.shown(state.like)))
-}
-
 /// Changes a switch. `debug` means this node alone, and there is no other.
 pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     let said = |name| call.params.raw(name).ok_or(Refusal::Missing(name));
@@ -853,41 +726,4 @@ pub(crate) fn switch(state: &mut State, time: Time, call: &Call) -> Result<Answe
         state.checks.handle(time.now, event);
     }
     Ok(Answer::ok())
-}
-
-fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
-    let status = state.switches.status().name();
-    let counts = state.naming.counts();
-    let instances = counts.ephemeral + counts.persistent;
-    if state.like == Like::V1_4 {
-        return Ok(Answer::json(&json!({
-            "status": status,
-            "serviceCount": counts.services,
-            "instanceCount": instances,
-            "raftNotifyTaskCount": 0,
-            "responsibleServiceCount": counts.services,
-            "responsibleInstanceCount": instances,
-            "cpu": 0.0,
-            "load": 0.0,
-            "mem": 0.0,
-        })));
-    }
-    if call.params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": status})));
-    }
-    let clients = clients::ids(state);
-    let connections = state.links.namers().count();
-    let persistent = clients.iter().filter(|id| id.ends_with("#false")).count();
-    Ok(Answer::json(&json!({
-        "status": status,
-        "serviceCount": counts.services,
-        "instanceCount": instances,
-        "responsibleInstanceCount": instances,
-        "subscribeCount": state.subscribers.count() + state.udp.count(),
-        "clientCount": clients.len(),
-        "connectionBasedClientCount": connections,
-        "ephemeralIpPortClientCount": clients.len() - connections - persistent,
-        "persistentIpPortClientCount": persistent,
-        "responsibleClientCount": clients.len(),
-    })))
 }

@@ -12,6 +12,7 @@ use crate::registry::checks::By;
 use crate::registry::checks::Checked;
 use crate::registry::checks::Probe;
 use crate::registry::keeper::Keeper;
+use crate::registry::keeper::Wanted;
 use crate::tasks::Tasks;
 use http_body_util::Empty;
 use hyper::{
@@ -42,9 +43,6 @@ const HEAD_BYTES: usize = 16 * 1024;
 const LOOKUPS: usize = 8;
 /// What a check calls itself, as the original does: applications may know it.
 const AGENT: HeaderValue = HeaderValue::from_static("VIPServer");
-
-/// A probe that is wanted, with its number.
-pub(crate) type Wanted = (u64, Probe);
 
 /// The way from the desk to the prober, which has room for all checks that are under way.
 pub(crate) fn queue() -> (mpsc::Sender<Wanted>, mpsc::Receiver<Wanted>) {

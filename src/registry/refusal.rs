@@ -6,9 +6,47 @@
 //! what [`Refusal::in_3_0`] lists, and dresses what controllers say under `/v3/` as JSON with a code. The variants below the line are our
 //! own: limits that the original does not have, and the guard of the door.
 
-use crate::registry::access::Denial;
 use crate::registry::like::Like;
+use crate::registry::token::Bad;
 use std::{borrow::Cow, fmt::Write as _};
+
+/// Why a caller is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Denial {
+    /// It shows nothing, or a password that is wrong.
+    Nobody,
+    /// Its token opens nothing.
+    Token(Bad),
+    /// He is known, and may not.
+    Forbidden,
+}
+
+impl Denial {
+    /// Of a user who may not, or of a password that is nobody's.
+    pub(crate) fn of(user: Option<String>) -> Self {
+        user.map_or(Self::Nobody, |_| Self::Forbidden)
+    }
+
+    /// What each generation says.
+    pub(crate) fn words(self, like: Like) -> &'static str {
+        match (like, self) {
+            (Like::V1_4, Self::Nobody) => "unknown user!",
+            (Like::V2_5, Self::Nobody) => "user not found!",
+            (Like::V3_0, Self::Nobody) => {
+                "Code: 401, Message: User not found! Please check user exist or password is right!."
+            }
+            (Like::V1_4, Self::Token(Bad::Malformed | Bad::Signature))
+            | (Like::V2_5, Self::Token(Bad::Malformed)) => "token invalid!",
+            (Like::V3_0, Self::Token(Bad::Malformed)) => "Code: 401, Message: token invalid!.",
+            (Like::V2_5, Self::Token(Bad::Signature)) => "Invalid signature",
+            (Like::V3_0, Self::Token(Bad::Signature)) => "Code: 401, Message: Invalid signature.",
+            (Like::V1_4 | Like::V2_5, Self::Token(Bad::Expired)) => "token expired!",
+            (Like::V3_0, Self::Token(Bad::Expired)) => "Code: 401, Message: token expired!.",
+            (Like::V1_4 | Like::V2_5, Self::Forbidden) => "authorization failed!",
+            (Like::V3_0, Self::Forbidden) => "Code: 403, Message: authorization failed!.",
+        }
+    }
+}
 
 /// The content type of plain answers.
 pub(super) const TEXT: &str = "text/plain;charset=UTF-8";

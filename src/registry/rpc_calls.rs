@@ -6,19 +6,14 @@
 
 use crate::nacos::rpc;
 use crate::nacos::rpc::ErrorResponse;
-use crate::nacos::rpc::HealthCheckRequest;
-use crate::nacos::rpc::HealthCheckResponse;
 use crate::nacos::rpc::Outcome;
 use crate::nacos::rpc::Payload;
 use crate::nacos::rpc::Reply;
 use crate::nacos::rpc::Request;
-use crate::nacos::rpc::ServerCheckResponse;
 use crate::nacos::rpc::code;
-use crate::registry::call::Time;
 use crate::registry::links::Link;
+use crate::registry::model::Time;
 use crate::registry::refusal::Refusal;
-use crate::registry::rpc_config;
-use crate::registry::rpc_naming;
 use crate::registry::state::State;
 
 /// One request: from whom and when.
@@ -87,39 +82,6 @@ pub(crate) fn starting() -> Payload {
     error(code::STARTING, "Server is starting,please try later.")
 }
 
-/// What answers a request.
-///
-/// # Errors
-/// The answer of what needs none.
-pub(crate) fn handler(
-    state: &State,
-    caller: Caller,
-    payload: &Payload,
-) -> Result<Handler, Box<Payload>> {
-    let kind = payload.kind();
-    if kind == "ServerCheckRequest" {
-        let id = state.links.id(caller.link).unwrap_or_default();
-        let answer = Payload::new(&ServerCheckResponse {
-            outcome: Outcome::ok(),
-            connection_id: id.to_owned(),
-            support_ability_negotiation: true,
-        });
-        return Err(Box::new(answer));
-    }
-    let Some(run) = rpc_naming::handler(kind)
-        .or_else(|| rpc_config::handler(kind))
-        .or_else(|| (kind == "HealthCheckRequest").then_some(health_check as Handler))
-    else {
-        let answer = error(code::NO_HANDLER, "RequestHandler Not Found");
-        return Err(Box::new(answer));
-    };
-    if !state.links.is_client(caller.link) {
-        let answer = error(code::UNREGISTERED, "Connection is unregistered.");
-        return Err(Box::new(answer));
-    }
-    Ok(run)
-}
-
 /// What is answered when a body cannot be read.
 pub(crate) fn garbled() -> Payload {
     error(
@@ -134,11 +96,6 @@ pub(crate) type Handler = fn(&mut State, Caller, &Payload) -> Result<Payload, Un
 /// The body is not the JSON of that class.
 #[derive(Debug)]
 pub(crate) struct Unread;
-
-fn health_check(_: &mut State, _: Caller, payload: &Payload) -> Result<Payload, Unread> {
-    payload.read::<HealthCheckRequest>().map_err(|_| Unread)?;
-    Ok(Payload::new(&HealthCheckResponse::with(Outcome::ok())))
-}
 
 /// Reads a request, lets the parameter check look at it, then carries it out.
 pub(crate) fn run<R: Request>(

@@ -3,13 +3,10 @@
 use crate::machine::Machine as _;
 use crate::machine::Moment;
 use crate::nacos::model::ServiceKey;
-use crate::registry::access::Access;
 use crate::registry::beat_check::BeatCheck;
 use crate::registry::checks;
 use crate::registry::checks::Checks;
-use crate::registry::config::ConfigKey;
 use crate::registry::config::Configs;
-use crate::registry::config::Reader;
 use crate::registry::kept;
 use crate::registry::kept::Before;
 use crate::registry::kept::Change;
@@ -21,6 +18,8 @@ use crate::registry::like::Like;
 use crate::registry::links::Link;
 use crate::registry::links::Links;
 use crate::registry::long_poll::LongPoll;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Reader;
 use crate::registry::namespaces::Namespaces;
 use crate::registry::naming::Naming;
 use crate::registry::naming::Place;
@@ -48,8 +47,8 @@ pub(crate) type Who = (ServiceKey, Place);
 pub(crate) struct State {
     pub(crate) like: Like,
     pub(crate) port: u16,
-    /// Where people are let in; `None` when everybody is.
-    pub(crate) access: Option<Access>,
+    /// Whether callers are asked who they are.
+    pub(crate) asks: bool,
     pub(crate) switches: Switches,
     /// The switches when nobody has changed one.
     pub(crate) delivered: Switches,
@@ -83,7 +82,7 @@ impl State {
         Self {
             like,
             port: PORT,
-            access: None,
+            asks: false,
             switches: Switches::default(),
             delivered: Switches::default(),
             namespaces: Namespaces::default(),

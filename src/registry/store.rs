@@ -12,8 +12,8 @@
 
 use crate::os::state;
 use crate::os::state::StateDir;
-use crate::registry::desk::Change;
 use crate::registry::kept::Before;
+use crate::registry::kept::Change;
 use crate::registry::kept::Kept;
 use crate::registry::kept::Key;
 use crate::registry::kept::Rows;

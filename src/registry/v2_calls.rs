@@ -2,11 +2,10 @@
 
 use crate::nacos::model::DEFAULT_GROUP;
 use crate::registry::admin_calls;
-use crate::registry::admin_calls::Row;
 use crate::registry::admin_naming_calls;
+use crate::registry::batches;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
 use crate::registry::catalog_calls;
 use crate::registry::client_calls;
 use crate::registry::clients;
@@ -15,9 +14,12 @@ use crate::registry::gone;
 use crate::registry::like::Like;
 use crate::registry::listing;
 use crate::registry::listing::Asked;
-use crate::registry::namespaces;
+use crate::registry::model::Time;
+use crate::registry::namespace_calls;
 use crate::registry::naming_calls;
 use crate::registry::refusal::Refusal;
+use crate::registry::rows;
+use crate::registry::rows::Row;
 use crate::registry::state::State;
 use serde_json::{Value, json};
 
@@ -34,12 +36,12 @@ const CALLS: &[Row] = &[
     (
         "PUT",
         "/v2/ns/instance/metadata/batch",
-        admin_naming_calls::add_metadata,
+        batches::add_metadata,
     ),
     (
         "DELETE",
         "/v2/ns/instance/metadata/batch",
-        admin_naming_calls::take_metadata,
+        batches::take_metadata,
     ),
     ("POST", "/v2/ns/service", admin_naming_calls::create_service),
     ("PUT", "/v2/ns/service", admin_naming_calls::update_service),
@@ -79,8 +81,8 @@ const CALLS: &[Row] = &[
         clients::subscribers,
     ),
     ("GET", "/v2/ns/catalog/instances", catalog),
-    ("GET", "/v2/console/health/liveness", admin_calls::ok),
-    ("GET", "/v2/console/health/readiness", admin_calls::ok),
+    ("GET", "/v2/console/health/liveness", rows::ok),
+    ("GET", "/v2/console/health/readiness", rows::ok),
     ("GET", "/v2/core/cluster/node/self", |state, _, _| {
         Ok(console_calls::node(state))
     }),
@@ -118,7 +120,7 @@ pub(crate) fn answer(state: &mut State, time: Time, call: &Call) -> Result<Answe
         let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
         return catalog_calls::health_of(state, &catalog_calls::key(&key)?);
     }
-    let all = [CALLS, namespaces::V2_CALLS];
+    let all = [CALLS, namespace_calls::V2_CALLS];
     let here = || all.iter().copied().flatten().filter(|row| row.1 == route);
     let Some((.., run)) = here().find(|row| row.0 == call.method) else {
         let known = route == BEAT || here().next().is_some();

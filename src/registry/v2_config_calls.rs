@@ -2,8 +2,6 @@
 
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
-use crate::registry::call::Time;
-use crate::registry::config::ConfigKey;
 use crate::registry::config_calls;
 use crate::registry::config_console_calls as console;
 use crate::registry::config_parts;
@@ -13,6 +11,8 @@ use crate::registry::gone;
 use crate::registry::history::Of;
 use crate::registry::history::Record;
 use crate::registry::like::Like;
+use crate::registry::model::ConfigKey;
+use crate::registry::model::Time;
 use crate::registry::refusal::CONFIG;
 use crate::registry::refusal::Refusal;
 use crate::registry::state::State;
