@@ -39,13 +39,16 @@ const LEAVING: Duration = Duration::from_secs(2);
 /// How much longer than a request or signal may take its ticket counts.
 const MARGIN: Duration = Duration::from_secs(1);
 
+/// Shows what targets wait for, or that they wait for nothing.
+type Shows = dyn Fn(Option<&str>) + Send + Sync;
+
 /// What a member is given: a way to its group, and a way to its targets' views.
 #[derive(Clone)]
 pub(super) struct Whom {
     /// Its group.
     pub(super) events: mpsc::Sender<materialize::Event>,
     /// Shows what its targets wait for.
-    pub(super) waits: Arc<dyn Fn(Option<&str>) + Send + Sync>,
+    pub(super) waits: Arc<Shows>,
     /// Adds to the history of its targets.
     pub(super) note: Arc<dyn Fn(&str) + Send + Sync>,
 }

@@ -562,7 +562,7 @@ fn log(source: &Source, path: &Path, state: TargetState, reason: &str) {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum GroupKey {
     /// Targets of this descriptor with this reload.
-    Shared(PathBuf, Reload, Pacing),
+    Shared(Box<(PathBuf, Reload, Pacing)>),
     /// Targets of this descriptor that are exchanged together in this directory, without a reload.
     Together(PathBuf, PathBuf),
     /// A target without a reload.
@@ -574,7 +574,7 @@ impl GroupKey {
         match &want.target().reload {
             Some(reload) => {
                 let pacing = want.target().pacing.clone();
-                Self::Shared(want.source.clone(), reload.clone(), pacing)
+                Self::Shared(Box::new((want.source.clone(), reload.clone(), pacing)))
             }
             None if want.target().publish == Publish::Directory => {
                 Self::Together(want.source.clone(), want.directory())
@@ -871,8 +871,8 @@ impl Router {
             let jobs = group.jobs.lock().unwrap_or_else(PoisonError::into_inner);
             if jobs.is_empty() {
                 group.tasks.stop();
-                if let (GroupKey::Shared(_, reload, _), Some(one)) = (key, &group.membership) {
-                    ended.push((reload.clone(), one.member));
+                if let (GroupKey::Shared(shared), Some(one)) = (key, &group.membership) {
+                    ended.push((shared.1.clone(), one.member));
                 }
             }
             !jobs.is_empty()

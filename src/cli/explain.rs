@@ -435,7 +435,10 @@ impl Voice {
                 },
                 list.service
             ),
-            (state, ..) => self.list_advice(state, list.reason.as_deref()).to_owned(),
+            ("pending", ..) => self
+                .target_advice(&list.state, list.reason.as_deref())
+                .to_owned(),
+            (state, ..) => self.list_advice(state).to_owned(),
         };
         let lines = [
             (self.say("wanted", "期望"), wanted),
@@ -457,7 +460,7 @@ impl Voice {
         self.block(&head, &lines, &list.history)
     }
 
-    fn list_advice(&self, state: &str, reason: Option<&str>) -> &'static str {
+    fn list_advice(&self, state: &str) -> &'static str {
         match state {
             "rejected" => self.say(
                 "mend the template, the validator or the descriptor (the reason has its words); until then the file keeps what it has",
@@ -468,7 +471,7 @@ impl Voice {
                 "若注册中心所列属实，执行 `outrigger release subscription 名称` 立即采用",
             ),
             "missing" => "",
-            other => self.target_advice(other, reason),
+            other => self.config_advice(other),
         }
     }
 
@@ -626,10 +629,7 @@ subscription payments
                 assert!(!voice.service_advice(state.word()).is_empty(), "{state:?}");
             }
             for state in [T::Waiting, T::Pending, T::Rejected, T::Held, T::Unreachable] {
-                assert!(
-                    !voice.list_advice(state.word(), None).is_empty(),
-                    "{state:?}"
-                );
+                assert!(!voice.list_advice(state.word()).is_empty(), "{state:?}");
             }
             for state in [
                 T::Waiting,
