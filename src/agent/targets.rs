@@ -23,10 +23,10 @@ use crate::descriptor::spec::{
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
-use crate::metrics::{Metrics, Outcome as Counted};
+use crate::metrics::Outcome as Counted;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
 use crate::nacos::wire;
-use crate::os::command::{self, Run};
+use crate::os::command;
 use crate::os::process::{self, Whom};
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::os::state::{GOOD, SNAPSHOTS};
@@ -49,6 +49,7 @@ use tokio::{
 };
 
 use super::Parts;
+use super::commands::Commands;
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
 use super::guard::{Held, Why};
@@ -156,10 +157,7 @@ impl Targets {
             known: BTreeMap::new(),
             places: HashMap::new(),
             claims: Claims::default(),
-            commands: Commands {
-                metrics: parts.metrics.clone(),
-                ..Commands::new(COMMANDS)
-            },
+            commands: Commands::new(COMMANDS, parts.metrics.clone()),
             keys,
             services,
             lists: BTreeMap::new(),
@@ -1838,43 +1836,6 @@ impl Job {
     }
 }
 
-/// Runs commands, [`COMMANDS`] at once.
-#[derive(Clone)]
-pub(super) struct Commands {
-    permits: Arc<Semaphore>,
-    metrics: Metrics,
-}
-
-impl Commands {
-    /// Runs so many at once.
-    pub(super) fn new(count: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(count)),
-            metrics: Metrics::default(),
-        }
-    }
-
-    /// Runs one; an error names it and has its last words.
-    pub(super) async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
-        // It is never closed, and to run one too many would be no harm.
-        let _permit = self.permits.acquire().await;
-        let outcome = command::run(Run {
-            argv,
-            timeout: command.timeout,
-            run_as: command.run_as.as_deref(),
-            confine: command.confine,
-        })
-        .await;
-        outcome.map_err(|failure| {
-            if failure.timed_out() {
-                self.metrics.command_timeouts.inc();
-            }
-            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-            format!("{program}: {failure}")
-        })
-    }
-}
-
 /// Reloads; says how, or why not.
 async fn tell_application(reload: &Reload, commands: &Commands) -> Result<String, String> {
     match reload {
@@ -1945,6 +1906,7 @@ mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{Config, Filter, Format, Guard, OnDrift, Publish, Subscription};
+    use crate::metrics::Metrics;
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -2542,7 +2504,7 @@ mod tests {
             running.display(),
             most.display()
         );
-        let commands = Commands::new(2);
+        let commands = Commands::new(2, Metrics::default());
         let command = exec(&["sh", "-c", &script]);
         let all = (0..6).map(|_| commands.run(&command, &command.argv));
         for outcome in futures_util::future::join_all(all).await {
