@@ -671,7 +671,15 @@ impl Group {
 
     fn kept(&mut self, number: u64) {
         self.kept = self.kept.max(number);
-        if matches!(self.phase, Phase::Keeping(awaited) if awaited <= number) {
+        if !matches!(self.phase, Phase::Keeping(awaited) if awaited <= number) {
+            return;
+        }
+        if self.targets.values().any(Target::is_back) {
+            self.phase = Phase::Open;
+            for target in self.targets.values_mut() {
+                target.abandon();
+            }
+        } else {
             self.swap();
         }
     }
@@ -885,10 +893,12 @@ impl Group {
         }
         // A content that is not wanted any more is swapped in all the same, or a source that never rests would never be: but only
         // beside those that were wanted with it.
-        let last = targets.filter_map(Target::wave).max();
+        let last = targets.clone().filter_map(Target::wave).max();
+        // Nor when what is wanted now is there already: a word that was taken back at once turns no file back.
+        let is_back = targets.clone().any(Target::is_back);
         let mut more = false;
         for (slot, target) in &mut self.targets {
-            if target.is_stale() && target.wave() < last {
+            if target.is_stale() && (is_back || target.wave() < last) {
                 target.doing = None;
                 more = true;
                 self.due.push_back(Effect::Discard { slot: *slot });
@@ -1141,6 +1151,39 @@ impl Target {
         doing.is_some_and(|doing| self.wanted_hash() != Some(hash_of(doing.content.as_ref())))
     }
 
+    /// Whether what is about to be swapped in is not wanted any more, because what is there is.
+    fn is_back(&self) -> bool {
+        let there = self.place.hash();
+        self.doing.as_ref().is_some_and(|doing| {
+            doing.aim == Aim::Wanted
+                && matches!(doing.step, Step::Ready | Step::Intended)
+                && there.is_some()
+                && there == self.wanted_hash()
+                && there != Some(hash_of(doing.content.as_ref()))
+        })
+    }
+
+    /// What was intended is only ready again.
+    fn abandon(&mut self) {
+        if let Some(doing) = self.doing.as_mut()
+            && doing.step == Step::Intended
+        {
+            doing.step = Step::Ready;
+            let before = std::mem::take(&mut doing.before);
+            self.undo(before);
+        }
+    }
+
+    /// What was remembered before a swap that did not happen.
+    fn undo(&mut self, before: Memory) {
+        let now_known = std::mem::take(&mut self.memory);
+        self.memory = Memory {
+            open: now_known.open,
+            refused: now_known.refused,
+            ..before
+        };
+    }
+
     /// Whether what is written is not what was good.
     fn is_changed(&self) -> bool {
         self.memory.written.is_some() && self.memory.written.as_deref() != self.good.hash()
@@ -1353,12 +1396,7 @@ impl Target {
                 true
             }
             Outcome::Rejected(why) | Outcome::Failed(why) => {
-                let now_known = std::mem::take(&mut self.memory);
-                self.memory = Memory {
-                    open: now_known.open,
-                    refused: now_known.refused,
-                    ..doing.before
-                };
+                self.undo(doing.before);
                 self.failed(now, doing.aim, is_wanted, why);
                 false
             }
@@ -2271,6 +2309,28 @@ mod tests {
         world.pass(60_000);
         assert_eq!(world.state(0), TargetState::RolledBack);
         assert_eq!(world.file(0), Some("a1"), "a2 was never verified");
+    }
+
+    #[test]
+    fn a_word_that_is_taken_back_at_once_turns_no_file_back() {
+        for pause in 0..12 {
+            let mut world = World::new(true, &[OnAbsent::Keep], pause);
+            world.known(0, "new");
+            world.pass(5_000);
+            world.known(0, "old");
+            world.pass(pause);
+            let is_out = world
+                .jobs
+                .iter()
+                .any(|(_, job)| matches!(job, Job::Swap(_)));
+            let is_done = world.written.len() > 1;
+            world.known(0, "new");
+            world.pass(60_000);
+            assert_eq!(world.file(0), Some("new"));
+            assert!(world.written.len() == 1 || is_out || is_done);
+            assert_eq!(world.state(0), TargetState::Applied);
+            assert!(world.ledger.values().all(|memory| !memory.owes()));
+        }
     }
 
     #[test]
