@@ -5,6 +5,7 @@ pub mod application;
 mod applications;
 pub mod assignments;
 pub mod catalog;
+mod commands;
 mod composing;
 pub mod contents;
 mod deciphering;

@@ -19,16 +19,13 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Process, Publish, Reload, Rendering, Target,
+    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Publish, Reload, Rendering, Target,
     Validate, Verify,
 };
-use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
-use crate::metrics::{Metrics, Outcome as Counted};
+use crate::metrics::Outcome as Counted;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
-use crate::nacos::wire;
-use crate::os::command::{self, Run};
-use crate::os::process::{self, Whom};
+use crate::os::command;
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::os::state::{GOOD, SNAPSHOTS};
 use crate::os::versions;
@@ -51,6 +48,7 @@ use tokio::{
 
 use super::Parts;
 use super::applications::{Applications, Heard, Membership, Tickets, Watch, Whom as Told};
+use super::commands::Commands;
 use super::composing::{self, AllHeard, Composer, Contents, Means, What};
 use super::contents;
 use super::following::{self, Follower, News, Offer, Said, Seen};
@@ -176,10 +174,7 @@ impl Targets {
         let ours = inbox.clone();
         let ledger = Arc::new(Ledger::open(&state_dir, parts.epoch));
         ledger.start(&parts.tasks);
-        let commands = Commands {
-            metrics: parts.metrics.clone(),
-            ..Commands::new(COMMANDS)
-        };
+        let commands = Commands::new(COMMANDS, parts.metrics.clone());
         let tickets = Tickets::default();
         let (watches, asked) = mpsc::channel(QUEUE);
         let applications = Applications::new(parts, commands.clone(), watches, tickets.clone());
@@ -2163,118 +2158,15 @@ impl Job {
     }
 }
 
-/// Runs commands, [`COMMANDS`] at once.
-#[derive(Clone)]
-pub(super) struct Commands {
-    permits: Arc<Semaphore>,
-    metrics: Metrics,
-}
-
-impl Commands {
-    /// Runs so many at once.
-    pub(super) fn new(count: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(count)),
-            metrics: Metrics::default(),
-        }
-    }
-
-    /// Runs one; an error names it and has its last words.
-    pub(super) async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
-        // It is never closed, and to run one too many would be no harm.
-        let _permit = self.permits.acquire().await;
-        let outcome = command::run(Run {
-            argv,
-            timeout: command.timeout,
-            run_as: command.run_as.as_deref(),
-            confine: command.confine,
-        })
-        .await;
-        outcome.map_err(|failure| {
-            if failure.timed_out() {
-                self.metrics.command_timeouts.inc();
-            }
-            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-            format!("{program}: {failure}")
-        })
-    }
-}
-
-/// Reloads; says how, or why not.
-pub(super) async fn tell_application(
-    reload: &Reload,
-    commands: &Commands,
-) -> Result<String, String> {
-    match reload {
-        Reload::Signal {
-            signal,
-            process,
-            user,
-        } => {
-            let (name, process, user) = (signal.clone(), process.clone(), user.clone());
-            let sent = tokio::task::spawn_blocking(move || {
-                let whom = match &process {
-                    Process::PidFile(path) => Whom::PidFile(path),
-                    Process::Named(name) => Whom::Named(name),
-                };
-                process::signal(whom, user.as_deref(), &name)
-            })
-            .await;
-            match sent {
-                Ok(Ok(pid)) => Ok(format!("reloaded by {signal} to process {pid}")),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the agent is stopping".to_owned()),
-            }
-        }
-        Reload::Exec(command) => {
-            commands.run(command, &command.argv).await?;
-            let program = command.argv.first().map(String::as_str).unwrap_or_default();
-            Ok(format!("reloaded by {}", Foreign::from(program)))
-        }
-        Reload::Http {
-            method,
-            url,
-            timeout,
-        } => request(method, url, *timeout).await,
-    }
-}
-
-/// Asks for a reload over HTTP. No error has the URL, which may hold a secret.
-async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, String> {
-    let method = reqwest::Method::from_bytes(method.as_bytes())
-        .map_err(|_| format!("{} is no HTTP method", Foreign::from(method)))?;
-    // Made for each reload: they are rare, and a client that is kept costs memory.
-    let client = wire::http_client(timeout, url.starts_with("https:"))
-        .timeout(timeout)
-        .build()
-        .map_err(|error| format!("no HTTP client can be made: {}", error.without_url()))?;
-    let said = method.to_string();
-    let answer = client.request(method, url).send().await;
-    let status = answer
-        .map_err(|error| {
-            if error.is_timeout() {
-                format!("{said}: no answer within {timeout:?}")
-            } else if error.is_connect() {
-                format!("{said}: no connection; is the application running?")
-            } else {
-                format!("{said}: {}", error.without_url())
-            }
-        })?
-        .status();
-    if status.is_success() {
-        Ok(format!("reloaded by {said}, answered {}", status.as_u16()))
-    } else {
-        Err(format!("{said}: answered {}", status.as_u16()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::commands;
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{
         Filter, Format, Guard, OnDrift, Pacing, Part, Publish, Subscription, Template,
     };
+    use crate::metrics::Metrics;
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -3065,7 +2957,7 @@ mod tests {
             running.display(),
             most.display()
         );
-        let commands = Commands::new(2);
+        let commands = Commands::new(2, Metrics::default());
         let command = exec(&["sh", "-c", &script]);
         let all = (0..6).map(|_| commands.run(&command, &command.argv));
         for outcome in futures_util::future::join_all(all).await {
@@ -3177,7 +3069,7 @@ mod tests {
         let long = Duration::from_secs(20);
         let mut said = Vec::new();
         for _ in 0..3 {
-            said.push(request("POST", &url, long).await);
+            said.push(commands::request("POST", &url, long).await);
         }
         assert_eq!(
             said,
@@ -3187,7 +3079,7 @@ mod tests {
                 Err("POST: answered 500".to_owned()),
             ]
         );
-        let refused = request("POST", &url, long).await.unwrap_err();
+        let refused = commands::request("POST", &url, long).await.unwrap_err();
         assert!(!refused.contains("secret"), "{refused}");
         assert_eq!(tasks.panics(), 0);
     }

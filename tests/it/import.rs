@@ -1,7 +1,9 @@
 //! `outrigger import`: files of confd, Consul and consul-template as people have them; what is printed is what our reader takes.
 
 use crate::support::{outrigger, said};
-use outrigger::descriptor::spec::{Address, Descriptor, ProbeKind, Reload, Validate};
+use outrigger::descriptor::spec::{
+    Address, Config, Descriptor, MadeOf, ProbeKind, Reload, Validate,
+};
 use outrigger::descriptor::{Surroundings, parse, without_a_file};
 use std::{fs, path::Path, process::Output};
 
@@ -22,6 +24,14 @@ fn import(files: &[(&str, &str)]) -> (Output, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap().replace(&at, "");
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     (output, out, err)
+}
+
+/// Of a configuration that is kept as it is.
+fn data_id(config: &Config) -> &str {
+    match &config.made_of {
+        MadeOf::One(part) => &part.data_id,
+        MadeOf::Several { .. } => panic!("{config:?}"),
+    }
 }
 
 /// What our own reader makes of it.
@@ -71,7 +81,8 @@ fn a_template_resource_of_confd_becomes_a_configuration() {
     assert_eq!(configs.len(), 2, "{out}");
     let app = &configs[0];
     assert_eq!(
-        app.data_id, "app.app.yaml",
+        data_id(app),
+        "app.app.yaml",
         "a template of one key is that key"
     );
     assert_eq!(
@@ -86,10 +97,7 @@ fn a_template_resource_of_confd_becomes_a_configuration() {
         ["/bin/sh", "-c", "pkill -HUP app && logger done"]
     );
     let nginx = &configs[1];
-    assert_eq!(
-        (nginx.data_id.as_str(), nginx.target.mode),
-        ("web.conf", 0o644)
-    );
+    assert_eq!((data_id(nginx), nginx.target.mode), ("web.conf", 0o644));
     let Some(Validate::Exec(check)) = &nginx.target.validate else {
         panic!("{nginx:?}")
     };
@@ -198,7 +206,7 @@ exec {
     let configs = read(&out).configs;
     assert_eq!(configs.len(), 3, "{out}");
     assert_eq!(
-        (configs[0].data_id.as_str(), configs[0].target.mode),
+        (data_id(&configs[0]), configs[0].target.mode),
         ("app.x.conf", 0o600)
     );
     let Some(Reload::Exec(reload)) = &configs[0].target.reload else {
