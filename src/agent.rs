@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod catalog;
+mod commands;
 mod following;
 pub mod formats;
 pub mod gate;

@@ -23,10 +23,10 @@ use crate::descriptor::spec::{
 };
 use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
-use crate::metrics::{Metrics, Outcome as Counted};
+use crate::metrics::Outcome as Counted;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
 use crate::nacos::wire;
-use crate::os::command::{self, Run};
+use crate::os::command;
 use crate::os::process::{self, Whom};
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::os::state::{GOOD, SNAPSHOTS};
@@ -48,6 +48,7 @@ use tokio::{
 };
 
 use super::Parts;
+use super::commands::Commands;
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
 use super::guard::{Held, Why};
@@ -149,10 +150,7 @@ impl Targets {
             known: BTreeMap::new(),
             places: HashMap::new(),
             claims: Claims::default(),
-            commands: Commands {
-                metrics: parts.metrics.clone(),
-                ..Commands::new(COMMANDS)
-            },
+            commands: Commands::new(COMMANDS, parts.metrics.clone()),
             keys,
             services,
             lists: BTreeMap::new(),
@@ -980,7 +978,7 @@ impl Router {
         let is_held =
             |view: &&TargetView| view.list.as_ref().is_some_and(|list| list.held.is_some());
         let count = views.iter().filter(is_held).count();
-        let gauge = &self.commands.metrics.lists_held;
+        let gauge = &self.commands.metrics().lists_held;
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
@@ -1187,7 +1185,7 @@ impl Hands {
                     let is_rolled_back = standing.state == TargetState::RolledBack;
                     let before = job.was_rolled_back.swap(is_rolled_back, Ordering::Relaxed);
                     if is_rolled_back && !before {
-                        self.commands.metrics.rollbacks.inc();
+                        self.commands.metrics().rollbacks.inc();
                     }
                     self.board.tell(&job.want, &standing);
                 }
@@ -1240,7 +1238,7 @@ impl Hands {
                 what,
                 outcome: if outcome.is_ok() { "ok" } else { "failed" },
             };
-            commands.metrics.reloads.get_or_create(&counted).inc();
+            commands.metrics().reloads.get_or_create(&counted).inc();
             let answer = outcome.map(|how| board.note(&slots, &how));
             group.tell(Event::Reloaded(answer)).await;
         });
@@ -1282,7 +1280,11 @@ impl Hands {
                     what: way.kind.word(),
                     outcome: if outcome.is_ok() { "ok" } else { "failed" },
                 };
-                commands.metrics.verifications.get_or_create(&counted).inc();
+                commands
+                    .metrics()
+                    .verifications
+                    .get_or_create(&counted)
+                    .inc();
                 outcome
             });
             let all: Result<Vec<String>, String> = futures_util::future::join_all(all)
@@ -1651,43 +1653,7 @@ impl Job {
             },
             outcome,
         };
-        self.commands.metrics.writes.get_or_create(&counted).inc();
-    }
-}
-
-/// Runs commands, [`COMMANDS`] at once.
-#[derive(Clone)]
-pub(super) struct Commands {
-    permits: Arc<Semaphore>,
-    metrics: Metrics,
-}
-
-impl Commands {
-    /// Runs so many at once.
-    pub(super) fn new(count: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(count)),
-            metrics: Metrics::default(),
-        }
-    }
-
-    /// Runs one; an error names it and has its last words.
-    pub(super) async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
-        // It is never closed, and to run one too many would be no harm.
-        let _permit = self.permits.acquire().await;
-        let outcome = command::run(Run {
-            argv,
-            timeout: command.timeout,
-            run_as: command.run_as.as_deref(),
-        })
-        .await;
-        outcome.map_err(|failure| {
-            if failure.timed_out() {
-                self.metrics.command_timeouts.inc();
-            }
-            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-            format!("{program}: {failure}")
-        })
+        self.commands.metrics().writes.get_or_create(&counted).inc();
     }
 }
 
@@ -1761,6 +1727,7 @@ mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{Config, Filter, Format, Guard, Subscription};
+    use crate::metrics::Metrics;
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};
@@ -2353,7 +2320,7 @@ mod tests {
             running.display(),
             most.display()
         );
-        let commands = Commands::new(2);
+        let commands = Commands::new(2, Metrics::default());
         let command = exec(&["sh", "-c", &script]);
         let all = (0..6).map(|_| commands.run(&command, &command.argv));
         for outcome in futures_util::future::join_all(all).await {

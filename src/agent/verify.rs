@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::targets::Commands;
+use super::commands::Commands;
 
 /// Between two tries: an application that loads its files is ready after a moment, or after many.
 const PACE: Pace = Pace {
@@ -128,6 +128,7 @@ async fn get(
 mod tests {
     use super::*;
     use crate::descriptor::spec::Command;
+    use crate::metrics::Metrics;
     use crate::tasks::Tasks;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -176,7 +177,12 @@ mod tests {
             status: None,
             body: Some("UP".to_owned()),
         };
-        let said = verify(&asking(http, 20_000), &Commands::new(1), 1).await;
+        let said = verify(
+            &asking(http, 20_000),
+            &Commands::new(1, Metrics::default()),
+            1,
+        )
+        .await;
         assert_eq!(said.as_deref(), Ok("verified: answered 200 with `body`"));
     }
 
@@ -188,7 +194,7 @@ mod tests {
             status,
             body: body.map(str::to_owned),
         };
-        let commands = Commands::new(1);
+        let commands = Commands::new(1, Metrics::default());
         let why = verify(&asking(http(None, None), 10), &commands, 1).await;
         let why = why.unwrap_err();
         assert!(
@@ -206,7 +212,7 @@ mod tests {
     async fn a_port_and_a_command_can_be_asked() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let commands = Commands::new(1);
+        let commands = Commands::new(1, Metrics::default());
         let tcp = || VerifyKind::Tcp(address);
         assert!(verify(&asking(tcp(), 5_000), &commands, 1).await.is_ok());
         drop(listener);
