@@ -19,8 +19,8 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Publish, Reload, Rendering, Target,
-    Validate, Verify,
+    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Publish, Reload, Rendering, Target, Validate,
+    Verify,
 };
 use crate::machine::{Epoch, drive};
 use crate::metrics::Outcome as Counted;
