@@ -3,6 +3,7 @@
 pub mod admin;
 mod applications;
 pub mod catalog;
+mod commands;
 mod following;
 pub mod formats;
 pub mod gate;

@@ -5,10 +5,10 @@
 //! its targets. Nothing here waits for a group or for the router: what is told to them is told by a task.
 
 use super::Parts;
+use super::commands::{Commands, tell_application};
 use super::lease::{self, Lease, Line, Owner};
 use super::materialize;
 use super::pacing::{self, Member, Pacer, Wait};
-use super::targets::{Commands, tell_application};
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{Fleet, Pacing, Process, Reload};

@@ -19,15 +19,12 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Kept, OnAbsent, Pacing, Process, Reload, Rendering, Target, Validate, Verify,
+    Command, Kept, OnAbsent, Pacing, Reload, Rendering, Target, Validate, Verify,
 };
-use crate::foreign::Foreign;
 use crate::machine::{Epoch, drive};
-use crate::metrics::{Metrics, Outcome as Counted};
+use crate::metrics::Outcome as Counted;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, ListState, Namespace, ServiceKey};
-use crate::nacos::wire;
-use crate::os::command::{self, Run};
-use crate::os::process::{self, Whom};
+use crate::os::command;
 use crate::os::publish::{self, Owner, Spot, Staged};
 use crate::os::state::{GOOD, SNAPSHOTS};
 use crate::tasks::Tasks;
@@ -49,6 +46,7 @@ use tokio::{
 
 use super::Parts;
 use super::applications::{Applications, Heard, Membership, Tickets, Watch, Whom as Told};
+use super::commands::{COMMANDS, Commands};
 use super::following::{self, Follower, News, Offer, Said, Seen};
 use super::formats;
 use super::guard::{Held, Why};
@@ -66,9 +64,6 @@ const RESYNC: Duration = Duration::from_secs(60);
 const SNAPSHOT_AFTER: Duration = Duration::from_secs(3);
 /// Length of each queue; whoever finds one full waits.
 const QUEUE: usize = 64;
-/// How many commands run at once, so that a thousand targets are no thousand processes: more than will ever hang together, because
-/// those that wait are held up by those that hang.
-const COMMANDS: usize = 32;
 
 /// How many targets that were let go a group has the paths of.
 const GONE: usize = 1024;
@@ -1780,115 +1775,13 @@ impl Job {
     }
 }
 
-/// Runs commands, [`COMMANDS`] at once.
-#[derive(Clone)]
-pub(super) struct Commands {
-    permits: Arc<Semaphore>,
-    metrics: Metrics,
-}
-
-impl Commands {
-    /// Runs so many at once.
-    pub(super) fn new(count: usize) -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(count)),
-            metrics: Metrics::default(),
-        }
-    }
-
-    /// Runs one; an error names it and has its last words.
-    pub(super) async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
-        // It is never closed, and to run one too many would be no harm.
-        let _permit = self.permits.acquire().await;
-        let outcome = command::run(Run {
-            argv,
-            timeout: command.timeout,
-            run_as: command.run_as.as_deref(),
-        })
-        .await;
-        outcome.map_err(|failure| {
-            if failure.timed_out() {
-                self.metrics.command_timeouts.inc();
-            }
-            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-            format!("{program}: {failure}")
-        })
-    }
-}
-
-/// Reloads; says how, or why not.
-pub(super) async fn tell_application(
-    reload: &Reload,
-    commands: &Commands,
-) -> Result<String, String> {
-    match reload {
-        Reload::Signal {
-            signal,
-            process,
-            user,
-        } => {
-            let (name, process, user) = (signal.clone(), process.clone(), user.clone());
-            let sent = tokio::task::spawn_blocking(move || {
-                let whom = match &process {
-                    Process::PidFile(path) => Whom::PidFile(path),
-                    Process::Named(name) => Whom::Named(name),
-                };
-                process::signal(whom, user.as_deref(), &name)
-            })
-            .await;
-            match sent {
-                Ok(Ok(pid)) => Ok(format!("reloaded by {signal} to process {pid}")),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err("the agent is stopping".to_owned()),
-            }
-        }
-        Reload::Exec(command) => {
-            commands.run(command, &command.argv).await?;
-            let program = command.argv.first().map(String::as_str).unwrap_or_default();
-            Ok(format!("reloaded by {}", Foreign::from(program)))
-        }
-        Reload::Http {
-            method,
-            url,
-            timeout,
-        } => request(method, url, *timeout).await,
-    }
-}
-
-/// Asks for a reload over HTTP. No error has the URL, which may hold a secret.
-async fn request(method: &str, url: &str, timeout: Duration) -> Result<String, String> {
-    let method = reqwest::Method::from_bytes(method.as_bytes())
-        .map_err(|_| format!("{} is no HTTP method", Foreign::from(method)))?;
-    // Made for each reload: they are rare, and a client that is kept costs memory.
-    let client = wire::http_client(timeout, url.starts_with("https:"))
-        .timeout(timeout)
-        .build()
-        .map_err(|error| format!("no HTTP client can be made: {}", error.without_url()))?;
-    let said = method.to_string();
-    let answer = client.request(method, url).send().await;
-    let status = answer
-        .map_err(|error| {
-            if error.is_timeout() {
-                format!("{said}: no answer within {timeout:?}")
-            } else if error.is_connect() {
-                format!("{said}: no connection; is the application running?")
-            } else {
-                format!("{said}: {}", error.without_url())
-            }
-        })?
-        .status();
-    if status.is_success() {
-        Ok(format!("reloaded by {said}, answered {}", status.as_u16()))
-    } else {
-        Err(format!("{said}: answered {}", status.as_u16()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::commands::request;
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{Config, Filter, Format, Guard, Pacing, Subscription};
+    use crate::metrics::Metrics;
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
     use crate::nacos::wire::md5_hex;
     use crate::nacos::{Error, Reply, Transport};

@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use super::targets::Commands;
+use super::commands::Commands;
 
 /// Between two tries: an application that loads its files is ready after a moment, or after many.
 const PACE: Pace = Pace {
