@@ -271,8 +271,11 @@ mod tests {
         assert_eq!(command.argv, ["unseal", "now"]);
         assert_eq!(command.timeout, Duration::from_secs(5));
         assert_eq!(found.target.mode, 0o600);
-        let wide = one("data_id: cipher-aes-a, decrypt: { exec: [unseal] }, mode: \"0644\"");
-        assert_eq!(wide.target.mode, 0o644);
+        let wide = one("data_id: cipher-aes-a, decrypt: { exec: [unseal] }, mode: \"0640\"");
+        assert_eq!(wide.target.mode, 0o640);
+        let open = "configs:\n  - { path: /run/x, data_id: cipher-a, decrypt: { exec: [unseal] }, mode: \"0644\" }\n";
+        let no = read(open).unwrap_err();
+        assert!(no.contains("a secret is nobody else's"), "{no}");
         let several =
             "template: x.j2, sources: { a: a, b: { data_id: b, decrypt: { exec: [x] } } }";
         assert_eq!(one(several).target.mode, 0o600);
@@ -350,7 +353,7 @@ mod tests {
         conf.d/web.yaml:7:131: configs[5].sources.e.decrypt.x: unknown key
            7 | …: G }, e: { data_id: e, decrypt: { exec: [], x: 1 } } } }
              |                                               ^
-          help: keys here are exec, run_as, timeout
+          help: keys here are confine, exec, run_as, timeout
         conf.d/web.yaml:8:56: configs[6].validate: the type of what a template makes is not known
            8 |   - { path: /run/g, template: x.j2, sources: { a: a }, validate: { format: auto } }
              |                                                        ^^^^^^^^
