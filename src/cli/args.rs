@@ -95,18 +95,18 @@ pub(super) enum Verb {
         #[command(subcommand)]
         what: Holding,
     },
-    /// Print a descriptor made of files of confd, Consul and consul-template
-    Import {
-        /// Files, or directories with them
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<PathBuf>,
-    },
     /// Try a file again at once: what was taken back, rejected or failed
     Retry {
         #[command(flatten)]
         files: Files,
         /// Its path, as the descriptor has it
         path: PathBuf,
+    },
+    /// Print a descriptor made of files of confd, Consul and consul-template
+    Import {
+        /// Files, or directories with them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
     },
     /// Become a command that may only look
     #[command(hide = true)]
