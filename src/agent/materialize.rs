@@ -1590,6 +1590,11 @@ impl Target {
         let pending = |why: &String| Some((TargetState::Pending, Some(why.clone())));
         let missing = |what: &str| {
             let reason = format!("the registry has no such configuration; {what}");
+            // A reload that is due is never passed over in silence.
+            let reason = match &owes {
+                Some(owes) => format!("{reason}; what it has is {owes}"),
+                None => reason,
+            };
             Some((TargetState::Missing, Some(reason)))
         };
         match (&self.wanted, &self.verdict) {
@@ -1598,7 +1603,7 @@ impl Target {
                 None => (TargetState::Waiting, None),
             }),
             (_, Verdict::RolledBack(why)) => {
-                let then = match owes {
+                let then = match &owes {
                     _ if self.restore => "; the content before it is being put back".to_owned(),
                     Some(owes) => format!("; the content before it is {owes}"),
                     None => "; the file has the content before it".to_owned(),
@@ -1612,13 +1617,17 @@ impl Target {
                 OnAbsent::Keep => missing("the file stays as it is"),
                 OnAbsent::Fail => missing("the file stays, but `on_absent: fail` wants one"),
                 OnAbsent::Remove if !matches!(self.place, InPlace::Nothing) => None,
-                OnAbsent::Remove => match owes {
+                OnAbsent::Remove => match owes.clone() {
                     Some(why) => Some((TargetState::Pending, Some(why))),
                     None => missing("the file is removed"),
                 },
             },
             (Wanted::Content { .. }, Verdict::Rejected(why)) => {
-                Some((TargetState::Rejected, Some(why.clone())))
+                let reason = match &owes {
+                    Some(owes) => format!("{why}; what the file has is {owes}"),
+                    None => why.clone(),
+                };
+                Some((TargetState::Rejected, Some(reason)))
             }
             (Wanted::Content { .. }, Verdict::Failed(why)) => pending(why),
             (Wanted::Content { from_snapshot, .. }, Verdict::Fine) => {
@@ -2254,6 +2263,25 @@ mod tests {
         world.pass(600_000);
         assert_eq!(world.state(0), TargetState::Applied);
         assert_eq!(world.reloads.len(), failed + 1);
+    }
+
+    #[test]
+    fn a_reload_that_is_due_is_told_also_where_there_is_worse_to_tell() {
+        let mut world = World::new(true, &[OnAbsent::Keep], 1);
+        world.reloads_fail = true;
+        world.known(0, "a");
+        world.pass(5_000);
+        let says = |world: &mut World, state| {
+            world.pass(1_000);
+            assert_eq!(world.state(0), state);
+            let reason = world.told[&Slot(0)].reason.clone().unwrap();
+            assert!(reason.contains("exit status 1"), "{reason}");
+        };
+        world.known(0, BAD);
+        says(&mut world, TargetState::Rejected);
+        let (slot, state) = (Slot(0), ConfigState::Absent);
+        world.tell(Event::Known { slot, state });
+        says(&mut world, TargetState::Missing);
     }
 
     #[test]
