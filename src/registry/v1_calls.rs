@@ -1,12 +1,12 @@
 //! Naming over HTTP v1: which call is which, and what only v1 tells.
 
 use crate::nacos::wire;
+use crate::registry::admin_naming_calls;
 use crate::registry::batches;
 use crate::registry::call::Answer;
 use crate::registry::call::Call;
 use crate::registry::catalog_calls;
 use crate::registry::checker;
-use crate::registry::clients;
 use crate::registry::gone;
 use crate::registry::like::Like;
 use crate::registry::model::Time;
@@ -79,11 +79,11 @@ fn list_services(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refu
     }))
 }
 
-fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
-    let status = state.switches.status().name();
-    let counts = state.naming.counts();
-    let instances = counts.ephemeral + counts.persistent;
+fn metrics(state: &mut State, time: Time, call: &Call) -> Result<Answer, Refusal> {
     if state.like == Like::V1_4 {
+        let status = state.switches.status().name();
+        let counts = state.naming.counts();
+        let instances = counts.ephemeral + counts.persistent;
         return Ok(Answer::json(&json!({
             "status": status,
             "serviceCount": counts.services,
@@ -96,24 +96,14 @@ fn metrics(state: &mut State, _: Time, call: &Call) -> Result<Answer, Refusal> {
             "mem": 0.0,
         })));
     }
-    if call.params.flag(&["onlyStatus"], true) {
-        return Ok(Answer::json(&json!({"status": status})));
+    let mut figures = admin_naming_calls::metrics(state, time, call)?;
+    if let Some(figures) = figures.as_object_mut()
+        && let Some(instances) = figures.get("instanceCount").cloned()
+    {
+        // What v3 leaves out: there is but one node.
+        figures.insert("responsibleInstanceCount".to_owned(), instances);
     }
-    let clients = clients::ids(state);
-    let connections = state.links.namers().count();
-    let persistent = clients.iter().filter(|id| id.ends_with("#false")).count();
-    Ok(Answer::json(&json!({
-        "status": status,
-        "serviceCount": counts.services,
-        "instanceCount": instances,
-        "responsibleInstanceCount": instances,
-        "subscribeCount": state.subscribers.count() + state.udp.count(),
-        "clientCount": clients.len(),
-        "connectionBasedClientCount": connections,
-        "ephemeralIpPortClientCount": clients.len() - connections - persistent,
-        "persistentIpPortClientCount": persistent,
-        "responsibleClientCount": clients.len(),
-    })))
+    Ok(Answer::json(&figures))
 }
 
 /// The kinds of health checkers, which 1.4 does not tell.
