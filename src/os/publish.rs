@@ -308,6 +308,26 @@ impl std::fmt::Debug for Found {
 }
 
 impl Found {
+    /// Reads an open file, as far as one byte more than the limit.
+    pub(super) fn read(
+        target: &Path,
+        file: OwnedFd,
+        stat: &Stat,
+        limit: u64,
+    ) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .map_err(|source| Error::io(target, "read it", source))?;
+        Ok(Self {
+            bytes,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+        })
+    }
+
     /// Whether permissions and owner are as wanted.
     #[must_use]
     pub fn has(&self, mode: u32, owner: Owner) -> bool {
@@ -881,17 +901,7 @@ pub fn current(target: &Path, limit: u64) -> Result<Option<Found>, Error> {
         let Some((file, stat)) = place.open()? else {
             return Ok(None);
         };
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|source| Error::io(target, "read it", source))?;
-        Ok(Some(Found {
-            bytes,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        }))
+        Found::read(target, file, &stat, limit).map(Some)
     })
 }
 

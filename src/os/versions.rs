@@ -232,17 +232,7 @@ pub fn current(target: &Path, limit: u64) -> Result<Option<Found>, Error> {
             Err(errno) => return Err(failed(errno)),
         };
         let stat = fstat(&file).map_err(&failed)?;
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)
-            .map_err(|source| Error::io(target, "read it", source))?;
-        Ok(Some(Found {
-            bytes,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-        }))
+        Found::read(target, file, &stat, limit).map(Some)
     })
 }
 
