@@ -4,15 +4,16 @@ use crate::descriptor::spec::{Command, Process, Reload};
 use crate::foreign::Foreign;
 use crate::metrics::Metrics;
 use crate::nacos::wire;
-use crate::os::command::{self, Run};
+use crate::os::command::{self, Failure, Input, Run};
 use crate::os::process::{self, Whom};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 /// Runs commands, so many at once.
 #[derive(Clone)]
 pub(super) struct Commands {
-    pub(super) permits: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Where commands that were killed are counted.
     pub(super) metrics: Metrics,
 }
@@ -30,20 +31,37 @@ impl Commands {
     pub(super) async fn run(&self, command: &Command, argv: &[String]) -> Result<(), String> {
         // It is never closed, and to run one too many would be no harm.
         let _permit = self.permits.acquire().await;
-        let outcome = command::run(Run {
-            argv,
-            timeout: command.timeout,
-            run_as: command.run_as.as_deref(),
-            confine: command.confine,
-        })
-        .await;
-        outcome.map_err(|failure| {
-            if failure.timed_out() {
-                self.metrics.command_timeouts.inc();
-            }
-            let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
-            format!("{program}: {failure}")
-        })
+        let outcome = command::run(run_of(command, argv)).await;
+        outcome.map_err(|failure| self.in_words(argv, &failure))
+    }
+
+    /// Runs one that makes something of what it is given; an error names it and has its last words.
+    pub(super) async fn filter(
+        &self,
+        command: &Command,
+        input: Input<'_>,
+    ) -> Result<Zeroizing<Vec<u8>>, String> {
+        // As above.
+        let _permit = self.permits.acquire().await;
+        let outcome = command::filter(run_of(command, &command.argv), input).await;
+        outcome.map_err(|failure| self.in_words(&command.argv, &failure))
+    }
+
+    fn in_words(&self, argv: &[String], failure: &Failure) -> String {
+        if failure.timed_out() {
+            self.metrics.command_timeouts.inc();
+        }
+        let program = Foreign::from(argv.first().map(String::as_str).unwrap_or_default());
+        format!("{program}: {failure}")
+    }
+}
+
+fn run_of<'a>(command: &'a Command, argv: &'a [String]) -> Run<'a> {
+    Run {
+        argv,
+        timeout: command.timeout,
+        run_as: command.run_as.as_deref(),
+        confine: command.confine,
     }
 }
 

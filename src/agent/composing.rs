@@ -7,14 +7,14 @@
 //! made since the start.
 
 use super::Parts;
+use super::commands::Commands;
 use super::contents;
 use super::deciphering;
 use super::materialize::Slot;
 use super::snapshot::Snapshots;
 use crate::backoff::Backoff;
-use crate::descriptor::spec::{Config, MadeOf, Part, Template};
+use crate::descriptor::spec::{Config, MadeOf, Pacing, Part, Template};
 use crate::machine::{Machine, Moment, drive};
-use crate::metrics::Metrics;
 use crate::nacos::model::{ConfigKey, ConfigState, Content, Namespace};
 use crate::nacos::wire::md5_hex;
 use crate::template;
@@ -23,14 +23,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 /// Length of each queue; whoever finds one full waits.
 const QUEUE: usize = 16;
 /// A burst of several configurations is over when nothing new came for this long: as a group's, when nothing else is written.
-const QUIET: Duration = Duration::from_millis(50);
+const QUIET: Duration = Pacing::QUIET;
 /// A burst is not waited for longer than this.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Pacing::LONGEST;
 
 /// What is known of a configuration.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -366,9 +366,7 @@ pub(super) struct Composer(watch::Sender<AllHeard>);
 #[derive(Clone)]
 pub(super) struct Means {
     pub(super) snapshots: Arc<Snapshots>,
-    /// Commands at once.
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) metrics: Metrics,
+    pub(super) commands: Commands,
     /// How long the registry has to say something before snapshots are used.
     pub(super) late: Duration,
     pub(super) seed: u64,
@@ -514,10 +512,7 @@ impl Work {
         if let Some((_, clear)) = before.filter(|(sealed, _)| sealed == content) {
             return Ok(clear);
         }
-        let Means {
-            permits, metrics, ..
-        } = &self.means;
-        let clear = deciphering::decrypt(&key, (command, most), content, permits, metrics)
+        let clear = deciphering::decrypt(&key, (command, most), content, &self.means.commands)
             .await
             .map_err(|why| Trouble {
                 why: format!("{label}{why}"),

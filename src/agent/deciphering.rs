@@ -5,15 +5,12 @@
 //! with growing waits. The clear text has the MD5 of what was encrypted: it is what the registry knows, it is the same in every run,
 //! and it says nothing about the secret. What was decrypted once is not decrypted again while it is wanted.
 
+use super::commands::Commands;
 use crate::backoff::Pace;
 use crate::descriptor::spec::Command;
-use crate::foreign::Foreign;
-use crate::metrics::Metrics;
 use crate::nacos::model::{ConfigKey, Content};
-use crate::os::command;
-use crate::os::command::{Input, Run};
+use crate::os::command::Input;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
 
 /// Variable with the encrypted key of the content; empty where the registry has none.
 const DATA_KEY: &str = "OUTRIGGER_DATA_KEY";
@@ -35,8 +32,7 @@ pub(super) async fn decrypt(
     key: &ConfigKey,
     (command, most): (&Command, u64),
     content: &Content,
-    permits: &Arc<Semaphore>,
-    metrics: &Metrics,
+    commands: &Commands,
 ) -> Result<Content, String> {
     if content.is_opened {
         // The server did it.
@@ -54,22 +50,7 @@ pub(super) async fn decrypt(
         env: &[(DATA_KEY, data_key), (DATA_ID, &key.data_id)],
         most: usize::try_from(most).unwrap_or(usize::MAX),
     };
-    let run = Run {
-        argv: &command.argv,
-        timeout: command.timeout,
-        run_as: command.run_as.as_deref(),
-        confine: command.confine,
-    };
-    // It is never closed, and to run one too many would be no harm.
-    let permit = permits.acquire().await;
-    let out = command::filter(run, input).await;
-    drop(permit);
-    let out = out.map_err(|failure| {
-        if failure.timed_out() {
-            metrics.command_timeouts.inc();
-        }
-        let program = Foreign::from(command.argv.first().map(String::as_str).unwrap_or_default());
-        let said = format!("{program}: {failure}");
+    let out = commands.filter(command, input).await.map_err(|said| {
         let hidden = match data_key.len() {
             0..SHORTEST_KEY => said,
             _ => said.replace(data_key, "[data key]"),

@@ -4,12 +4,20 @@
 //! that was wanted anew since is no drift, and neither is a file that is gone: where it lies may not outlive a reboot. What was put
 //! there is remembered over a restart as far as the ledger is sure of it; in doubt a file is put right.
 
-use crate::descriptor::spec::{OnDrift, Publish, Target};
+use crate::descriptor::spec::{
+    Config, Kept, MadeOf, OnDrift, Publish, Rendering, Subscription, Target, Validate,
+};
 use crate::os::publish::{self, Error, Found, Manner, Owner, Staged, Way};
 use crate::os::versions::{self, Change};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
+use super::contents;
+use super::formats;
 use super::materialize::Memory;
+use super::renderings;
 
 /// What a target's file is to be like.
 ///
@@ -41,6 +49,59 @@ pub(super) fn current(target: &Target) -> Result<Option<Found>, Error> {
         Publish::Directory => versions::current(&target.path, target.max_size),
         Publish::Rename | Publish::InPlace => publish::current(&target.path, target.max_size),
     }
+}
+
+/// What the file shall have: the content, or in a hosts file what it has with the content as our block.
+///
+/// # Errors
+/// One sentence.
+pub(super) fn whole<'a>(
+    kept: &Kept,
+    content: &'a [u8],
+    found: Option<&Found>,
+) -> Result<Cow<'a, [u8]>, String> {
+    let Kept::Subscription(Subscription {
+        rendering: Rendering::Hosts { host },
+        target,
+        ..
+    }) = kept
+    else {
+        return Ok(Cow::Borrowed(content));
+    };
+    let file = found.map_or(&[][..], |found| &found.bytes);
+    let limit = target.max_size;
+    if u64::try_from(file.len()).is_ok_and(|size| size > limit) {
+        return Err(format!("has more than {limit} bytes; `max_size` is that"));
+    }
+    let lines = String::from_utf8_lossy(content);
+    renderings::with_block(file, host, &lines)
+        .map(Cow::Owned)
+        .map_err(|error| error.to_string())
+}
+
+/// In place of words that may quote a secret.
+pub(super) const UNTOLD: &str = "what it says is not told, because of `secret: true`";
+
+/// Why a content of this type (as the registry says it) is not well-formed as `validate` wants it; `None` when it is.
+pub(super) fn mistake(kept: &Kept, kind: Option<&str>, bytes: &[u8]) -> Option<String> {
+    let target = kept.target();
+    let format = match (&target.validate, kept) {
+        (Some(Validate::Format(format)), _) => Some(*format),
+        (
+            Some(Validate::Auto),
+            Kept::Config(Config {
+                made_of: MadeOf::One(part),
+                ..
+            }),
+        ) => contents::format_of(kind, &part.data_id),
+        _ => None,
+    };
+    let mistake = formats::check(format?, bytes).err()?;
+    Some(if target.secret {
+        format!("not well-formed as `validate` wants it; {UNTOLD}")
+    } else {
+        mistake.to_string()
+    })
 }
 
 /// One file of a version: what is staged, or nothing where it goes.

@@ -7,18 +7,14 @@
 use super::Parts;
 use super::catalog::Known;
 use super::composing::{self, Contents};
-use super::contents;
-use super::formats;
 use super::neighbours;
 use super::placing;
 use super::renderings::{self, About};
 use super::targets::source_of;
 use super::view::Source;
-use crate::descriptor::spec::{
-    Config, Format, Kept, MOST_INSTANCES, MadeOf, OnAbsent, Rendering, Subscription, Validate,
-};
+use crate::descriptor::spec::{Config, Kept, MOST_INSTANCES, OnAbsent, Subscription, Validate};
 use crate::nacos::model::{ConfigKey, ConfigState, ListState, ServiceKey, ServiceList};
-use crate::os::publish::{Found, Owner};
+use crate::os::publish::Found;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -257,16 +253,7 @@ fn made(kept: &Kept, config: &Config, contents: &Contents) -> Verdict {
         return Verdict::Unread("it is encrypted, and its `decrypt` command was not run");
     }
     match composing::look(config, contents) {
-        Ok(content) => {
-            let format = match (&kept.target().validate, &config.made_of) {
-                (Some(Validate::Format(format)), _) => Some(*format),
-                (Some(Validate::Auto), MadeOf::One(part)) => {
-                    contents::format_of(content.kind.as_deref(), &part.data_id)
-                }
-                _ => None,
-            };
-            judge(kept, &content.bytes, format)
-        }
+        Ok(content) => judge(kept, &content.bytes, content.kind.as_deref()),
         Err(why) => Verdict::Rejected(why),
     }
 }
@@ -284,46 +271,27 @@ fn listed(kept: &Kept, list: &Subscription, hosts: &ServiceList) -> Verdict {
         namespace: &list.namespace,
     };
     match renderings::render(&list.rendering, about, &passed.neighbours) {
-        Ok(text) => {
-            let format = match &kept.target().validate {
-                Some(Validate::Format(format)) => Some(*format),
-                _ => None,
-            };
-            judge(kept, text.as_bytes(), format)
-        }
+        Ok(text) => judge(kept, text.as_bytes(), None),
         Err(error) => Verdict::Rejected(error.to_string()),
     }
 }
 
 /// A content against the file that is there.
-fn judge(kept: &Kept, content: &[u8], format: Option<Format>) -> Verdict {
+fn judge(kept: &Kept, content: &[u8], kind: Option<&str>) -> Verdict {
     let target = kept.target();
     if u64::try_from(content.len()).is_ok_and(|size| size > target.max_size) {
         return Verdict::Rejected(format!("{} bytes are more than `max_size`", content.len()));
     }
-    if let Some(format) = format
-        && let Err(mistake) = formats::check(format, content)
-    {
-        return Verdict::Rejected(mistake.to_string());
+    if let Some(why) = placing::mistake(kept, kind, content) {
+        return Verdict::Rejected(why);
     }
-    let owner = match &target.owner {
-        Some(owner) => Owner::find(owner.user.as_deref(), owner.group.as_deref()),
-        None => Ok(Owner::default()),
-    };
-    let (owner, found) = match (owner, placing::current(target)) {
-        (Ok(owner), Ok(found)) => (owner, found),
+    let (owner, found) = match (placing::manner(target), placing::current(target)) {
+        (Ok(manner), Ok(found)) => (manner.owner, found),
         (Err(error), _) | (_, Err(error)) => return Verdict::Failed(error.to_string()),
     };
-    let file = found.as_ref().map_or(&[][..], |found| &found.bytes);
-    let whole = match kept {
-        Kept::Subscription(Subscription {
-            rendering: Rendering::Hosts { host },
-            ..
-        }) => match renderings::with_block(file, host, &String::from_utf8_lossy(content)) {
-            Ok(whole) => whole,
-            Err(error) => return Verdict::Failed(error.to_string()),
-        },
-        _ => content.to_vec(),
+    let whole = match placing::whole(kept, content, found.as_ref()) {
+        Ok(whole) => whole,
+        Err(why) => return Verdict::Failed(why),
     };
     let unasked = match &target.validate {
         Some(Validate::Exec(_)) => "; its validator was not run",
@@ -334,7 +302,7 @@ fn judge(kept: &Kept, content: &[u8], format: Option<Format>) -> Verdict {
             "it is not there, and would get {}{unasked}",
             lines(&whole)
         )),
-        Some(found) if found.bytes != whole => {
+        Some(found) if *found.bytes != *whole => {
             Verdict::Differs(format!("{}{unasked}", difference(&found.bytes, &whole)))
         }
         Some(found) if !found.has(target.mode, owner) => {

@@ -174,6 +174,7 @@ pub async fn begin(start: Start, tasks: Tasks, epoch: Epoch) -> Result<Agent, St
 }
 
 /// What whoever lives in the same process sees of an agent, and may ask of it.
+#[derive(Clone)]
 pub struct Sight {
     /// How the files are.
     pub targets: watch::Receiver<Arc<Vec<TargetView>>>,

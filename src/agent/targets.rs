@@ -19,8 +19,7 @@
 use crate::backoff::Dice;
 use crate::dates;
 use crate::descriptor::spec::{
-    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Publish, Reload, Rendering, Target, Validate,
-    Verify,
+    Command, Config, Kept, MadeOf, OnAbsent, Pacing, Publish, Reload, Target, Validate, Verify,
 };
 use crate::machine::{Epoch, drive};
 use crate::metrics::Outcome as Counted;
@@ -31,7 +30,6 @@ use crate::os::state::{GOOD, SNAPSHOTS};
 use crate::os::versions;
 use crate::tasks::Tasks;
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
@@ -50,15 +48,12 @@ use super::Parts;
 use super::applications::{Applications, Heard, Membership, Tickets, Watch, Whom as Told};
 use super::commands::Commands;
 use super::composing::{self, AllHeard, Composer, Contents, Means, What};
-use super::contents;
 use super::following::{self, Follower, News, Offer, Said, Seen};
-use super::formats;
 use super::guard::{Held, Why};
 use super::ledger::Ledger;
 use super::materialize::{self, Effect, Event, Memory, Outcome, Past, Rules, Slot, Standing};
 use super::pacing;
-use super::placing::{self, Drift, Placed};
-use super::renderings;
+use super::placing::{self, Drift, Placed, UNTOLD};
 use super::snapshot::{self, Snapshots};
 use super::verify;
 use super::view::{HeldView, History, ListView, MadeView, Source, TargetState, TargetView};
@@ -1200,8 +1195,7 @@ impl Router {
         };
         let means = Means {
             snapshots: Arc::clone(&self.stores.snapshots),
-            permits: Arc::clone(&self.commands.permits),
-            metrics: self.commands.metrics.clone(),
+            commands: self.commands.clone(),
             late: SNAPSHOT_AFTER,
             seed: self.dice.seed(),
         };
@@ -1764,8 +1758,6 @@ fn outcome_of(swapped: Result<Result<(), publish::Error>, ()>) -> Outcome {
     }
 }
 
-/// In place of words that may quote a secret.
-const UNTOLD: &str = "what it says is not told, because of `secret: true`";
 /// What is said of a file that somebody else has changed, and that stays so.
 const DRIFTED: &str = "drifted: somebody else has changed the file, which stays so until the source changes or `outrigger retry PATH`";
 
@@ -1944,7 +1936,7 @@ impl Job {
         let manner = placing::manner(target)?;
         let owner = manner.owner;
         let found = placing::current(target)?;
-        let bytes = match self.whole(content, found.as_ref()) {
+        let bytes = match placing::whole(&self.want.kept, &content.bytes, found.as_ref()) {
             Ok(bytes) => bytes,
             Err(why) => {
                 let why = format!("{}: {why}", path.display());
@@ -1966,22 +1958,9 @@ impl Job {
         if differs && self.drifted(content) {
             return Ok(Step::Over(Outcome::Unchanged));
         }
-        let format = match (&target.validate, &self.want.key) {
-            (Some(Validate::Format(format)), _) => Some(*format),
-            (Some(Validate::Auto), Source::Config(key)) => {
-                contents::format_of(content.kind.as_deref(), &key.data_id)
-            }
-            _ => None,
-        };
-        if let Some(format) = format
-            && check
-            && let Err(mistake) = formats::check(format, &bytes)
+        if check
+            && let Some(why) = placing::mistake(&self.want.kept, content.kind.as_deref(), &bytes)
         {
-            let why = if target.secret {
-                format!("not well-formed as `validate` wants it; {UNTOLD}")
-            } else {
-                mistake.to_string()
-            };
             return Ok(Step::Over(Outcome::Rejected(why)));
         }
         let mut staged = publish::stage_in(path, &bytes, &manner)?;
@@ -2019,29 +1998,6 @@ impl Job {
             self.commands.metrics.drifts.get_or_create(&counted).inc();
         }
         stays
-    }
-
-    /// What the file shall have: the content, or in a hosts file what it has with the content as our block.
-    fn whole<'a>(
-        &self,
-        content: &'a Content,
-        found: Option<&publish::Found>,
-    ) -> Result<Cow<'a, [u8]>, String> {
-        let Kept::Subscription(list) = &self.want.kept else {
-            return Ok(Cow::Borrowed(&content.bytes));
-        };
-        let Rendering::Hosts { host } = &list.rendering else {
-            return Ok(Cow::Borrowed(&content.bytes));
-        };
-        let file = found.map_or(&[][..], |found| &found.bytes);
-        let limit = list.target.max_size;
-        if u64::try_from(file.len()).is_ok_and(|size| size > limit) {
-            return Err(format!("has more than {limit} bytes; `max_size` is that"));
-        }
-        let lines = String::from_utf8_lossy(&content.bytes);
-        renderings::with_block(file, host, &lines)
-            .map(Cow::Owned)
-            .map_err(|error| error.to_string())
     }
 
     /// Says in a file beside the target why it is held, or removes that file.
@@ -2164,7 +2120,7 @@ mod tests {
     use super::super::neighbours::tests::{host, list};
     use super::*;
     use crate::descriptor::spec::{
-        Filter, Format, Guard, OnDrift, Pacing, Part, Publish, Subscription, Template,
+        Filter, Format, Guard, OnDrift, Pacing, Part, Publish, Rendering, Subscription, Template,
     };
     use crate::metrics::Metrics;
     use crate::nacos::model::{Connection, Instance, ListState, Listed, ServiceKey};
@@ -2321,6 +2277,13 @@ mod tests {
     }
 
     impl House {
+        /// Ends this run; what is left of it.
+        async fn over(self) -> tempfile::TempDir {
+            let ended = self.parts.tasks.finish(Duration::from_secs(5)).await;
+            assert!(ended.is_ok());
+            self.folder
+        }
+
         fn set(&self, configs: &[Config]) {
             self.keep(configs.iter().cloned().map(Kept::Config).collect());
         }
@@ -2490,16 +2453,9 @@ mod tests {
             house.set(&[house.config("a")]);
             house.publish("a", "one").await;
             house.until_state("a", TargetState::Applied).await;
-            assert!(
-                house
-                    .parts
-                    .tasks
-                    .finish(Duration::from_secs(5))
-                    .await
-                    .is_ok()
-            );
-            fs::remove_file(house.path("a")).unwrap();
-            let mut house = House::on(house.folder);
+            let folder = house.over().await;
+            fs::remove_file(folder.path().join("a")).unwrap();
+            let mut house = House::on(folder);
             house.set(&[house.config("a"), house.config("b")]);
             if says_so {
                 for data_id in ["a", "b"] {
@@ -2669,10 +2625,9 @@ mod tests {
         house.publish("db.yaml", "url: db:1\n").await;
         house.publish("flags.json", r#"{"beta":true}"#).await;
         house.until_state("db+flags", TargetState::Applied).await;
-        let over = house.parts.tasks.finish(Duration::from_secs(5)).await;
-        assert!(over.is_ok());
-        fs::remove_file(house.path("made")).unwrap();
-        let house = House::on(house.folder);
+        let folder = house.over().await;
+        fs::remove_file(folder.path().join("made")).unwrap();
+        let house = House::on(folder);
         // Another template: what was kept is what went in, not what came out.
         house.set(&[several(&house, "{{ flags.beta }} {{ db.url }}\n")]);
         let view = house.until_state("db+flags", TargetState::Applied).await;
@@ -2836,17 +2791,10 @@ mod tests {
         house.keep(vec![Kept::Subscription(target.clone())]);
         house.list(5).await;
         house.until_state("payments", TargetState::Applied).await;
-        assert!(
-            house
-                .parts
-                .tasks
-                .finish(Duration::from_secs(5))
-                .await
-                .is_ok()
-        );
+        let folder = house.over().await;
         // After a boot the file is gone; the descriptor wants another format now.
-        fs::remove_file(house.path("a")).unwrap();
-        let house = House::on(house.folder);
+        fs::remove_file(folder.path().join("a")).unwrap();
+        let house = House::on(folder);
         let env = Rendering::Env {
             variable: "P".to_owned(),
         };
@@ -2878,16 +2826,9 @@ mod tests {
             house.keep(vec![Kept::Subscription(target.clone())]);
             house.list(2).await;
             house.until_state("payments", TargetState::Applied).await;
-            assert!(
-                house
-                    .parts
-                    .tasks
-                    .finish(Duration::from_secs(5))
-                    .await
-                    .is_ok()
-            );
-            fs::remove_file(house.path("a")).unwrap();
-            let house = House::on(house.folder);
+            let folder = house.over().await;
+            fs::remove_file(folder.path().join("a")).unwrap();
+            let house = House::on(folder);
             house.keep(vec![Kept::Subscription(target)]);
             if says_so {
                 house

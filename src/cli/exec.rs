@@ -152,7 +152,7 @@ async fn live(order: Order, (start, journal): (supervisor::Start, Journal)) -> u
     });
     ours.spawn(
         "files",
-        compare(Arc::clone(&files), sight_of(&sight), begins, events.clone()),
+        compare(Arc::clone(&files), sight.clone(), begins, events.clone()),
     );
     let stop = CancellationToken::new();
     let hands = Hands {
@@ -185,16 +185,6 @@ async fn live(order: Order, (start, journal): (supervisor::Start, Journal)) -> u
     }
     journal.close();
     hands.code.load(Ordering::Relaxed)
-}
-
-/// A second pair of eyes.
-fn sight_of(sight: &Sight) -> Sight {
-    Sight {
-        targets: sight.targets.clone(),
-        known: sight.known.clone(),
-        ready: sight.ready.clone(),
-        ask: sight.ask.clone(),
-    }
 }
 
 /// Tells signals, and what becomes of children.

@@ -621,11 +621,18 @@ pub struct Pacing {
     pub fleet: Option<Fleet>,
 }
 
+impl Pacing {
+    /// `quiet` when not written.
+    pub const QUIET: Duration = Duration::from_millis(50);
+    /// `longest` when not written.
+    pub const LONGEST: Duration = Duration::from_millis(500);
+}
+
 impl Default for Pacing {
     fn default() -> Self {
         Self {
-            quiet: Duration::from_millis(50),
-            longest: Duration::from_millis(500),
+            quiet: Self::QUIET,
+            longest: Self::LONGEST,
             at_most_every: Duration::ZERO,
             splay: None,
             fleet: None,
